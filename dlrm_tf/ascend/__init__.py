@@ -1,0 +1,1 @@
+"""Training on Huawei Ascend through the npu plugin."""

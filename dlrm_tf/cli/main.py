@@ -1,0 +1,93 @@
+"""`dlrm-tf VERB`: picks the verb's module, parses, runs, and turns errors into one line and an exit code."""
+
+import importlib
+import os
+import sys
+from typing import Optional
+
+from dlrm_tf import __version__
+from dlrm_tf.errors import DLRMError, UsageError
+
+# Verb -> (module in dlrm_tf.cli, one line for --help). A module has `add_arguments(parser)` and `run(args)`.
+VERBS = {
+    "demo": ("demo", "the whole journey on generated data, ends in a report"),
+    "fetch": ("fetch", "download the MindSpore Hub checkpoint, sha256 verified, resumable"),
+    "inspect": ("inspect", "what is in a checkpoint, a weights file or a data folder"),
+    "convert": ("convert", "a MindSpore checkpoint to .weights.h5, or back"),
+    "synth": ("synth", "write Criteo-format rows with a learnable signal"),
+    "prepare": ("prepare", "raw Criteo TSV to records, manifest and vocabulary"),
+    "train": ("train", "train on prepared data"),
+    "evaluate": ("evaluate", "accuracy, AUC, logloss, normalized entropy, calibration"),
+    "export": ("export", "a SavedModel for TF Serving or a quantized TFLite model"),
+    "serve": ("serve", "serve SavedModels over gRPC and REST, as TF Serving does"),
+    "score": ("score", "score rows with a server, a SavedModel or a .tflite file"),
+    "bench": ("bench", "run the benchmarks"),
+}
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+
+
+def _usage() -> str:
+    verbs = "\n".join(f"  {verb:<10}{line}" for verb, (_, line) in VERBS.items())
+    return (
+        "usage: dlrm-tf VERB [options]     (dlrm-tf VERB --help tells a verb's options)\n\n"
+        f"{verbs}\n\n"
+        "  --version tells the version; --debug on any verb shows the traceback of an error\n"
+        "exit codes: 0 done, 1 failed, 2 wrong usage"
+    )
+
+
+def _report(error: BaseException) -> int:
+    """Prints `error` as one line on stderr; returns the exit code that goes with it."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        text = f"{where}{error.strerror}"
+    if not isinstance(error, (DLRMError, OSError, ValueError, ImportError)):
+        text = f"{type(error).__name__}: {text}"
+    print("dlrm-tf: " + " ".join(text.split()), file=sys.stderr)
+    return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+
+
+def main(argv: Optional[list[str]] = None) -> int:
+    """Runs one verb; returns the exit code (0 done, 1 failed, 2 wrong usage)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return EXIT_DONE if argv else EXIT_USAGE
+    if argv[0] == "--version":
+        print(f"dlrm_tf {__version__}")
+        return EXIT_DONE
+    verb = argv[0]
+    if verb not in VERBS:
+        print(f"dlrm-tf: unknown verb {verb!r}; known are {', '.join(VERBS)}", file=sys.stderr)
+        return EXIT_USAGE
+    # TensorFlow's own chatter is noise to a user of a command; an explicit setting wins.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+    from absl.flags import argparse_flags
+
+    module = importlib.import_module(f"dlrm_tf.cli.{VERBS[verb][0]}")
+    parser = argparse_flags.ArgumentParser(prog=f"dlrm-tf {verb}", description=module.__doc__)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    module.add_arguments(parser)
+    try:
+        args = parser.parse_args(argv[1:])
+    except SystemExit as e:  # argparse has printed its message
+        return e.code if isinstance(e.code, int) else EXIT_USAGE
+    try:
+        return module.run(args) or EXIT_DONE
+    except KeyboardInterrupt:
+        print("dlrm-tf: interrupted", file=sys.stderr)
+        return EXIT_FAILED
+    except BrokenPipeError:  # the reader of our output is gone (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except Exception as e:
+        if args.debug:
+            raise
+        return _report(e)
+
+
+def entry() -> None:
+    """Console script."""
+    sys.exit(main())

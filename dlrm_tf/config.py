@@ -1,0 +1,171 @@
+"""The shape of a DLRM: `DLRMConfig`, its presets, and what follows from them."""
+
+import dataclasses
+import json
+
+from dlrm_tf.errors import DataError
+
+# Ids per categorical feature of Criteo Kaggle, unfiltered and with the empty string counted
+# (MindSpore models, research/recommend/dlrm: 33,762,577 ids in all).
+CRITEO_KAGGLE_SIZES = (
+    1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194,
+    27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572,
+)  # fmt: skip
+TINY_SIZES = (7, 5, 101, 83, 9, 4, 33, 6, 3, 57, 11, 91, 13, 5, 19, 77, 4, 8, 6, 4, 66, 5, 4, 21, 6, 15)
+
+
+@dataclasses.dataclass(frozen=True)
+class DLRMConfig:
+    """Architecture of a DLRM (Naumov et al. 2019, https://arxiv.org/abs/1906.00091).
+
+    Attributes:
+      categorical_feature_sizes: ids per categorical feature, in feature order, without the OOV row.
+      dense_dim: number of dense (numeric) features.
+      embedding_dim: width D of an embedding row.
+      bottom_mlp: units of the bottom MLP's layers; the last equals `embedding_dim`.
+      top_mlp: units of the top MLP's layers; the last is 1 (the logit).
+      interaction: `"dot"` (pairwise dot products) or `"cat"` (plain concatenation).
+      self_interaction: with `"dot"`, whether a vector's product with itself is kept.
+
+    Raises:
+      ValueError: a value out of range, or sizes that do not fit each other; the message names both.
+    """
+
+    categorical_feature_sizes: tuple[int, ...]
+    dense_dim: int = 13
+    embedding_dim: int = 16
+    bottom_mlp: tuple[int, ...] = (512, 256, 64, 16)
+    top_mlp: tuple[int, ...] = (512, 256, 1)
+    interaction: str = "dot"
+    self_interaction: bool = False
+
+    def __post_init__(self):
+        for name in ("categorical_feature_sizes", "bottom_mlp", "top_mlp"):
+            value = getattr(self, name)
+            if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+                raise ValueError(f"{name} must be a sequence of positive integers. Received {value!r}")
+            object.__setattr__(self, name, tuple(_positive(f"{name}[{i}]", v) for i, v in enumerate(value)))
+            if not getattr(self, name):
+                raise ValueError(f"{name} must have at least one entry. Received {value!r}")
+        for name in ("dense_dim", "embedding_dim"):
+            object.__setattr__(self, name, _positive(name, getattr(self, name)))
+        if self.bottom_mlp[-1] != self.embedding_dim:
+            raise ValueError(
+                f"bottom_mlp[-1] must equal embedding_dim. Received bottom_mlp[-1]={self.bottom_mlp[-1]}, "
+                f"embedding_dim={self.embedding_dim}"
+            )
+        if self.top_mlp[-1] != 1:
+            raise ValueError(f"top_mlp[-1] must be 1 (one logit). Received top_mlp[-1]={self.top_mlp[-1]}")
+        if self.interaction not in ("dot", "cat"):
+            raise ValueError(f"interaction must be 'dot' or 'cat'. Received {self.interaction!r}")
+        if not isinstance(self.self_interaction, bool):
+            raise ValueError(f"self_interaction must be true or false. Received {self.self_interaction!r}")
+        if self.self_interaction and self.interaction != "dot":
+            raise ValueError("self_interaction needs interaction='dot'. Received interaction='cat'")
+        if self.table_rows >= 2**31:
+            raise ValueError(f"the table must have fewer than 2**31 rows (int32 ids). Received {self.table_rows} rows")
+
+    @property
+    def num_categorical(self) -> int:
+        """Number of categorical features F."""
+        return len(self.categorical_feature_sizes)
+
+    @property
+    def table_rows(self) -> int:
+        """Rows of the fused table: every feature's ids and its one OOV row."""
+        return sum(self.categorical_feature_sizes) + self.num_categorical
+
+    @property
+    def block_offsets(self) -> tuple[int, ...]:
+        """First row of every feature's block in the fused table; a block is `size_f` ids, then the OOV row."""
+        offsets, total = [], 0
+        for size in self.categorical_feature_sizes:
+            offsets.append(total)
+            total += size + 1
+        return tuple(offsets)
+
+    @property
+    def interaction_dim(self) -> int:
+        """Width of the top MLP's input."""
+        vectors = self.num_categorical + 1
+        if self.interaction == "cat":
+            return vectors * self.embedding_dim
+        pairs = vectors * (vectors + 1) // 2 if self.self_interaction else vectors * (vectors - 1) // 2
+        return self.embedding_dim + pairs
+
+    def dense_shapes(self):
+        """Yields `(mlp, layer index, in units, out units)` for every dense layer, bottom first."""
+        for mlp, width, units in (
+            ("bottom_mlp", self.dense_dim, self.bottom_mlp),
+            ("top_mlp", self.interaction_dim, self.top_mlp),
+        ):
+            for i, out in enumerate(units):
+                yield mlp, i, width, out
+                width = out
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable parameters, OOV rows included."""
+        dense = sum((fan_in + 1) * fan_out for _, _, fan_in, fan_out in self.dense_shapes())
+        return dense + self.table_rows * self.embedding_dim
+
+    def to_json(self) -> str:
+        """One-line JSON with every field."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "config") -> "DLRMConfig":
+        """Reads what `to_json` writes; `source` is named in errors.
+
+        Raises:
+          DataError: not JSON, an unknown or missing field, or values that do not fit.
+        """
+        try:
+            fields = json.loads(text)
+        except ValueError as e:
+            raise DataError(f"{source}: not JSON ({e})") from e
+        if not isinstance(fields, dict):
+            raise DataError(f"{source}: wanted a JSON object, came {type(fields).__name__}")
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(fields) - known)
+        if unknown:
+            raise DataError(f"{source}: unknown field {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        if "categorical_feature_sizes" not in fields:
+            raise DataError(f"{source}: the field categorical_feature_sizes is missing")
+        try:
+            return cls(**fields)
+        except ValueError as e:
+            raise DataError(f"{source}: {e}") from e
+
+    @classmethod
+    def preset(cls, name: str) -> "DLRMConfig":
+        """A known architecture: `"criteo_kaggle"` (the MindSpore Hub model) or `"tiny"` (for trying things out)."""
+        if name not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}. Received {name!r}")
+        return PRESETS[name]
+
+    @classmethod
+    def read(cls, name_or_path: str) -> "DLRMConfig":
+        """A preset's name, or the path of a JSON file as `to_json` writes it."""
+        if name_or_path in PRESETS:
+            return PRESETS[name_or_path]
+        try:
+            with open(name_or_path, encoding="utf-8") as f:
+                text = f.read(1 << 20)
+        except UnicodeDecodeError as e:
+            raise DataError(f"{name_or_path}: not a JSON text file") from e
+        except FileNotFoundError as e:
+            raise DataError(f"{name_or_path}: neither a file nor a preset ({', '.join(PRESETS)})") from e
+        return cls.from_json(text, source=name_or_path)
+
+
+def _positive(name: str, value) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
+        raise ValueError(f"{name} must be a positive integer. Received {value!r}")
+    return value.__index__()
+
+
+PRESETS = {
+    "criteo_kaggle": DLRMConfig(CRITEO_KAGGLE_SIZES),
+    "tiny": DLRMConfig(TINY_SIZES, embedding_dim=4, bottom_mlp=(8, 4), top_mlp=(16, 1)),
+}

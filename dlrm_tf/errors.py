@@ -1,0 +1,48 @@
+"""Errors a user can act on: one line saying what was wanted, what came, where, and what to do.
+
+The command line prints them as that line and exits with 1; `UsageError` exits with 2.
+"""
+
+
+class DLRMError(Exception):
+    """Base of every error that is about the user's input or machine, not about a defect of dlrm_tf."""
+
+
+class UsageError(DLRMError):
+    """The command was called wrongly: an option's value, or options that exclude each other (exit code 2)."""
+
+
+class DataError(DLRMError, ValueError):
+    """A data file (TSV, records, manifest, vocabulary) is not what it should be."""
+
+
+class CheckpointError(DLRMError, ValueError):
+    """A checkpoint or weights file is damaged, foreign, or does not fit the model."""
+
+
+class ServingError(DLRMError):
+    """A model server could not be started or reached, or answered with an error."""
+
+
+class MissingExtraError(DLRMError, ImportError):
+    """A package of an optional group is not installed."""
+
+
+def require(module: str, extra: str):
+    """Imports `module`, or says which extra of dlrm_tf brings it.
+
+    Args:
+      module: dotted module name, for example `"polars"`.
+      extra: name of the group in setup.py, for example `"data"`.
+
+    Raises:
+      MissingExtraError: `module` itself is not installed.
+    """
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as e:
+        if e.name is not None and not module.startswith(e.name):
+            raise
+        raise MissingExtraError(f"{module} is not installed: pip install 'dlrm_tf[{extra}]'") from e

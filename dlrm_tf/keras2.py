@@ -1,0 +1,35 @@
+"""Makes sure `tf.keras` is Keras 2, which TFRS and every tf.distribute strategy need, or says why it can't be."""
+
+import functools
+
+
+@functools.cache
+def tensorflow():
+    """The tensorflow module, with `tf.keras` being Keras 2.
+
+    Raises:
+      ImportError: TensorFlow is missing, or another import has already made `tf.keras` Keras 3.
+    """
+    try:
+        import tensorflow as tf
+    except ModuleNotFoundError as e:
+        raise ImportError("dlrm_tf's models need TensorFlow: pip install dlrm_tf") from e
+    version = getattr(tf.keras, "__version__", None) or tf.keras.version()
+    if not version.startswith("2."):
+        raise ImportError(
+            f"dlrm_tf needs tf.keras to be Keras 2, but it already is Keras {version}: import dlrm_tf before tensorflow, "
+            "or set TF_USE_LEGACY_KERAS=1 before the program starts (Keras 3 users: dlrm_tf.keras3)"
+        )
+    return tf
+
+
+def recommenders():
+    """The tensorflow_recommenders module, loaded after `tf.keras` was checked.
+
+    Raises:
+      ImportError: see `tensorflow`.
+    """
+    tensorflow()
+    import tensorflow_recommenders as tfrs
+
+    return tfrs

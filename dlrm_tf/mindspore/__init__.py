@@ -1,0 +1,1 @@
+"""MindSpore checkpoints: read, write, map the names, convert. Needs no TensorFlow."""

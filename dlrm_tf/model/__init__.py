@@ -1,0 +1,1 @@
+"""The Keras DLRM, its parts and its weights file."""

@@ -1,0 +1,1 @@
+"""The embedded model server (the API of TF Serving) and the client."""

@@ -1,0 +1,1 @@
+"""Fit, optimizers, metrics, callbacks."""

@@ -1,0 +1,37 @@
+"""Install truth of dlrm_tf: what it needs, and why each optional group exists (reasons and pins: BUILD_NOTES.md)."""
+
+from setuptools import find_packages, setup
+
+SERVING = ["tensorflow-serving-api>=2.16,<2.22", "grpcio>=1.60,<2", "prometheus-client>=0.20,<1"]
+LITE = ["ai-edge-litert>=2.0,<3"]
+DATA = ["polars>=1.20,<3"]
+REPORT = ["matplotlib>=3.7,<4"]
+TEST = ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.8,<0.18"]
+
+setup(
+    name="dlrm_tf",
+    version="0.1.0",
+    description="MindSpore's DLRM in TensorFlow: convert, retrain, serve, score on a device",
+    packages=find_packages(include=["dlrm_tf", "dlrm_tf.*"]),
+    python_requires=">=3.9",
+    install_requires=[
+        # TF 2.6.5 (the Ascend plugin's) is chosen by the `ascend` extra; elsewhere the newest line measured here.
+        'tensorflow>=2.16,<2.22; python_version>="3.10"',
+        'tf_keras>=2.16,<2.22; python_version>="3.10"',
+        'tensorflow-recommenders>=0.7.3,<0.8; python_version>="3.10"',
+        'keras>=3.4,<4; python_version>="3.10"',
+        "numpy>=1.19",
+        "h5py>=3.1,<4",
+        "absl-py>=0.15,<3",
+        "tqdm>=4.60,<5",
+    ],
+    extras_require={
+        "serving": SERVING,
+        "lite": LITE,
+        "data": DATA,
+        "report": REPORT,
+        "test": TEST + SERVING + LITE + DATA + REPORT,
+        "all": SERVING + LITE + DATA + REPORT,
+    },
+    entry_points={"console_scripts": ["dlrm-tf = dlrm_tf.cli.main:entry"]},
+)
