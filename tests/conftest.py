@@ -8,8 +8,9 @@ import shutil
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 # Before any test imports TensorFlow: makes tf.keras Keras 2.
-import dlrm_tf  # noqa: E402
 import pytest  # noqa: E402
+
+import dlrm_tf  # noqa: E402
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 TINY = pathlib.Path(dlrm_tf.__file__).parent / "mindspore" / "golden"

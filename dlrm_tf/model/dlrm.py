@@ -1,0 +1,148 @@
+"""The Keras DLRM, built on TensorFlow Recommenders components."""
+
+import numpy as np
+
+from dlrm_tf.config import DLRMConfig
+from dlrm_tf.keras2 import recommenders, tensorflow
+from dlrm_tf.model import weights
+from dlrm_tf.model.embedding import FusedEmbedding
+from dlrm_tf.model.interaction import CatInteraction, DotInteraction
+
+tf = tensorflow()
+tfrs = recommenders()
+
+
+class DLRM(tfrs.models.Model):
+    """Deep Learning Recommendation Model (Naumov et al. 2019, https://arxiv.org/abs/1906.00091), as MindSpore's Hub has it.
+
+    Inputs: `{"dense": float32 [batch_size, dense_dim], "categorical": int32 [batch_size, F]}`, where `dense` already is
+    log(max(x, 0) + 1). Output: logits, float32 `[batch_size, 1]`; the probability is their sigmoid.
+
+    Args:
+      config: the architecture.
+      initializer: `"mindspore"`: kernels N(0, 2/(in+out) variance), biases N(0, 1/out), tables U(+-sqrt(1/size_f));
+        `"zeros"`: for a model whose weights are loaded next.
+      seed: makes the initial weights repeatable.
+
+    Raises:
+      ValueError: an unknown initializer.
+
+    Example:
+      model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig.preset("tiny"))
+      model.compile("sgd")
+      model.fit(dataset)      # of ({"dense": ..., "categorical": ...}, label [batch_size, 1])
+    """
+
+    def __init__(self, config: DLRMConfig, initializer: str = "mindspore", seed=None, name="dlrm"):
+        super().__init__(name=name)
+        if initializer not in ("mindspore", "zeros"):
+            raise ValueError(f"initializer must be 'mindspore' or 'zeros'. Received {initializer!r}")
+        self.config = config
+        self.source_sha256 = self.vocabulary_fingerprint = ""
+        self.bottom_mlp = tfrs.layers.blocks.MLP(config.bottom_mlp, activation="relu", final_activation="relu")
+        self.embedding = FusedEmbedding(config, "zeros" if initializer == "zeros" else "uniform", seed)
+        if config.interaction == "dot":
+            self.interaction = DotInteraction(config.num_categorical + 1, config.self_interaction)
+        else:
+            self.interaction = CatInteraction()
+        self.top_mlp = tfrs.layers.blocks.MLP(config.top_mlp, activation="relu", final_activation=None)
+        for k, (mlp, i, fan_in, fan_out) in enumerate(config.dense_shapes()):
+            layer = self.dense_layer(mlp, i)
+            draw_seed = None if seed is None else seed + 1 + k
+            layer.kernel_initializer = _normal(2.0 / (fan_in + fan_out), draw_seed, initializer)
+            layer.bias_initializer = _normal(1.0 / fan_out, draw_seed, initializer)
+        self._task = tfrs.tasks.Ranking(
+            loss=tf.keras.losses.BinaryCrossentropy(from_logits=True, reduction=tf.keras.losses.Reduction.NONE)
+        )
+        self._loss_mean = tf.keras.metrics.Mean(name="loss")
+        # Makes every variable now, so that weights can be loaded and strategies see them in their scope.
+        self({"dense": tf.zeros([1, config.dense_dim]), "categorical": tf.zeros([1, config.num_categorical], tf.int32)})
+
+    def dense_layer(self, mlp: str, layer: int):
+        """The Keras Dense layer number `layer` of `"bottom_mlp"` or `"top_mlp"`."""
+        return getattr(self, mlp)._sublayers[layer]
+
+    def call(self, inputs, training=None):
+        """Logits float32 `[batch_size, 1]` of `{"dense": [batch_size, dense_dim], "categorical": [batch_size, F]}`."""
+        # B X D
+        bottom = self.bottom_mlp(inputs["dense"])
+        # B X F X D
+        embedded = self.embedding(inputs["categorical"])
+        # B X (F + 1) X D
+        stack = tf.concat([bottom[:, tf.newaxis], embedded], axis=1)
+        # B X (D + pairs)
+        features = tf.concat([bottom, self.interaction(stack)], axis=1)
+        # B X 1
+        return tf.cast(self.top_mlp(features), tf.float32)
+
+    def compute_loss(self, inputs, training: bool = False):
+        """Mean sigmoid cross-entropy of `(features, label[, sample_weight])`, weighted over the batch.
+
+        The mean is over the batch's rows, not over the sum of weights, as in Keras.
+        """
+        features, label, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(inputs)
+        return self._mean_loss(label, self(features, training=training), sample_weight)
+
+    def _mean_loss(self, label, logits, sample_weight):
+        label = tf.reshape(tf.cast(label, tf.float32), [-1, 1])
+        if sample_weight is not None:
+            sample_weight = tf.reshape(tf.cast(sample_weight, tf.float32), [-1])
+        return tf.reduce_mean(self._task(labels=label, predictions=logits, sample_weight=sample_weight))
+
+    def train_step(self, data):
+        """One optimizer step; the reported `loss` is the mean over the epoch so far."""
+        features, label, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            logits = self(features, training=True)
+            loss = self._mean_loss(label, logits, sample_weight)
+            # Gradients of replicas are summed: each contributes its share of the global batch's mean.
+            share = loss / tf.distribute.get_strategy().num_replicas_in_sync
+        self.optimizer.minimize(share, self.trainable_variables, tape=tape)
+        return self._update_metrics(label, logits, sample_weight, loss)
+
+    def test_step(self, data):
+        """Loss and metrics of one batch, without training."""
+        features, label, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
+        logits = self(features, training=False)
+        return self._update_metrics(label, logits, sample_weight, self._mean_loss(label, logits, sample_weight))
+
+    def _update_metrics(self, label, logits, sample_weight, loss):
+        # Weighted by rows, so that a smaller last batch counts for what it is.
+        self._loss_mean.update_state(loss, tf.shape(logits)[0])
+        if self.compiled_metrics is not None:
+            self.compiled_metrics.update_state(label, logits, sample_weight)
+        return {metric.name: metric.result() for metric in self.metrics}
+
+    def get_config(self):
+        """What `from_config` needs to build the same architecture."""
+        return {"config": self.config.to_json(), "name": self.name}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Rebuilds the architecture that `get_config` describes."""
+        return cls(DLRMConfig.from_json(config["config"]), name=config["name"])
+
+    def save_weights(self, filepath, *args, **kwargs):
+        """Writes `.weights.h5` (see `dlrm_tf.model.weights`); any other name is left to Keras."""
+        if str(filepath).endswith(".weights.h5"):
+            return weights.save_weights(self, filepath, self.source_sha256, self.vocabulary_fingerprint)
+        return super().save_weights(filepath, *args, **kwargs)
+
+    def load_weights(self, filepath, *args, **kwargs):
+        """Reads `.weights.h5` (see `dlrm_tf.model.weights`); any other name is left to Keras.
+
+        Raises:
+          CheckpointError: the file is damaged or does not fit this model.
+        """
+        if str(filepath).endswith(".weights.h5"):
+            attributes = weights.load_weights(self, filepath)
+            self.source_sha256 = attributes["source_sha256"]
+            self.vocabulary_fingerprint = attributes["vocabulary_fingerprint"]
+            return None
+        return super().load_weights(filepath, *args, **kwargs)
+
+
+def _normal(variance: float, seed, initializer: str):
+    if initializer == "zeros":
+        return tf.keras.initializers.Zeros()
+    return tf.keras.initializers.RandomNormal(0.0, float(np.sqrt(variance)), seed)

@@ -1,0 +1,80 @@
+"""All categorical features in one embedding table, with an out-of-vocabulary (OOV) row per feature."""
+
+import numpy as np
+
+from dlrm_tf.config import DLRMConfig
+from dlrm_tf.keras2 import tensorflow
+
+tf = tensorflow()
+
+
+class FusedEmbedding(tf.keras.layers.Layer):
+    """One variable `[sum(size_f + 1), D]`; block f holds the ids of feature f, then its OOV row.
+
+    An id outside `[0, size_f)` reads the OOV row of its own feature, never a neighbour's row: left alone, such an id
+    would raise on CPU, read zeros on GPU and be clamped by XLA.
+
+    Args:
+      config: the model's configuration.
+      initializer: `"uniform"`, U(-sqrt(1/size_f), sqrt(1/size_f)) a feature as in MindSpore's model (research/recommend/dlrm),
+        or `"zeros"`, for a table that is loaded next.
+      seed: seed of the uniform draw, or None.
+    """
+
+    def __init__(self, config: DLRMConfig, initializer: str = "uniform", seed=None, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        sizes = np.asarray(config.categorical_feature_sizes, np.int32)
+        offsets = np.asarray(config.block_offsets, np.int32)
+        self._sizes, self._offsets = sizes, offsets
+        self.table = self.add_weight(
+            name="table",
+            shape=(config.table_rows, config.embedding_dim),
+            dtype=tf.float32,
+            initializer="zeros" if initializer == "zeros" else _UniformPerFeature(config, seed),
+        )
+        self.built = True
+
+    def rows(self, categorical):
+        """Row numbers in the fused table.
+
+        Args:
+          categorical: int32 or int64 `[batch_size, F]`.
+
+        Returns:
+          int32 `[batch_size, F]`.
+        """
+        # One unsigned comparison covers both ends: a negative id is a huge unsigned one. int64 ids are compared before
+        # they are narrowed, so that 2**32 + 3 is not taken for 3.
+        known = (categorical >= 0) & (categorical < tf.cast(self._sizes, categorical.dtype))
+        return tf.where(known, tf.cast(categorical, tf.int32), self._sizes) + self._offsets
+
+    def call(self, categorical):
+        """Looks up `[batch_size, F]` ids; returns `[batch_size, F, D]` in the layer's compute dtype."""
+        return tf.cast(tf.gather(self.table, self.rows(categorical)), self.compute_dtype)
+
+    def read_rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows `[stop - start, D]` of the table as NumPy, without copying the whole table."""
+        return tf.gather(self.table, tf.range(start, stop)).numpy()
+
+    def write_rows(self, start: int, rows: np.ndarray) -> None:
+        """Overwrites the table's rows from `start` on with `[n, D]` float32."""
+        self.table.scatter_update(tf.IndexedSlices(tf.constant(rows), tf.range(start, start + len(rows))))
+
+
+class _UniformPerFeature(tf.keras.initializers.Initializer):
+    """U(-sqrt(1/size_f), sqrt(1/size_f)) for every feature's block; OOV rows start at zero (the absent feature)."""
+
+    def __init__(self, config: DLRMConfig, seed=None):
+        self._config, self._seed = config, seed
+
+    def __call__(self, shape, dtype=tf.float32, **kwargs):
+        blocks = np.empty(shape, np.float32)
+        generator = np.random.default_rng(self._seed)
+        for size, offset in zip(self._config.categorical_feature_sizes, self._config.block_offsets):
+            block = blocks[offset : offset + size]
+            generator.random(dtype=np.float32, out=block)
+            block -= 0.5
+            block *= 2 * np.sqrt(1.0 / size)
+            blocks[offset + size] = 0
+        return tf.constant(blocks, dtype)
