@@ -5,7 +5,7 @@ import os
 import sys
 from typing import Optional
 
-from dlrm_tf import __version__
+from dlrm_tf import __version__, keras2
 from dlrm_tf.errors import DLRMError, UsageError
 
 # Verb -> (module in dlrm_tf.cli, one line for --help). A module has `add_arguments(parser)` and `run(args)`.
@@ -74,6 +74,7 @@ def main(argv: Optional[list[str]] = None) -> int:
         args = parser.parse_args(argv[1:])
     except SystemExit as e:  # argparse has printed its message
         return e.code if isinstance(e.code, int) else EXIT_USAGE
+    keras2.quiet = not args.debug
     try:
         return module.run(args) or EXIT_DONE
     except KeyboardInterrupt:
