@@ -2,7 +2,7 @@
 
 from setuptools import find_packages, setup
 
-SERVING = ["tensorflow-serving-api>=2.16,<2.22", "grpcio>=1.60,<2", "prometheus-client>=0.20,<1"]
+SERVING = ["tensorflow-serving-api>=2.20,<2.22", "grpcio>=1.60,<2", "prometheus-client>=0.20,<1"]
 LITE = ["ai-edge-litert>=2.0,<3"]
 DATA = ["polars>=1.20,<3"]
 REPORT = ["matplotlib>=3.7,<4"]
@@ -17,9 +17,9 @@ setup(
     python_requires=">=3.9",
     install_requires=[
         # TF 2.6.5 (the Ascend plugin's) is chosen by the `ascend` extra; elsewhere the newest line measured here.
-        'tensorflow>=2.16,<2.22; python_version>="3.10"',
-        'tf_keras>=2.16,<2.22; python_version>="3.10"',
-        'tensorflow-recommenders>=0.7.3,<0.8; python_version>="3.10"',
+        'tensorflow>=2.21,<2.22; python_version>="3.10"',
+        'tf_keras>=2.21,<2.22; python_version>="3.10"',
+        'tensorflow-recommenders>=0.7.7,<0.8; python_version>="3.10"',
         'keras>=3.4,<4; python_version>="3.10"',
         "numpy>=1.19",
         "h5py>=3.1,<4",

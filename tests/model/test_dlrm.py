@@ -1,0 +1,164 @@
+"""The Keras DLRM against a NumPy forward pass, hand-computed cases and TFRS's own interaction."""
+
+import numpy as np
+import pytest
+
+import dlrm_tf
+from dlrm_tf.keras2 import recommenders, tensorflow
+from dlrm_tf.model.embedding import FusedEmbedding
+from dlrm_tf.model.interaction import DotInteraction
+
+tf = tensorflow()
+tfrs = recommenders()
+SMALL = {"categorical_feature_sizes": (3, 5, 2), "dense_dim": 4, "embedding_dim": 4, "bottom_mlp": (6, 4), "top_mlp": (5, 1)}
+
+
+def rows_of(config, batch, seed=0):
+    generator = np.random.default_rng(seed)
+    ids = np.stack([generator.integers(0, size + 1, batch) for size in config.categorical_feature_sizes], 1)
+    return {"dense": generator.random((batch, config.dense_dim), np.float32), "categorical": ids.astype(np.int32)}
+
+
+def numpy_logits(model, rows):
+    """The network by its definition, one row at a time in float64."""
+    config = model.config
+    table = model.embedding.read_rows(0, config.table_rows).astype(np.float64)
+
+    def mlp(name, x):
+        units = getattr(config, name)
+        for i in range(len(units)):
+            layer = model.dense_layer(name, i)
+            x = x @ layer.kernel.numpy().astype(np.float64) + layer.bias.numpy()
+            if name == "bottom_mlp" or i < len(units) - 1:
+                x = np.maximum(x, 0)
+        return x
+
+    out = []
+    for dense, ids in zip(rows["dense"], rows["categorical"]):
+        bottom = mlp("bottom_mlp", dense.astype(np.float64))
+        vectors = [bottom]
+        for f, i in enumerate(ids):
+            size, offset = config.categorical_feature_sizes[f], config.block_offsets[f]
+            vectors.append(table[offset + (i if 0 <= i < size else size)])
+        if config.interaction == "cat":
+            crossed = np.concatenate(vectors[1:])
+        else:
+            crossed = [
+                vectors[i] @ vectors[j] for i in range(len(vectors)) for j in range(i + 1 if config.self_interaction else i)
+            ]
+        out.append(mlp("top_mlp", np.concatenate([bottom, crossed])))
+    return np.array(out)
+
+
+@pytest.mark.parametrize("kind", [{}, {"self_interaction": True}, {"interaction": "cat"}])
+@pytest.mark.parametrize("batch", [1, 7])
+def test_logits_follow_the_definition(kind, batch):
+    model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig(**SMALL, **kind), seed=3)
+    rows = rows_of(model.config, batch)
+    logits = model(rows)
+    assert logits.shape == (batch, 1) and logits.dtype == tf.float32
+    np.testing.assert_allclose(logits, numpy_logits(model, rows), atol=1e-5)
+
+
+@pytest.mark.parametrize("self_interaction", [False, True])
+def test_dot_interaction_and_its_gradient_equal_tfrs(self_interaction):
+    stack = tf.Variable(np.random.default_rng(1).normal(size=(5, 4, 3)).astype(np.float32))
+    ours = DotInteraction(4, self_interaction)
+    theirs = tfrs.layers.feature_interaction.DotInteraction(self_interaction=self_interaction)
+    weights = tf.constant(np.random.default_rng(2).normal(size=(5, 10 if self_interaction else 6)).astype(np.float32))
+    results = []
+    for call in (lambda: ours(stack), lambda: theirs(tf.unstack(stack, axis=1))):
+        with tf.GradientTape() as tape:
+            pairs = call()
+            loss = tf.reduce_sum(pairs * weights)
+        results.append((pairs.numpy(), tape.gradient(loss, stack).numpy()))
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-6)
+    np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-5, atol=1e-6)
+
+
+def test_hand_computed_dot_interaction():
+    stack = tf.constant([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]])
+    # (1,0): 1*3+2*4, (2,0): 1*5+2*6, (2,1): 3*5+4*6
+    np.testing.assert_array_equal(DotInteraction(3)(stack), [[11.0, 17.0, 39.0]])
+    np.testing.assert_array_equal(DotInteraction(3, True)(stack), [[5.0, 11.0, 25.0, 17.0, 39.0, 61.0]])
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_an_unknown_id_reads_its_own_oov_row(dtype):
+    config = dlrm_tf.DLRMConfig((3, 5), embedding_dim=4, bottom_mlp=(4,), top_mlp=(1,))
+    layer = FusedEmbedding(config)
+    unknown = [(-1, -7), (3, 5), (4, 2**31 - 1), (-(2**31), 100)]
+    if dtype == np.int64:
+        unknown += [(2**32, 2**32 + 1), (2**40, -(2**40))]
+    rows = layer.rows(tf.constant(np.array(unknown, dtype)))
+    np.testing.assert_array_equal(rows, np.tile([[3, 9]], (len(unknown), 1)))
+    np.testing.assert_array_equal(layer.rows(tf.constant(np.array([[0, 0], [2, 4]], dtype))), [[0, 4], [2, 8]])
+
+
+def test_initial_values_follow_upstream():
+    config = dlrm_tf.DLRMConfig((400, 10_000), embedding_dim=16)
+    model = dlrm_tf.DLRM(config, seed=7)
+    for f, bound in enumerate((0.05, 0.01)):
+        start = config.block_offsets[f]
+        block = model.embedding.read_rows(start, start + config.categorical_feature_sizes[f])
+        assert np.abs(block).max() <= bound
+        assert np.abs(block).max() > 0.99 * bound
+        assert abs(block.std() - bound / np.sqrt(3)) < 0.02 * bound
+        np.testing.assert_array_equal(model.embedding.read_rows(start + len(block), start + len(block) + 1), 0)
+    kernel = model.dense_layer("bottom_mlp", 1).kernel.numpy()
+    assert abs(kernel.std() - np.sqrt(2 / (512 + 256))) < 1e-3
+    again = dlrm_tf.DLRM(config, seed=7)
+    for a, b in zip(model.get_weights(), again.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_no_op_with_a_dynamic_inner_shape():
+    """What Ascend and TPU cannot compile: Where, Unique, boolean masks, in the forward or the backward pass."""
+    model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig(**SMALL), seed=1)
+
+    @tf.function
+    def gradients(rows):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model(rows, training=True))
+        return tape.gradient(loss, model.trainable_variables)
+
+    graph = gradients.get_concrete_function(
+        {"dense": tf.TensorSpec([None, 4]), "categorical": tf.TensorSpec([None, 3], tf.int32)}
+    ).graph
+    kinds = {op.type for op in graph.get_operations()}
+    assert "ResourceGather" in kinds
+    assert not kinds & {"Where", "Unique", "UniqueV2", "NonMaxSuppression", "DynamicPartition"}
+
+
+def test_loss_is_the_weighted_mean_cross_entropy():
+    model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig(**SMALL), seed=3)
+    rows = rows_of(model.config, 6)
+    label = np.array([[0], [1], [1], [0], [1], [0]], np.float32)
+    weight = np.array([1, 2, 0, 1, 0.5, 3], np.float32)
+    p = 1 / (1 + np.exp(-numpy_logits(model, rows)))
+    cross_entropy = -(label * np.log(p) + (1 - label) * np.log(1 - p))[:, 0]
+    np.testing.assert_allclose(model.compute_loss((rows, label)), cross_entropy.mean(), rtol=1e-5)
+    np.testing.assert_allclose(model.compute_loss((rows, label, weight)), (cross_entropy * weight).mean(), rtol=1e-5)
+
+
+def test_evaluate_weights_a_smaller_last_batch_by_its_rows():
+    model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig(**SMALL), seed=3)
+    model.compile()
+    rows = rows_of(model.config, 10)
+    label = (np.arange(10) % 3 == 0).astype(np.float32)[:, None]
+    np.testing.assert_allclose(
+        model.evaluate(rows, label, batch_size=4, verbose=0), float(model.compute_loss((rows, label))), rtol=1e-5
+    )
+
+
+def test_keras_3_loaded_first_is_a_clear_error():
+    import subprocess
+    import sys
+
+    code = (
+        "import os; os.environ.pop('TF_USE_LEGACY_KERAS', 0); import tensorflow as tf; tf.keras.Model; "
+        "import dlrm_tf; dlrm_tf.DLRM"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "ImportError: dlrm_tf needs tf.keras to be Keras 2, but it already is Keras 3" in done.stderr

@@ -1,0 +1,96 @@
+"""DLRMConfig: the Hub model's figures, validation, JSON both ways."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlrm_tf.config import DLRMConfig
+from dlrm_tf.errors import DataError
+
+
+def test_the_hub_model_has_the_published_size():
+    config = DLRMConfig.preset("criteo_kaggle")
+    assert sum(config.categorical_feature_sizes) == 33_762_577
+    assert config.table_rows == 33_762_577 + 26
+    assert config.interaction_dim == 16 + 27 * 26 // 2
+    # 33,762,577 x 16 table weights and 476,561 dense ones, plus our 26 OOV rows.
+    dense = 14 * 512 + 513 * 256 + 257 * 64 + 65 * 16 + 368 * 512 + 513 * 256 + 257
+    assert config.num_parameters == 33_762_577 * 16 + dense + 26 * 16
+
+
+def test_block_offsets_leave_room_for_one_oov_row_each():
+    config = DLRMConfig((3, 1, 2), embedding_dim=4, bottom_mlp=(4,), top_mlp=(1,))
+    assert config.block_offsets == (0, 4, 6)
+    assert config.table_rows == 9
+
+
+@pytest.mark.parametrize(
+    "interaction, self_interaction, width",
+    [("dot", False, 4 + 3), ("dot", True, 4 + 6), ("cat", False, 4 * 3)],
+)
+def test_interaction_width(interaction, self_interaction, width):
+    config = DLRMConfig(
+        (5, 6), embedding_dim=4, bottom_mlp=(4,), top_mlp=(1,), interaction=interaction, self_interaction=self_interaction
+    )
+    assert config.interaction_dim == width
+    assert [shape for *_, shape in config.dense_shapes()] == [4, 1]
+    assert list(config.dense_shapes())[1] == ("top_mlp", 0, width, 1)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"bottom_mlp": (8, 5)}, r"bottom_mlp\[-1\]=5, embedding_dim=16"),
+        ({"top_mlp": (8, 2)}, r"top_mlp\[-1\]=2"),
+        ({"interaction": "sum"}, "'sum'"),
+        ({"categorical_feature_sizes": (3, 0)}, r"categorical_feature_sizes\[1\] must be a positive integer. Received 0"),
+        ({"categorical_feature_sizes": (3, 2.5)}, "Received 2.5"),
+        ({"categorical_feature_sizes": "12"}, "Received '12'"),
+        ({"categorical_feature_sizes": ()}, "at least one"),
+        ({"dense_dim": True}, "Received True"),
+        ({"interaction": "cat", "self_interaction": True}, "self_interaction needs"),
+        ({"categorical_feature_sizes": (2**31,)}, "2\\*\\*31"),
+    ],
+)
+def test_impossible_architectures_are_refused_by_name(fields, message):
+    with pytest.raises(ValueError, match=message):
+        DLRMConfig(**{"categorical_feature_sizes": (3, 4), **fields})
+
+
+@given(
+    sizes=st.lists(st.integers(1, 10**6), min_size=1, max_size=30),
+    dim=st.integers(1, 64),
+    self_interaction=st.booleans(),
+)
+def test_json_round_trip(sizes, dim, self_interaction):
+    config = DLRMConfig(sizes, embedding_dim=dim, bottom_mlp=(7, dim), top_mlp=(1,), self_interaction=self_interaction)
+    assert DLRMConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "not JSON"),
+        ("[]", "wanted a JSON object, came list"),
+        ("{}", "categorical_feature_sizes is missing"),
+        (json.dumps({"categorical_feature_sizes": [1], "dropout": 1}), "unknown field dropout"),
+        (json.dumps({"categorical_feature_sizes": [1], "top_mlp": [2]}), r"my.json: top_mlp\[-1\]"),
+    ],
+)
+def test_bad_json_names_the_file_and_the_fault(text, message):
+    with pytest.raises(DataError, match=message):
+        DLRMConfig.from_json(text, source="my.json")
+
+
+def test_read_takes_presets_and_files(tmp_path):
+    assert DLRMConfig.read("tiny") == DLRMConfig.preset("tiny")
+    path = tmp_path / "c.json"
+    path.write_text(DLRMConfig.preset("tiny").to_json())
+    assert DLRMConfig.read(str(path)) == DLRMConfig.preset("tiny")
+    with pytest.raises(DataError, match="neither a file nor a preset"):
+        DLRMConfig.read("tinny")
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="not a JSON text file"):
+        DLRMConfig.read(str(path))
