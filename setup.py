@@ -6,7 +6,7 @@ SERVING = ["tensorflow-serving-api>=2.20,<2.22", "grpcio>=1.60,<2", "prometheus-
 LITE = ["ai-edge-litert>=2.0,<3"]
 DATA = ["polars>=1.20,<3"]
 REPORT = ["matplotlib>=3.7,<4"]
-TEST = ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.8,<0.18"]
+TEST = ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"]
 
 setup(
     name="dlrm_tf",
