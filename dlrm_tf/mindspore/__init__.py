@@ -1,1 +1,1 @@
-"""MindSpore checkpoints: read, write, map the names, convert. Needs no TensorFlow."""
+"""MindSpore's checkpoints: read, written, inspected, converted, fetched. Needs no TensorFlow and no MindSpore."""

@@ -1,0 +1,28 @@
+"""Converts a MindSpore DLRM checkpoint (.ckpt, .safetensors) to a Keras .weights.h5, or back."""
+
+from dlrm_tf.errors import UsageError
+
+
+def add_arguments(parser) -> None:
+    """Options of `dlrm-tf convert`."""
+    parser.add_argument("source", metavar="SOURCE", help="checkpoint to read; a .weights.h5 when converting back")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="file to write: .weights.h5, .ckpt or .safetensors")
+    parser.add_argument("--to", choices=("keras", "mindspore"), help="what to write; default: by FILE's suffix")
+    parser.add_argument(
+        "--config", metavar="CONFIG", help="JSON file or preset (criteo_kaggle, tiny); default: from the tensors' shapes"
+    )
+    parser.add_argument("--prefix", help="prefix of the weights' names, when the source holds more than one network")
+    parser.add_argument("--crc", action="store_true", help="append MindSpore's checksum (only --to mindspore)")
+
+
+def run(args) -> None:
+    """Runs the verb."""
+    from dlrm_tf.mindspore.convert import convert
+
+    if args.crc and args.to != "mindspore" and args.output.endswith(".weights.h5"):
+        raise UsageError("--crc is only for --to mindspore")
+    done = convert(args.source, args.output, config=args.config, to=args.to, prefix=args.prefix, crc=args.crc)
+    tables = f"{done.config.num_categorical} tables of width {done.config.embedding_dim}"
+    print(f"{done.target}: {done.tensors} weights, {done.nbytes / 1e6:,.1f} MB, {tables}")
+    for note in done.notes:
+        print(f"note: {note}")

@@ -1,0 +1,20 @@
+"""Tells what is in a checkpoint or weights file: tensors, shapes, dtypes, optimizer state; or what is in a data folder."""
+
+
+def add_arguments(parser) -> None:
+    """Options of `dlrm-tf inspect`."""
+    parser.add_argument("path", metavar="FILE", help="checkpoint, weights file or data folder")
+    parser.add_argument(
+        "--check", action="store_true", help="read the whole file: its sha256 (known ones are named), its checksum"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+
+
+def run(args) -> None:
+    """Runs the verb."""
+    import json
+
+    from dlrm_tf.mindspore.describe import as_text, describe
+
+    report = describe(args.path, check=args.check)
+    print(json.dumps(report) if args.json else as_text(report))

@@ -1,0 +1,207 @@
+"""A MindSpore DLRM checkpoint to a Keras weights file, and back."""
+
+import dataclasses
+import os
+import shutil
+from typing import Optional, Union
+
+import numpy as np
+
+from dlrm_tf.config import DLRMConfig
+from dlrm_tf.errors import CheckpointError, DLRMError, UsageError
+from dlrm_tf.mindspore.checkpoint import CHUNK_BYTES, Checkpoint
+from dlrm_tf.mindspore.ckpt_writer import array_tensor, write_checkpoint
+from dlrm_tf.mindspore.digest import known_sha256
+from dlrm_tf.mindspore.infer import infer_config
+from dlrm_tf.mindspore.names import MINDSPORE, Assignment, Weight, assign, weights_of
+from dlrm_tf.mindspore.safetensors import write_safetensors
+from dlrm_tf.mindspore.tensor import FLOATING, TensorInfo
+from dlrm_tf.model.weights import WeightsReader, WeightsWriter
+from dlrm_tf.progress import Progress
+
+KERAS_SUFFIX = ".weights.h5"
+MINDSPORE_SUFFIXES = (".ckpt", ".safetensors")
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """What a conversion did.
+
+    Attributes:
+      source, target: the files.
+      config: the model's configuration.
+      tensors: number of weights written.
+      nbytes: their bytes.
+      notes: what a user should know, one sentence each.
+    """
+
+    source: str
+    target: str
+    config: DLRMConfig
+    tensors: int
+    nbytes: int
+    notes: tuple[str, ...] = ()
+
+
+def convert(
+    source,
+    target,
+    config: Union[DLRMConfig, str, None] = None,
+    to: Optional[str] = None,
+    prefix: Optional[str] = None,
+    crc: bool = False,
+    quiet: bool = False,
+) -> Conversion:
+    """Converts between MindSpore's `.ckpt` or `.safetensors` and Keras's `.weights.h5`; streams, whatever the size.
+
+    OOV rows, which MindSpore has none of, become zeros; on the way back they are left out.
+
+    Args:
+      source: file to read.
+      target: file to write; replaced only when the new one is complete.
+      config: the model's configuration, a preset's name or a JSON file; inferred from the tensors' shapes if None.
+      to: `"keras"` or `"mindspore"`; None: by the target's suffix.
+      prefix: prefix of the weights' names, when the source holds more than one network.
+      crc: to MindSpore only: append its checksum.
+      quiet: show no progress.
+
+    Returns:
+      A `Conversion`.
+
+    Raises:
+      CheckpointError: the source is damaged or foreign, or does not fit `config`; every missing, extra or misshaped
+        tensor is named.
+      UsageError: the target's suffix does not fit `to`.
+    """
+    source, target = os.fspath(source), os.fspath(target)
+    direction = _direction(target, to)
+    if isinstance(config, str):
+        config = DLRMConfig.read(config)
+    if direction == "keras":
+        return _to_keras(source, target, config, prefix, quiet)
+    return _to_mindspore(source, target, config, crc, quiet)
+
+
+def _direction(target: str, to: Optional[str]) -> str:
+    suffixes = {"keras": (KERAS_SUFFIX,), "mindspore": MINDSPORE_SUFFIXES}
+    if to not in (None, *suffixes):
+        raise UsageError(f"to must be keras or mindspore. Received {to!r}")
+    for direction, endings in suffixes.items():
+        if to in (None, direction) and target.endswith(endings):
+            return direction
+    wanted = suffixes[to] if to else sum(suffixes.values(), ())
+    raise UsageError(f"{target}: the name of the file to write must end in {' or '.join(wanted)}")
+
+
+def _to_keras(source: str, target: str, config: Optional[DLRMConfig], prefix: Optional[str], quiet: bool) -> Conversion:
+    with Checkpoint(source) as checkpoint:
+        checkpoint.check_crc()
+        found = assign(checkpoint.names, source, prefix)
+        config = check_weights(checkpoint, found, config)
+        _need_space(target, config.num_parameters * 4)
+        wanted = weights_of(config)
+        nbytes = sum(checkpoint.info(found.weights[w]).nbytes for w in wanted)
+        sha256 = known_sha256(source)
+        with WeightsWriter(target, config, sha256) as writer, Progress("convert", nbytes, "B", quiet=quiet) as progress:
+            for mlp, i, _, _ in config.dense_shapes():
+                kernel, bias = (checkpoint.read(found.weights[Weight(mlp, i, kind)]) for kind in ("kernel", "bias"))
+                writer.write_dense(mlp, i, kernel.astype(np.float32, copy=False), bias.astype(np.float32, copy=False))
+                progress.update(kernel.nbytes + bias.nbytes)
+            for f in range(config.num_categorical):
+                for start, rows in checkpoint.chunks(found.weights[Weight("embedding", f, "table")]):
+                    writer.write_rows(f, start, rows.astype(np.float32, copy=False))
+                    progress.update(rows.nbytes)
+    return Conversion(source, target, config, len(wanted), nbytes, _notes(checkpoint, found))
+
+
+def check_weights(checkpoint: Checkpoint, found: Assignment, config: Optional[DLRMConfig]) -> DLRMConfig:
+    """The configuration (inferred if None), after every tensor's presence, shape and dtype were checked against it.
+
+    Raises:
+      CheckpointError: names every missing, extra or misshaped tensor.
+    """
+    shapes = {w: found.naming.shape(w, checkpoint.info(name).shape) for w, name in found.weights.items()}
+    if config is None:
+        config = infer_config(shapes, checkpoint.path)
+    wanted = weights_of(config)
+    faults = [f"{found.prefix}{found.naming.name(w)} is missing" for w in wanted if w not in shapes]
+    for weight, name in found.weights.items():
+        info = checkpoint.info(name)
+        if weight not in wanted:
+            faults.append(f"{name} {list(info.shape)} is one too many")
+        elif shapes[weight] != wanted[weight]:
+            faults.append(f"{name} wanted shape {list(wanted[weight])}, came {list(shapes[weight])}")
+        elif info.dtype not in FLOATING:
+            faults.append(f"{name} wanted floating point, came {info.dtype}")
+    # A single number is a trainer's counter or rate; a larger tensor would be a part of the network we do not know.
+    faults += [f"{name} {list(checkpoint.info(name).shape)} is unknown" for name in found.other if checkpoint.info(name).size > 1]
+    if faults:
+        shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
+        raise CheckpointError(f"{checkpoint.path}: does not fit the configuration: {shown}")
+    return config
+
+
+def _notes(checkpoint: Checkpoint, found: Assignment) -> tuple[str, ...]:
+    notes = []
+    if found.prefix:
+        notes.append(f"the weights' names start with {found.prefix}")
+    slots = sorted({slot for slot, _ in found.state})
+    if slots:
+        notes.append(f"left out optimizer state: {', '.join(slots)} ({len(found.state)} tensors)")
+    if found.other:
+        notes.append(f"left out: {', '.join(sorted(found.other))}")
+    dtypes = sorted({checkpoint.info(name).dtype for name in found.weights.values()} - {"Float32"})
+    if dtypes:
+        notes.append(f"{', '.join(dtypes)} became float32")
+    return tuple(notes)
+
+
+def _to_mindspore(source: str, target: str, config: Optional[DLRMConfig], crc: bool, quiet: bool) -> Conversion:
+    with WeightsReader(source) as reader:
+        if config is not None and config != reader.config:
+            raise CheckpointError(f"{source}: wanted the configuration {config.to_json()}, came {reader.config.to_json()}")
+        config = reader.config
+        shapes = weights_of(config)
+        nbytes = sum(4 * int(np.prod(shape, dtype=np.int64)) for shape in shapes.values())
+        _need_space(target, nbytes)
+        with Progress("convert", nbytes, "B", quiet=quiet) as progress:
+            write = write_checkpoint if target.endswith(".ckpt") else write_safetensors
+            write(target, _mindspore_tensors(reader, shapes, progress), crc=crc)
+        trained = _trained_oov_rows(reader)
+    notes = [f"left out {trained} OOV rows with values: MindSpore's model has none"] if trained else []
+    return Conversion(source, target, config, len(shapes), nbytes, tuple(notes))
+
+
+def _mindspore_tensors(reader: WeightsReader, shapes: dict, progress: Progress):
+    """Every weight as the pair the writers take, in MindSpore's order."""
+    for mlp, i, _, _ in reader.config.dense_shapes():
+        for kind, array in zip(("kernel", "bias"), reader.dense(mlp, i)):
+            yield array_tensor(MINDSPORE.name(Weight(mlp, i, kind)), array)
+            progress.update(array.nbytes)
+    for weight, shape in shapes.items():
+        if weight.part == "embedding":
+            yield TensorInfo(MINDSPORE.name(weight), "Float32", shape), _row_chunks(reader, weight.index, progress)
+
+
+def _row_chunks(reader: WeightsReader, feature: int, progress: Progress):
+    step = max(1, CHUNK_BYTES // (4 * reader.config.embedding_dim))
+    size = reader.config.categorical_feature_sizes[feature]
+    for start in range(0, size, step):
+        rows = reader.rows(feature, start, min(start + step, size))
+        yield rows
+        progress.update(rows.nbytes)
+
+
+def _trained_oov_rows(reader: WeightsReader) -> int:
+    sizes = reader.config.categorical_feature_sizes
+    return sum(bool(reader.rows(f, size, size + 1).any()) for f, size in enumerate(sizes))
+
+
+def _need_space(target: str, nbytes: int) -> None:
+    """Raises DLRMError when `target`'s disk has not the room: better before the work than in the middle of it."""
+    folder = os.path.dirname(os.path.abspath(target))
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    free = shutil.disk_usage(folder).free
+    if free < nbytes:
+        raise DLRMError(f"{target}: needs {nbytes / 1e9:.2f} GB, {folder} has {free / 1e9:.2f} GB free")

@@ -1,0 +1,112 @@
+"""What `dlrm-tf inspect` tells: the contents of a checkpoint, a weights file or a data folder."""
+
+import os
+
+from dlrm_tf.errors import CheckpointError
+from dlrm_tf.mindspore.checkpoint import Checkpoint
+from dlrm_tf.mindspore.digest import KNOWN, known_sha256, sha256_file
+from dlrm_tf.mindspore.infer import infer_config
+from dlrm_tf.mindspore.names import assign
+
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+
+
+def describe(path, check: bool = False) -> dict:
+    """Describes a file or data folder without reading its tensors.
+
+    Args:
+      path: `.ckpt`, `.safetensors`, `.weights.h5`, or a folder that `prepare` wrote.
+      check: read the file whole, for its sha256 and to compare its checksum.
+
+    Returns:
+      JSON-ready dict: `path`, `kind`, `bytes`, `tensors` (each `name`, `dtype`, `shape`, `bytes`, `role`), `config` (JSON) or
+      None, `sha256` (`""` when it was not cheap to know), `known_as`, `notes`, and what the kind adds.
+
+    Raises:
+      CheckpointError: not such a file.
+    """
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        from dlrm_tf.data.describe import describe as describe_data
+
+        return describe_data(path)
+    if not os.path.exists(path):
+        raise CheckpointError(f"{path}: no such file")
+    with open(path, "rb") as f:
+        hdf5 = f.read(len(_HDF5_MAGIC)) == _HDF5_MAGIC
+    report = _weights_file(path) if hdf5 else _checkpoint(path, check)
+    report["sha256"] = sha256_file(path, quiet=False) if check else known_sha256(path)
+    report["known_as"] = KNOWN.get(report["sha256"] or report.get("source_sha256", ""), "")
+    return report
+
+
+def _checkpoint(path: str, check: bool) -> dict:
+    with Checkpoint(path) as checkpoint:
+        notes = []
+        if check:
+            notes.append("checksum right" if checkpoint.check_crc() else "the file carries no checksum of its own")
+        roles = dict.fromkeys(checkpoint.names, "")
+        config = None
+        try:
+            found = assign(checkpoint.names, path)
+            roles.update(dict.fromkeys(found.weights.values(), "weight"))
+            roles.update({name: f"optimizer state ({slot})" for (slot, _), name in found.state.items()})
+            config = infer_config({w: found.naming.shape(w, checkpoint.info(n).shape) for w, n in found.weights.items()}, path)
+        except CheckpointError as e:
+            notes.append(str(e))
+        tensors = [
+            {"name": i.name, "dtype": i.dtype, "shape": list(i.shape), "bytes": i.nbytes, "role": roles[i.name]}
+            for i in map(checkpoint.info, checkpoint.names)
+        ]
+        return {
+            "path": path,
+            "kind": f"MindSpore {checkpoint.format}",
+            "bytes": checkpoint.size,
+            "tensors": tensors,
+            "config": config and config.to_json(),
+            "notes": notes,
+        }
+
+
+def _weights_file(path: str) -> dict:
+    from dlrm_tf.model.weights import WeightsReader, weight_shapes
+
+    with WeightsReader(path) as reader:
+        tensors = []
+        for name, shape in weight_shapes(reader.config).items():
+            count = 1
+            for dim in shape:
+                count *= dim
+            tensors.append({"name": name, "dtype": "Float32", "shape": list(shape), "bytes": 4 * count, "role": "weight"})
+        return {
+            "path": path,
+            "kind": "dlrm_tf weights",
+            "bytes": os.path.getsize(path),
+            "tensors": tensors,
+            "config": reader.config.to_json(),
+            "notes": [],
+            "source_sha256": reader.attributes["source_sha256"],
+            "vocabulary_fingerprint": reader.attributes["vocabulary_fingerprint"],
+        }
+
+
+def as_text(report: dict) -> str:
+    """A report as a table to read."""
+    lines = [f"{report['path']}: {report['kind']}, {report['bytes']:,} bytes"]
+    if "tensors" in report:
+        width = max((len(t["name"]) for t in report["tensors"]), default=4)
+        for t in report["tensors"]:
+            lines.append(
+                f"  {t['name']:<{width}}  {t['dtype']:<8}  {str(t['shape']):<16}  {t['bytes']:>13,}  {t['role']}".rstrip()
+            )
+        totals = {}
+        for t in report["tensors"]:
+            count, nbytes = totals.get(t["role"], (0, 0))
+            totals[t["role"]] = (count + 1, nbytes + t["bytes"])
+        for role, (count, nbytes) in totals.items():
+            lines.append(f"{role or 'other'}: {count} tensors, {nbytes:,} bytes")
+    for key in sorted(set(report) - {"path", "kind", "bytes", "tensors", "notes"}):
+        if report[key]:
+            lines.append(f"{key}: {report[key]}")
+    lines += [f"note: {note}" for note in report["notes"]]
+    return "\n".join(lines)

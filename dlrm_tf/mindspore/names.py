@@ -1,0 +1,163 @@
+"""What each weight of a DLRM is called in the files that hold one: the name map, as data, read in both directions."""
+
+import dataclasses
+import re
+from typing import NamedTuple
+
+from dlrm_tf.config import DLRMConfig
+from dlrm_tf.errors import CheckpointError
+
+
+class Weight(NamedTuple):
+    """One weight of a DLRM.
+
+    Attributes:
+      part: `"bottom_mlp"`, `"top_mlp"` or `"embedding"`.
+      index: layer of the MLP, or categorical feature.
+      kind: `"kernel"` `[in, out]`, `"bias"` `[out]` or `"table"` `[size_f, D]`.
+    """
+
+    part: str
+    index: int
+    kind: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Naming:
+    """How one program names and lays out the weights.
+
+    Attributes:
+      templates: (part, kind) -> (name with `{}` for a number, step of that number from one layer to the next).
+      transposed: kernels are stored `[out, in]`.
+      pairs: order of the dot products at the top MLP's input: `"lower"` triangle row by row (upstream's and ours), or `"upper"`.
+    """
+
+    templates: dict
+    transposed: bool = False
+    pairs: str = "lower"
+
+    def name(self, weight: Weight) -> str:
+        """The name of a weight."""
+        template, step = self.templates[weight.part, weight.kind]
+        return template.format(weight.index * step)
+
+    def shape(self, weight: Weight, stored: tuple) -> tuple:
+        """Shape of a weight in our layout, from its shape as stored."""
+        return tuple(reversed(stored)) if self.transposed and weight.kind == "kernel" else tuple(stored)
+
+    def match(self, name: str):
+        """`(prefix, Weight)` if `name` ends in a weight's name; else None. The prefix is empty or ends in a dot."""
+        for (part, kind), (template, step) in self.templates.items():
+            before, after = (re.escape(half) for half in template.split("{}"))
+            found = re.search(rf"(?:^|(?<=\.)){before}(0|[1-9][0-9]{{0,5}}){after}$", name)
+            if found and int(found.group(1)) % step == 0:
+                return name[: found.start()], Weight(part, int(found.group(1)) // step, kind)
+        return None
+
+
+# MindSpore models, research/recommend/dlrm/src/dlrm.py.
+MINDSPORE = Naming(
+    {
+        ("bottom_mlp", "kernel"): ("bottom_mlp.{}.weight", 1),
+        ("bottom_mlp", "bias"): ("bottom_mlp.{}.bias", 1),
+        ("top_mlp", "kernel"): ("top_mlp.{}.weight", 1),
+        ("top_mlp", "bias"): ("top_mlp.{}.bias", 1),
+        ("embedding", "table"): ("embeddinglookup.embeddings.{}.embedding_table", 1),
+    }
+)
+NAMINGS = {"mindspore": MINDSPORE}
+# Prefixes MindSpore's optimizers give their state: SGD and Momentum, Adagrad and FTRL, Adam, LAMB, RMSProp.
+STATE_PREFIXES = (
+    "accum",
+    "stat",
+    "moments",
+    "linear",
+    "moment1",
+    "moment2",
+    "vhat",
+    "adam_m",
+    "adam_v",
+    "mean_square",
+    "mean_gradients",
+)
+
+
+def weights_of(config: DLRMConfig) -> dict[Weight, tuple[int, ...]]:
+    """Every weight of a configuration and its shape, in MindSpore's file order: bottom MLP, top MLP, tables."""
+    shapes = {}
+    for mlp, i, fan_in, fan_out in config.dense_shapes():
+        shapes[Weight(mlp, i, "kernel")] = (fan_in, fan_out)
+        shapes[Weight(mlp, i, "bias")] = (fan_out,)
+    for f, size in enumerate(config.categorical_feature_sizes):
+        shapes[Weight("embedding", f, "table")] = (size, config.embedding_dim)
+    return shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class Assignment:
+    """Which tensor of a file is what.
+
+    Attributes:
+      naming: the file's `Naming`.
+      prefix: what stands before every weight's name, `""` or for example `"network."`.
+      weights: `Weight` -> tensor name.
+      state: `(slot, Weight)` -> tensor name of optimizer state, for example `("accum", Weight("top_mlp", 0, "bias"))`.
+      other: names of the remaining tensors (`global_step`, `learning_rate`, …).
+    """
+
+    naming: Naming
+    prefix: str
+    weights: dict
+    state: dict
+    other: tuple[str, ...]
+
+
+def assign(names, path: str, prefix=None) -> Assignment:
+    """Finds a DLRM's weights among the tensor names of a file, also behind prefixes such as `network.`.
+
+    Args:
+      names: tensor names.
+      path: the file, for errors.
+      prefix: the prefix of the weights wanted, when the file holds more than one network.
+
+    Raises:
+      CheckpointError: no weights, or more than one set of them.
+    """
+    for naming in NAMINGS.values():
+        matched = {name: naming.match(name) for name in names}
+        found = sorted({match[0] for match in matched.values() if match})
+        if found:
+            break
+    else:
+        shown = ", ".join(list(names)[:3])
+        raise CheckpointError(
+            f"{path}: holds no DLRM: wanted tensors such as {MINDSPORE.name(Weight('bottom_mlp', 0, 'kernel'))}, came {shown}"
+        )
+    chosen = _choose(found, path) if prefix is None else prefix
+    if chosen not in found:
+        raise CheckpointError(f"{path}: no weights with prefix {chosen!r}; there are {', '.join(map(repr, found))}")
+    weights, state, other = {}, {}, []
+    for name, match in matched.items():
+        if match is None:
+            other.append(name)
+        elif match[0] == chosen:
+            weights[match[1]] = name
+        else:
+            slot = match[0][: len(match[0]) - len(chosen)] if match[0].endswith(chosen) else match[0]
+            state[slot.rstrip("."), match[1]] = name
+    return Assignment(naming, chosen, weights, state, tuple(other))
+
+
+def _choose(prefixes: list[str], path: str) -> str:
+    """The prefix of the weights themselves: upstream's bare names, or the only one that is no optimizer's."""
+    candidates = [p for p in prefixes if not set(p.split(".")) & set(STATE_PREFIXES)]
+    if "" in candidates:
+        return ""
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates:
+        raise CheckpointError(f"{path}: holds only optimizer state ({', '.join(p.rstrip('.') for p in prefixes)}), no weights")
+    raise CheckpointError(
+        f"{path}: holds {len(candidates)} sets of DLRM weights, with prefixes {', '.join(map(repr, candidates))}: "
+        "say which one with --prefix"
+    )

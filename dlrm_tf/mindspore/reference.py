@@ -1,0 +1,43 @@
+"""The network in plain NumPy, from the source's own tensors: what a conversion is checked against. No TensorFlow in it."""
+
+import numpy as np
+
+from dlrm_tf.config import DLRMConfig
+
+
+def logits(config: DLRMConfig, weight, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
+    """Forward pass of MindSpore's DLRM (MindSpore models, research/recommend/dlrm/src/dlrm.py), in float64.
+
+    Args:
+      config: architecture.
+      weight: function `(part, index, kind, ids) -> array`: a `"kernel"` `[in, out]` or `"bias"` `[out]` (ids None), or the rows
+        `[len(ids), D]` of a `"table"`.
+      dense: `[B, dense_dim]`, already log(max(x, 0) + 1).
+      categorical: int `[B, F]`, each id within its feature.
+
+    Returns:
+      float64 `[B, 1]`; the probability is `sigmoid` of it.
+    """
+    bottom = _mlp(np.asarray(dense, np.float64), weight, "bottom_mlp", len(config.bottom_mlp), last_relu=True)  # B X D
+    rows = [np.asarray(weight("embedding", f, "table", categorical[:, f]), np.float64) for f in range(config.num_categorical)]
+    vectors = np.stack([bottom, *rows], axis=1)  # B X (F + 1) X D
+    if config.interaction == "cat":
+        top = vectors.reshape(len(vectors), -1)  # B X (F + 1) D
+    else:
+        gram = vectors @ vectors.transpose(0, 2, 1)  # B X (F + 1) X (F + 1)
+        i, j = np.tril_indices(config.num_categorical + 1, 0 if config.self_interaction else -1)
+        top = np.concatenate([bottom, gram[:, i, j]], axis=1)  # B X (D + pairs)
+    return _mlp(top, weight, "top_mlp", len(config.top_mlp), last_relu=False)
+
+
+def _mlp(x: np.ndarray, weight, mlp: str, layers: int, last_relu: bool) -> np.ndarray:
+    for i in range(layers):
+        x = x @ np.asarray(weight(mlp, i, "kernel", None), np.float64) + np.asarray(weight(mlp, i, "bias", None), np.float64)
+        if last_relu or i < layers - 1:
+            x = np.maximum(x, 0)
+    return x
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)) without overflow."""
+    return 0.5 * (1 + np.tanh(0.5 * np.asarray(x)))

@@ -1,0 +1,100 @@
+"""What is known of a stored tensor without reading it: name, dtype, shape, and where its bytes lie."""
+
+import dataclasses
+
+import numpy as np
+
+# MindSpore's tensor_type -> bytes of one element as they lie in the file (little-endian).
+# BFloat16 has no NumPy dtype of its own: its bits are read as uint16 and widened to float32, which is exact.
+STORED_DTYPES = {
+    "Bool": np.dtype("?"),
+    "Int8": np.dtype("i1"),
+    "UInt8": np.dtype("u1"),
+    "Int16": np.dtype("<i2"),
+    "UInt16": np.dtype("<u2"),
+    "Int32": np.dtype("<i4"),
+    "UInt32": np.dtype("<u4"),
+    "Int64": np.dtype("<i8"),
+    "UInt64": np.dtype("<u8"),
+    "Float16": np.dtype("<f2"),
+    "BFloat16": np.dtype("<u2"),
+    "Float32": np.dtype("<f4"),
+    "Float64": np.dtype("<f8"),
+    "Complex64": np.dtype("<c8"),
+    "Complex128": np.dtype("<c16"),
+    "str": np.dtype("<u4"),  # UTF-32 code points
+}
+# A weight may be stored as any of these; it becomes float32.
+FLOATING = ("Float16", "BFloat16", "Float32", "Float64")
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a checkpoint.
+
+    Attributes:
+      name: parameter name, for example `"bottom_mlp.0.weight"`.
+      dtype: MindSpore's name of the element type, a key of `STORED_DTYPES`.
+      shape: dimensions; `()` for a scalar.
+      slices: `(offset in the file, bytes)` of every piece of the content, in order.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    slices: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def stored_dtype(self) -> np.dtype:
+        """NumPy dtype of the bytes in the file."""
+        return STORED_DTYPES[self.dtype]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return element_count(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the content in the file."""
+        return self.size * self.stored_dtype.itemsize
+
+
+def element_count(shape) -> int:
+    """Product of `shape` in Python integers, which can't overflow."""
+    count = 1
+    for dim in shape:
+        count *= dim
+    return count
+
+
+def dtype_name(dtype) -> str:
+    """MindSpore's name of a NumPy dtype, for example `"Float32"`.
+
+    Raises:
+      ValueError: MindSpore's files have no such element type.
+    """
+    wanted = np.dtype(dtype)
+    if wanted.name == "bfloat16":  # ml_dtypes
+        return "BFloat16"
+    for name, stored in STORED_DTYPES.items():
+        if name != "BFloat16" and stored == wanted.newbyteorder("<"):
+            return name
+    raise ValueError(f"a checkpoint can't hold dtype {wanted}; it can hold {', '.join(STORED_DTYPES)}")
+
+
+def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """float32 values of bfloat16 bits held as uint16, any shape."""
+    return (bits.astype("<u4") << 16).view("<f4")
+
+
+def narrow_to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """bfloat16 bits (uint16) nearest to float32 `values`, ties to even; NaN stays NaN."""
+    bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(values), (bits >> 16) | 0x40, rounded).astype("<u2")
+
+
+def dimension_fault(shape) -> bool:
+    """Whether NumPy could not make an array of this shape; zero-sized dimensions hide the size of the others."""
+    return element_count(max(dim, 1) for dim in shape) >= 1 << 48

@@ -1,0 +1,216 @@
+"""Conversion: the golden probabilities, the way there and back bit for bit, and every fault named."""
+
+import h5py
+import numpy as np
+import pytest
+
+from dlrm_tf import DLRMConfig, convert
+from dlrm_tf.cli.main import main
+from dlrm_tf.errors import CheckpointError, DLRMError, UsageError
+from dlrm_tf.mindspore.checkpoint import Checkpoint
+from dlrm_tf.mindspore.ckpt_writer import array_tensor, write_checkpoint
+from dlrm_tf.mindspore.digest import sha256_file
+from dlrm_tf.mindspore.names import MINDSPORE, Weight, weights_of
+from dlrm_tf.mindspore.reference import logits, sigmoid
+from dlrm_tf.model.weights import WeightsReader
+
+RUNS = [(name, stage) for name in ("tiny", "hub_layout") for stage in ("init", "trained")]
+
+
+@pytest.fixture
+def rewritten(golden_ckpt, tmp_path):
+    """Function that writes tiny.init.ckpt again with some tensors replaced (None: dropped) and some added."""
+
+    def write(changes, drop_state=True):
+        with Checkpoint(golden_ckpt("tiny", "init")) as checkpoint:
+            tensors = {n: checkpoint.read(n) for n in checkpoint.names if not drop_state or not n.startswith(("accum.", "stat."))}
+        tensors.update(changes)
+        path = tmp_path / "changed.ckpt"
+        write_checkpoint(path, [array_tensor(n, a) for n, a in tensors.items() if a is not None])
+        return path
+
+    return write
+
+
+def last_batch(run):
+    return run["dense"][-1], run["categorical"][-1]
+
+
+@pytest.mark.parametrize("name,stage", RUNS)
+def test_source_tensors_give_mindspores_probabilities(golden_ckpt, golden_run, name, stage):
+    _, run = golden_run(name)
+    with Checkpoint(golden_ckpt(name, stage)) as checkpoint:
+
+        def weight(part, index, kind, ids):
+            array = checkpoint.read(MINDSPORE.name(Weight(part, index, kind)))
+            return array if ids is None else array[ids]
+
+        from dlrm_tf.mindspore.infer import infer_config
+
+        shapes = {
+            MINDSPORE.match(n)[1]: checkpoint.info(n).shape
+            for n in checkpoint.names
+            if MINDSPORE.match(n) and MINDSPORE.match(n)[0] == ""
+        }
+        came = sigmoid(logits(infer_config(shapes, "x"), weight, *last_batch(run)))
+    np.testing.assert_allclose(came, run[f"prob_{stage}"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name,stage", RUNS)
+def test_converted_file_gives_mindspores_probabilities(golden_ckpt, golden_run, tmp_path, name, stage):
+    _, run = golden_run(name)
+    target = tmp_path / "m.weights.h5"
+    done = convert(golden_ckpt(name, stage), target, quiet=True)
+    assert done.config.categorical_feature_sizes == DLRMConfig.preset("tiny").categorical_feature_sizes
+    with WeightsReader(target) as reader:
+        assert reader.attributes["source_sha256"] == sha256_file(golden_ckpt(name, stage))
+
+        def weight(part, index, kind, ids):
+            if ids is None:
+                return reader.dense(part, index)[kind == "bias"]
+            return reader.rows(index, 0, 1 << 30)[ids]
+
+        came = sigmoid(logits(reader.config, weight, *last_batch(run)))
+        for f, size in enumerate(reader.config.categorical_feature_sizes):
+            assert not reader.rows(f, size, size + 1).any()
+    np.testing.assert_allclose(came, run[f"prob_{stage}"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+@pytest.mark.parametrize("crc", [False, True])
+def test_there_and_back_is_bit_exact(golden_ckpt, tmp_path, suffix, crc):
+    source = golden_ckpt("hub_layout", "trained")
+    there, back, again = tmp_path / "m.weights.h5", tmp_path / f"b{suffix}", tmp_path / "n.weights.h5"
+    convert(source, there, quiet=True)
+    convert(there, back, crc=crc, quiet=True)
+    convert(back, again, quiet=True)
+    with Checkpoint(source) as a, Checkpoint(back) as b:
+        assert b.format == suffix[1:] and b.check_crc() is crc
+        names = [MINDSPORE.name(w) for w in weights_of(WeightsReader(there).config)]
+        assert sorted(b.names) == sorted(names)
+        for n in names:
+            assert a.read(n).tobytes() == b.read(n).tobytes(), n
+    with h5py.File(there) as a, h5py.File(again) as b:
+        assert a["embedding/vars/0"][...].tobytes() == b["embedding/vars/0"][...].tobytes()
+
+
+def test_wrapped_names(golden_ckpt, tmp_path):
+    with Checkpoint(golden_ckpt("tiny", "trained")) as checkpoint:
+        renamed = []
+        for n in checkpoint.names:
+            head, _, tail = n.partition(".")
+            renamed.append(
+                (
+                    f"{head}.network.{tail}" if head in ("accum", "stat") else n if "." not in n else f"network.{n}",
+                    checkpoint.read(n),
+                )
+            )
+        write_checkpoint(tmp_path / "w.ckpt", [array_tensor(n, a) for n, a in renamed])
+    done = convert(tmp_path / "w.ckpt", tmp_path / "w.weights.h5", quiet=True)
+    convert(golden_ckpt("tiny", "trained"), tmp_path / "p.weights.h5", quiet=True)
+    assert any("network." in note for note in done.notes)
+    with WeightsReader(tmp_path / "w.weights.h5") as a, WeightsReader(tmp_path / "p.weights.h5") as b:
+        assert a.table(0, a.config.table_rows).tobytes() == b.table(0, b.config.table_rows).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["Float16", "BFloat16", "Float64"])
+def test_other_floating_dtypes_become_float32(golden_ckpt, tmp_path, dtype):
+    from dlrm_tf.mindspore.tensor import TensorInfo, narrow_to_bfloat16, widen_bfloat16
+
+    with Checkpoint(golden_ckpt("tiny", "init")) as checkpoint:
+        tensors, wanted = [], {}
+        for n in checkpoint.names[:34]:
+            a = checkpoint.read(n)
+            stored = narrow_to_bfloat16(a) if dtype == "BFloat16" else a.astype(dtype.lower())
+            wanted[n] = widen_bfloat16(stored) if dtype == "BFloat16" else stored.astype(np.float32)
+            tensors.append((TensorInfo(n, dtype, a.shape), [stored]))
+        write_checkpoint(tmp_path / "h.ckpt", tensors)
+    done = convert(tmp_path / "h.ckpt", tmp_path / "h.weights.h5", quiet=True)
+    assert f"{dtype} became float32" in done.notes
+    with WeightsReader(tmp_path / "h.weights.h5") as reader:
+        np.testing.assert_array_equal(reader.dense("top_mlp", 0)[0], wanted["top_mlp.0.weight"])
+        np.testing.assert_array_equal(reader.rows(2, 0, 101), wanted["embeddinglookup.embeddings.2.embedding_table"])
+
+
+def test_faults_are_all_named(rewritten, tmp_path):
+    path = rewritten(
+        {
+            "bottom_mlp.0.bias": None,
+            "top_mlp.1.bias": np.zeros(3, np.float32),
+            "embeddinglookup.embeddings.7.embedding_table": np.zeros((6, 4), np.int32),
+            "attention.weight": np.zeros((2, 2), np.float32),
+        }
+    )
+    with pytest.raises(CheckpointError) as e:
+        convert(path, tmp_path / "x.weights.h5", quiet=True)
+    for wanted in (
+        "bottom_mlp.0.bias is missing",
+        "top_mlp.1.bias wanted shape [1], came [3]",
+        "embeddinglookup.embeddings.7.embedding_table wanted floating point, came Int32",
+        "attention.weight [2, 2] is unknown",
+    ):
+        assert wanted in str(e.value)
+    assert not (tmp_path / "x.weights.h5").exists()
+
+
+def test_config_that_does_not_fit(golden_ckpt, tmp_path):
+    with pytest.raises(CheckpointError, match=r"embedding_table wanted shape \[1460, 16\], came \[7, 16\].*and 1[0-9] more"):
+        convert(golden_ckpt("hub_layout", "init"), tmp_path / "x.weights.h5", config="criteo_kaggle", quiet=True)
+    smaller = DLRMConfig(
+        DLRMConfig.preset("tiny").categorical_feature_sizes[:-1], embedding_dim=4, bottom_mlp=(8, 4), top_mlp=(16, 1)
+    )
+    with pytest.raises(CheckpointError, match=r"embeddings.25.embedding_table \[15, 4\] is one too many"):
+        convert(golden_ckpt("tiny", "init"), tmp_path / "x.weights.h5", config=smaller, quiet=True)
+
+
+def test_damaged_by_its_checksum(rewritten, golden_ckpt, tmp_path):
+    convert(golden_ckpt("tiny", "init"), tmp_path / "a.weights.h5", quiet=True)
+    convert(tmp_path / "a.weights.h5", tmp_path / "a.ckpt", crc=True, quiet=True)
+    data = bytearray((tmp_path / "a.ckpt").read_bytes())
+    data[100] ^= 4
+    (tmp_path / "a.ckpt").write_bytes(data)
+    before = (tmp_path / "a.weights.h5").read_bytes()
+    with pytest.raises(CheckpointError, match="checksum"):
+        convert(tmp_path / "a.ckpt", tmp_path / "a.weights.h5", quiet=True)
+    assert (tmp_path / "a.weights.h5").read_bytes() == before
+
+
+def test_no_room_is_said_before_the_work(golden_ckpt, tmp_path, monkeypatch):
+    import collections
+    import shutil
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: collections.namedtuple("usage", "total used free")(10, 9, 1))
+    with pytest.raises(DLRMError, match="GB free"):
+        convert(golden_ckpt("tiny", "init"), tmp_path / "x.weights.h5", quiet=True)
+
+
+def test_oov_rows_are_left_out_and_said(golden_ckpt, tmp_path):
+    path = tmp_path / "m.weights.h5"
+    convert(golden_ckpt("tiny", "init"), path, quiet=True)
+    with h5py.File(path, "r+") as f:
+        f["embedding/vars/0"][7] = 1  # the OOV row of feature 0
+    assert convert(path, tmp_path / "m.ckpt", quiet=True).notes == (
+        "left out 1 OOV rows with values: MindSpore's model has none",
+    )
+
+
+@pytest.mark.parametrize(
+    "target,to", [("x.h5", None), ("x.ckpt", "keras"), ("x.weights.h5", "mindspore"), ("x.weights.h5", "onnx")]
+)
+def test_wrong_target(golden_ckpt, tmp_path, target, to):
+    with pytest.raises(UsageError):
+        convert(golden_ckpt("tiny", "init"), tmp_path / target, to=to)
+
+
+def test_command_line(golden_ckpt, tmp_path, capsys):
+    target = tmp_path / "m.weights.h5"
+    assert main(["convert", str(golden_ckpt("tiny", "init")), "-o", str(target)]) == 0
+    assert "34 weights" in capsys.readouterr().out
+    assert main(["inspect", str(target)]) == 0
+    assert "embedding/vars/0" in capsys.readouterr().out
+    assert main(["inspect", str(golden_ckpt("tiny", "init")), "--check"]) == 0
+    out = capsys.readouterr().out
+    assert "optimizer state (accum): 34 tensors" in out and sha256_file(golden_ckpt("tiny", "init")) in out
+    assert main(["convert", str(tmp_path / "none.ckpt"), "-o", str(target)]) == 1
+    assert capsys.readouterr().err == f"dlrm-tf: {tmp_path}/none.ckpt: no such file\n"
+    assert main(["convert", str(target), "-o", str(target), "--crc"]) == 2
