@@ -1,0 +1,82 @@
+"""Score rows with a server (gRPC or REST), a SavedModel, a .tflite file or a .weights.h5 file; one probability a line."""
+
+import os
+import sys
+
+from dlrm_tf.errors import MissingExtraError, UsageError
+from dlrm_tf.files import atomic_file
+from dlrm_tf.progress import Progress
+
+
+def add_arguments(parser):
+    """Rows, target, and where the probabilities go."""
+    parser.add_argument(
+        "rows",
+        help=".npz with dense (already log(max(x,0)+1)) and categorical (ids), .npy of dense with --categorical, a folder of "
+        "records as prepare writes it, or raw Criteo TSV with --vocabulary",
+    )
+    parser.add_argument(
+        "--target",
+        required=True,
+        help="host:port or unix://PATH (gRPC), http(s)://HOST:PORT (REST), a SavedModel folder or a folder of versions, "
+        "FILE.tflite, FILE.weights.h5",
+    )
+    parser.add_argument("--categorical", metavar="FILE", help=".npy of ids that goes with an .npy of dense")
+    parser.add_argument("--vocabulary", metavar="FILE", help="keys of each feature, for raw TSV")
+    parser.add_argument("--split", default="test", choices=("train", "test"), help="of a records folder (default: test)")
+    parser.add_argument("--model_name", default="dlrm", metavar="NAME", help="model on a server (default: dlrm)")
+    parser.add_argument("--model_version", type=int, metavar="N", help="its version (default: the latest)")
+    parser.add_argument("--model_label", metavar="LABEL", help="version label on a server, instead of a version")
+    parser.add_argument("--timeout", type=float, metavar="S", help="deadline of one request in seconds (default: 10)")
+    parser.add_argument("--batch_size", type=int, default=1024, metavar="N", help="rows a request (default: 1024)")
+    parser.add_argument("--output", "-o", metavar="FILE", help=".csv or .npy instead of standard output")
+
+
+def run(args):
+    """Writes one probability a row, in the rows' order."""
+    if args.batch_size < 1:
+        raise UsageError(f"--batch_size: wanted at least 1, came {args.batch_size}")
+    if args.model_version is not None and args.model_label is not None:
+        raise UsageError("--model_version and --model_label exclude each other")
+    if args.output and not args.output.endswith((".csv", ".npy")):
+        raise UsageError(f"--output: wanted a .csv or .npy file, came {args.output!r}")
+    try:
+        from dlrm_tf.serve.rows import read_rows
+        from dlrm_tf.serve.targets import open_target
+    except ModuleNotFoundError as e:
+        raise MissingExtraError(f"{e.name} is not installed: pip install 'dlrm_tf[serving]'") from e
+    batches = read_rows(args.rows, args.batch_size, args.categorical, args.vocabulary, args.split)
+    options = {} if args.timeout is None else {"timeout": args.timeout}
+    with open_target(args.target, args.model_name, args.model_version, args.model_label, **options) as target:
+        if args.output is None:
+            for probability in _score(target, batches):
+                sys.stdout.write(_lines(probability))
+        elif args.output.endswith(".csv"):
+            with atomic_file(args.output) as path, open(path, "w", encoding="ascii") as out:
+                out.write("probability\n")
+                for probability in _score(target, batches):
+                    out.write(_lines(probability))
+        else:
+            _write_npy(args.output, list(_score(target, batches)))
+
+
+def _score(target, batches):
+    with Progress("score", unit="rows") as progress:
+        for dense, categorical in batches:
+            yield target.score(dense, categorical)
+            progress.update(len(dense))
+
+
+def _lines(probability) -> str:
+    # Nine significant digits bring a float32 back exactly.
+    return "".join(f"{value:.9g}\n" for value in probability.tolist())
+
+
+def _write_npy(output: str, parts) -> None:
+    import numpy as np
+
+    probability = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    with atomic_file(output) as path, open(path, "wb") as out:
+        np.save(out, probability.astype(np.float32))
+        out.flush()
+        os.fsync(out.fileno())

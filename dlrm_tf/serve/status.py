@@ -1,0 +1,41 @@
+"""What a request ends with when it does not end well: a gRPC status code and TensorFlow Serving's message for it."""
+
+import contextlib
+
+import grpc
+
+# TensorFlow Serving cuts messages so that they fit HTTP/2 trailers (util/status_util: 1024 characters).
+MAX_MESSAGE = 1024
+TRUNCATED = "...TRUNCATED"
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class RequestError(Exception):
+    """One request failed; nothing else did.
+
+    Args:
+      code: `grpc.StatusCode`.
+      message: what the client reads.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str):
+        super().__init__(message)
+        self.code = code
+        self.message = message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + TRUNCATED
+
+
+def invalid_argument(message: str) -> RequestError:
+    """The request itself is wrong."""
+    return RequestError(grpc.StatusCode.INVALID_ARGUMENT, message)
+
+
+@contextlib.contextmanager
+def graph_errors():
+    """Turns an error of TensorFlow's runtime into a `RequestError` with the same code and text."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as e:
+        raise RequestError(_CODES.get(e.error_code, grpc.StatusCode.UNKNOWN), e.message) from None

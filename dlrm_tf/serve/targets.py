@@ -1,0 +1,131 @@
+"""What can score rows: a server, a SavedModel, a TFLite file, a weights file; all behind `score(dense, categorical)`."""
+
+import os
+from typing import Optional
+
+import numpy as np
+
+from dlrm_tf.errors import ServingError, UsageError, require
+from dlrm_tf.serve.versions import versions_on_disk
+
+
+def open_target(target: str, model_name: str = "dlrm", version: Optional[int] = None, label: Optional[str] = None, **client):
+    """Opens `target` for scoring, by what it looks like.
+
+    Args:
+      target: `host:port` or `unix://…` (gRPC), `http(s)://…` (REST), a SavedModel folder or a folder of versions, a `.tflite`
+        file, or a `.weights.h5` file.
+      model_name: model on a server.
+      version: of a server or of a folder of versions; None is the latest.
+      label: version label on a server.
+      **client: further arguments of `Client` (timeout, TLS), for a server.
+
+    Returns:
+      A context manager with `score(dense [rows, 13] float32, categorical [rows, 26] int32) -> float32 [rows]`.
+
+    Raises:
+      UsageError: `target` looks like none of these.
+    """
+    if target.startswith(("http://", "https://", "unix:")):
+        return _client(target, model_name, version, label, client)
+    if os.path.isdir(target):
+        return SavedModelTarget(target, version)
+    if target.endswith(".tflite"):
+        return TFLiteTarget(target)
+    if target.endswith(".weights.h5"):
+        return WeightsTarget(target)
+    host, colon, port = target.rpartition(":")
+    if host and colon and port.isdigit() and "/" not in target:
+        return _client(target, model_name, version, label, client)
+    raise UsageError(
+        f"target {target!r}: wanted host:port, unix://PATH, http(s)://HOST:PORT, an existing SavedModel folder, a .tflite "
+        "file or a .weights.h5 file"
+    )
+
+
+def _client(target, model_name, version, label, options):
+    from dlrm_tf.serve.client import Client
+
+    return Client(target, model_name=model_name, version=version, label=label, **options)
+
+
+class _Target:
+    """A target in this process."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def close(self) -> None:
+        """Frees the model."""
+
+
+class SavedModelTarget(_Target):
+    """A SavedModel's `serving_default` signature, or the named or latest version of a folder of versions."""
+
+    def __init__(self, path: str, version: Optional[int] = None):
+        from dlrm_tf.serve.servable import Servable
+
+        if not os.path.isfile(os.path.join(path, "saved_model.pb")):
+            versions = versions_on_disk(path)
+            if not versions:
+                raise ServingError(f"{path}: wanted a SavedModel (saved_model.pb) or numbered version folders, there are none")
+            number = max(versions) if version is None else version
+            if number not in versions:
+                raise ServingError(f"{path}: wanted version {number}, there are {', '.join(map(str, sorted(versions)))}")
+            path = versions[number]
+        self.path = path
+        self._servable = Servable(path)
+        self._signature = self._servable.signatures.get("serving_default")
+        if self._signature is None or set(self._signature.inputs) != {"dense", "categorical"}:
+            raise ServingError(f"{path}: wanted the signature serving_default with inputs dense and categorical")
+        if "probability" not in self._signature.outputs:
+            raise ServingError(f"{path}: the signature serving_default has no output probability")
+
+    def score(self, dense, categorical) -> np.ndarray:
+        """float32 `[rows]` probabilities."""
+        from dlrm_tf.serve.status import RequestError
+
+        arrays = (np.asarray(dense, np.float32), np.asarray(categorical, np.int32))
+        feeds = tuple(self._signature.inputs[name].name for name in ("dense", "categorical"))
+        try:
+            (probability,) = self._servable.run(feeds, arrays, (self._signature.outputs["probability"].name,))
+        except RequestError as e:
+            raise ServingError(f"{self.path}: {e.message}") from e
+        return probability.reshape(-1)
+
+    def close(self) -> None:
+        """Frees the model."""
+        self._servable.close()
+
+
+class TFLiteTarget(_Target):
+    """A quantized scorer, run by ai_edge_litert."""
+
+    def __init__(self, path: str):
+        require("ai_edge_litert", "lite")
+        from dlrm_tf.export.tflite import Scorer
+
+        self._scorer = Scorer(path)
+
+    def score(self, dense, categorical) -> np.ndarray:
+        """float32 `[rows]` probabilities."""
+        return np.asarray(self._scorer(np.asarray(dense, np.float32), np.asarray(categorical, np.int32))).reshape(-1)
+
+
+class WeightsTarget(_Target):
+    """A Keras model rebuilt from its `.weights.h5`."""
+
+    def __init__(self, path: str):
+        import dlrm_tf
+
+        self._model = dlrm_tf.load(path)
+
+    def score(self, dense, categorical) -> np.ndarray:
+        """float32 `[rows]` probabilities."""
+        import tensorflow as tf
+
+        logits = self._model({"dense": np.asarray(dense, np.float32), "categorical": np.asarray(categorical, np.int32)})
+        return tf.sigmoid(logits).numpy().reshape(-1)

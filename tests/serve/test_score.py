@@ -1,0 +1,174 @@
+"""`dlrm-tf score`: the same rows, the same probabilities, whatever scores them."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dlrm_tf.cli.main import main
+from dlrm_tf.data.vocabulary import Vocabulary
+from dlrm_tf.errors import DataError, ServingError, UsageError
+from dlrm_tf.serve import ModelServer, open_target
+from dlrm_tf.serve.rows import read_rows
+
+ROWS = 5
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(1)
+    return rng.normal(size=(ROWS, 13)).astype(np.float32), rng.integers(0, 2, (ROWS, 26)).astype(np.int32)
+
+
+@pytest.fixture
+def rows(arrays, tmp_path):
+    path = tmp_path / "rows.npz"
+    np.savez(path, dense=arrays[0], categorical=arrays[1])
+    return str(path)
+
+
+def expected(dense, categorical, bias):
+    return 1 / (1 + np.exp(-(dense.sum(1) + categorical.sum(1) + bias)))
+
+
+def test_every_target_gives_the_same_probabilities(save_linear, rows, arrays, tmp_path, capsys):
+    base = save_linear(1, bias=-13)
+    with ModelServer(model_name="dlrm", model_base_path=base) as server:
+        for i, target in enumerate((server.target, base, base + "/1")):
+            output = str(tmp_path / f"{i}.npy")
+            assert main(["score", rows, "--target", target, "--batch_size", "2", "-o", output]) == 0
+            np.testing.assert_allclose(np.load(output), expected(*arrays, -13), rtol=1e-5)
+        assert main(["score", rows, "--target", server.target]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        csv = tmp_path / "out.csv"
+        assert main(["score", rows, "--target", base, "-o", str(csv)]) == 0
+    assert csv.read_text().splitlines() == ["probability", *lines] and len(lines) == ROWS
+    np.testing.assert_array_equal(np.array(lines, np.float32), np.load(tmp_path / "0.npy"))
+
+
+def test_version_of_a_server_or_a_folder(save_linear, rows, arrays, capsys):
+    base = save_linear(1, bias=-13)
+    save_linear(2, bias=-14)
+    for version, bias in ((1, -13), (2, -14)):
+        assert main(["score", rows, "--target", base, "--model_version", str(version)]) == 0
+        np.testing.assert_allclose(np.array(capsys.readouterr().out.split(), float), expected(*arrays, bias), rtol=1e-5)
+    with pytest.raises(ServingError, match="wanted version 7, there are 1, 2"):
+        open_target(base, version=7)
+
+
+def tsv_line(label, number, key):
+    return "\t".join([label, *[number] * 13, *[key] * 26]) if label else "\t".join([*[number] * 13, *[key] * 26])
+
+
+@pytest.mark.parametrize("label", ["1", ""])
+def test_raw_tsv_with_and_without_labels(tmp_path, label):
+    vocabulary = str(tmp_path / "vocabulary.npz")
+    Vocabulary.from_keys({f"C{i}": ["68fd1e64", "", "odd"] for i in range(1, 27)}).save(vocabulary)
+    path = tmp_path / "rows.tsv"
+    path.write_text("\n".join(tsv_line(label, *cells) for cells in (("3", "68fd1e64"), ("", ""), ("-2", "odd"), ("0", "new"))))
+    (first, second) = list(read_rows(str(path), 3, vocabulary=vocabulary))
+    dense, categorical = np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
+    assert len(second[0]) == 1 and dense.dtype == np.float32 and categorical.dtype == np.int32
+    np.testing.assert_allclose(dense[:, 0], [np.log(4), 0, 0, 0], rtol=1e-6)
+    assert categorical[:, 25].tolist() == [0, 1, 2, 3]
+
+
+def test_bad_line_stops_and_is_named(tmp_path):
+    vocabulary = str(tmp_path / "vocabulary.npz")
+    Vocabulary.from_keys({f"C{i}": ["a"] for i in range(1, 27)}).save(vocabulary)
+    path = tmp_path / "rows.tsv"
+    path.write_text(tsv_line("1", "3", "a") + "\n" + tsv_line("1", "x", "a") + "\n")
+    with pytest.raises(DataError, match=r"rows.tsv: line 2: column 2 \(I1\): wanted an integer, got 'x'"):
+        list(read_rows(str(path), 10, vocabulary=vocabulary))
+    with pytest.raises(DataError, match="--vocabulary"):
+        read_rows(str(path), 10)
+
+
+def test_records_are_scored_in_order(tmp_path, arrays):
+    import hashlib
+    import json
+
+    from dlrm_tf.data.records import row_dtype
+    from dlrm_tf.data.spec import CRITEO
+
+    table = np.zeros(ROWS, row_dtype(CRITEO))
+    table["dense"], table["categorical"] = np.arange(ROWS)[:, None], arrays[1]
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "00000.bin").write_bytes(table.tobytes())
+    shard = {"path": "test/00000.bin", "rows": ROWS, "sha256": hashlib.sha256(table.tobytes()).hexdigest()}
+    manifest = {"format": 1, "spec": CRITEO.to_dict(), "vocabulary": {"sizes": [2] * 26, "fingerprint": ""}}
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "shards": {"train": [], "test": [shard]}}))
+    batches = list(read_rows(str(tmp_path), 2))
+    assert [len(dense) for dense, _ in batches] == [2, 2, 1]
+    np.testing.assert_allclose(np.concatenate([dense for dense, _ in batches])[:, 3], np.log1p(np.arange(ROWS)), rtol=1e-6)
+    np.testing.assert_array_equal(np.concatenate([ids for _, ids in batches]), arrays[1])
+    with pytest.raises(DataError, match="the split train has no rows"):
+        list(read_rows(str(tmp_path), 2, split="train"))
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"dense": np.zeros((2, 13))}, "missing categorical"),
+        ({"dense": np.zeros((2, 13)), "categorical": np.zeros((3, 26), int)}, "with the same rows"),
+        ({"dense": np.zeros((2, 13)), "categorical": np.zeros((2, 26))}, "categorical as int32, came float64 and float64"),
+        ({"dense": np.zeros((2, 13)), "categorical": np.full((2, 26), 2**40)}, "do not fit int32"),
+        ({"dense": np.array([{}]), "categorical": np.zeros((1, 26), int)}, "not a numpy file of plain numbers"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(tmp_path, content, message):
+    np.savez(tmp_path / "rows.npz", **content)
+    with pytest.raises(DataError, match=message):
+        list(read_rows(str(tmp_path / "rows.npz"), 2))
+
+
+def test_npy_pair(tmp_path, arrays):
+    np.save(tmp_path / "dense.npy", arrays[0])
+    np.save(tmp_path / "ids.npy", arrays[1])
+    ((dense, categorical),) = read_rows(str(tmp_path / "dense.npy"), 10, categorical=str(tmp_path / "ids.npy"))
+    np.testing.assert_array_equal(dense, arrays[0])
+    np.testing.assert_array_equal(categorical, arrays[1])
+    with pytest.raises(DataError, match="--categorical"):
+        read_rows(str(tmp_path / "dense.npy"), 10)
+
+
+def test_wrong_target_and_unreachable_server_are_one_line(rows, tmp_path, capsys):
+    with pytest.raises(UsageError, match="wanted host:port"):
+        open_target("nonsense")
+    assert main(["score", rows, "--target", "127.0.0.1:1", "--timeout", "2"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("dlrm-tf: 127.0.0.1:1, model dlrm: UNAVAILABLE")
+    assert main(["score", rows, "--target", "127.0.0.1:1", "-o", str(tmp_path / "x.txt")]) == 2
+    assert not (tmp_path / "x.txt").exists()
+
+
+def test_a_failed_run_leaves_no_output(rows, tmp_path):
+    output = tmp_path / "out.csv"
+    assert main(["score", rows, "--target", "127.0.0.1:1", "--timeout", "2", "-o", str(output)]) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.npz"]
+
+
+def test_serve_prints_where_it_listens_and_stops_on_a_signal(save_linear, rows, arrays, capsys):
+    base = save_linear(3, bias=-13)
+    command = [sys.executable, "-m", "dlrm_tf", "serve", "--model_name", "dlrm", "--model_base_path", base, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            ready = process.stdout.readline()
+            assert ready.startswith("ready grpc=127.0.0.1:")
+            target = ready.split("grpc=")[1].split()[0]
+            assert main(["score", rows, "--target", target]) == 0
+            np.testing.assert_allclose(np.array(capsys.readouterr().out.split(), float), expected(*arrays, -13), rtol=1e-5)
+            process.terminate()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+def test_serve_tells_wrong_usage_in_one_line(capsys, tmp_path):
+    assert main(["serve", "--model_name", "m", "--model_base_path", "relative"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main(["serve", "--model_name", "m"]) == 2
+    (tmp_path / "1").mkdir()
+    assert main(["serve", "--model_name", "m", "--model_base_path", str(tmp_path), "--port", "0"]) == 1
+    assert "wanted a SavedModel" in capsys.readouterr().err
