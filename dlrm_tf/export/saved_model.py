@@ -5,11 +5,11 @@ import os
 import shutil
 from typing import Optional
 
-import numpy as np
-
 from dlrm_tf.errors import DataError, UsageError, require
+from dlrm_tf.export.signatures import Scorer, warmup_inputs, write_method_names
 from dlrm_tf.files import atomic_dir
 from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.mindspore.digest import sha256_file
 from dlrm_tf.model import weights as weights_file
 
 # Beside the graph, for people and tools: configuration, fingerprints, signatures. TF Serving ignores assets.extra's other files.
@@ -29,15 +29,15 @@ def export_savedmodel(
 ) -> str:
     """Writes `out_dir/name/version`, servable by TF Serving and `dlrm-tf serve`.
 
-    Signature `serving_default` (Predict): `dense` float32 `[batch_size, dense_dim]`, already log(max(x, 0) + 1), and
-    `categorical` int32 `[batch_size, F]` -> `probability` and `logit`, float32 `[batch_size, 1]`.
+    The signatures are those of `dlrm_tf.export.signatures.Scorer`; `raw` is there when a vocabulary is attached.
 
     Args:
       weights: a `.weights.h5` file.
       out_dir: where models are kept.
       name: the model's name, a folder of `out_dir`.
       version: a positive number; by default one more than the newest version there.
-      vocabulary: a vocabulary file to carry along; its fingerprint must be the weights' (where those have one).
+      vocabulary: a vocabulary file; brings the signature `raw` and is carried along. Its fingerprint must be the weights'
+        (where those have one), its sizes the model's.
       warmup_batches: batch sizes of the warm-up requests, run by the server before the version becomes available.
 
     Returns:
@@ -58,19 +58,20 @@ def export_savedmodel(
         version = max(versions(model_dir), default=0) + 1
     tf = tensorflow()
     prediction_log = require("tensorflow_serving.apis.prediction_log_pb2", "serving")
-    if vocabulary is not None:
-        _check_vocabulary(vocabulary, weights)
+    loaded_vocabulary = None if vocabulary is None else _fitting_vocabulary(vocabulary, weights)
     target = os.path.join(model_dir, str(version))
     with atomic_dir(target) as folder:
         model = weights_file.load(weights)
-        scorer = _scorer(model)
-        tf.saved_model.save(scorer, folder, signatures={"serving_default": scorer.predict})
+        scorer = Scorer(model, loaded_vocabulary)
+        tf.saved_model.save(scorer, folder, signatures=scorer.signatures())
+        write_method_names(folder)
         os.makedirs(os.path.join(folder, "assets.extra"))
         _write_warmup(os.path.join(folder, WARMUP), prediction_log, model.config, name, warmup_batches)
         if vocabulary is not None:
             shutil.copyfile(vocabulary, os.path.join(folder, VOCABULARY))
         metadata = {
             "config": json.loads(model.config.to_json()),
+            "weights_sha256": sha256_file(weights),
             "source_sha256": model.source_sha256,
             "vocabulary_fingerprint": model.vocabulary_fingerprint,
             "dense_preprocessing": "log(max(x, 0) + 1), missing = 0",
@@ -86,29 +87,6 @@ def versions(model_dir) -> list:
     return [int(n) for n in names if n.isascii() and n.isdigit()]
 
 
-def _scorer(model):
-    """A plain tf.Module over the model's variables: saving the Keras model itself would trace every layer into the file."""
-    tf = tensorflow()
-    config = model.config
-
-    class Scorer(tf.Module):
-        def __init__(self):
-            super().__init__()
-            self.model_variables = list(model.trainable_variables)
-
-        @tf.function(
-            input_signature=[
-                tf.TensorSpec([None, config.dense_dim], tf.float32, name="dense"),
-                tf.TensorSpec([None, config.num_categorical], tf.int32, name="categorical"),
-            ]
-        )
-        def predict(self, dense, categorical):
-            logit = model({"dense": dense, "categorical": categorical}, training=False)
-            return {"probability": tf.sigmoid(logit), "logit": logit}
-
-    return Scorer()
-
-
 def _write_warmup(path: str, prediction_log, config, name: str, batches) -> None:
     tf = tensorflow()
     with tf.io.TFRecordWriter(path) as writer:
@@ -117,13 +95,12 @@ def _write_warmup(path: str, prediction_log, config, name: str, batches) -> None
             request = log.predict_log.request
             request.model_spec.name = name
             request.model_spec.signature_name = "serving_default"
-            request.inputs["dense"].CopyFrom(tf.make_tensor_proto(np.zeros((batch, config.dense_dim), np.float32)))
-            ids = np.zeros((batch, config.num_categorical), np.int32)
-            request.inputs["categorical"].CopyFrom(tf.make_tensor_proto(ids))
+            for key, value in warmup_inputs(config, batch).items():
+                request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
             writer.write(log.SerializeToString())
 
 
-def _check_vocabulary(vocabulary, weights) -> None:
+def _fitting_vocabulary(vocabulary, weights):
     from dlrm_tf.data.vocabulary import Vocabulary
 
     loaded = Vocabulary.load(vocabulary)
@@ -137,3 +114,4 @@ def _check_vocabulary(vocabulary, weights) -> None:
         )
     if tuple(loaded.sizes) != sizes:
         raise DataError(f"{vocabulary}: sizes {tuple(loaded.sizes)} do not fit those of {weights}: {sizes}")
+    return loaded
