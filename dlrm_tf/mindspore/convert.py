@@ -49,6 +49,7 @@ def convert(
     config: Union[DLRMConfig, str, None] = None,
     to: Optional[str] = None,
     prefix: Optional[str] = None,
+    allow_extra: bool = False,
     crc: bool = False,
     quiet: bool = False,
 ) -> Conversion:
@@ -62,6 +63,7 @@ def convert(
       config: the model's configuration, a preset's name or a JSON file; inferred from the tensors' shapes if None.
       to: `"keras"` or `"mindspore"`; None: by the target's suffix.
       prefix: prefix of the weights' names, when the source holds more than one network.
+      allow_extra: leave out tensors that are neither a weight nor optimizer state, instead of refusing the file.
       crc: to MindSpore only: append its checksum.
       quiet: show no progress.
 
@@ -78,7 +80,7 @@ def convert(
     if isinstance(config, str):
         config = DLRMConfig.read(config)
     if direction == "keras":
-        return _to_keras(source, target, config, prefix, quiet)
+        return _to_keras(source, target, config, prefix, allow_extra, quiet)
     return _to_mindspore(source, target, config, crc, quiet)
 
 
@@ -93,11 +95,11 @@ def _direction(target: str, to: Optional[str]) -> str:
     raise UsageError(f"{target}: the name of the file to write must end in {' or '.join(wanted)}")
 
 
-def _to_keras(source: str, target: str, config: Optional[DLRMConfig], prefix: Optional[str], quiet: bool) -> Conversion:
+def _to_keras(source: str, target: str, config: Optional[DLRMConfig], prefix, allow_extra: bool, quiet: bool) -> Conversion:
     with Checkpoint(source) as checkpoint:
         checkpoint.check_crc()
         found = assign(checkpoint.names, source, prefix)
-        config = check_weights(checkpoint, found, config)
+        config = check_weights(checkpoint, found, config, allow_extra)
         _need_space(target, config.num_parameters * 4)
         wanted = weights_of(config)
         nbytes = sum(checkpoint.info(found.weights[w]).nbytes for w in wanted)
@@ -114,7 +116,7 @@ def _to_keras(source: str, target: str, config: Optional[DLRMConfig], prefix: Op
     return Conversion(source, target, config, len(wanted), nbytes, _notes(checkpoint, found))
 
 
-def check_weights(checkpoint: Checkpoint, found: Assignment, config: Optional[DLRMConfig]) -> DLRMConfig:
+def check_weights(checkpoint: Checkpoint, found: Assignment, config: Optional[DLRMConfig], allow_extra=False) -> DLRMConfig:
     """The configuration (inferred if None), after every tensor's presence, shape and dtype were checked against it.
 
     Raises:
@@ -133,8 +135,10 @@ def check_weights(checkpoint: Checkpoint, found: Assignment, config: Optional[DL
             faults.append(f"{name} wanted shape {list(wanted[weight])}, came {list(shapes[weight])}")
         elif info.dtype not in FLOATING:
             faults.append(f"{name} wanted floating point, came {info.dtype}")
-    # A single number is a trainer's counter or rate; a larger tensor would be a part of the network we do not know.
-    faults += [f"{name} {list(checkpoint.info(name).shape)} is unknown" for name in found.other if checkpoint.info(name).size > 1]
+    # A single number or an integer is a trainer's counter or rate; more floats would be a part of a network we do not know.
+    extra = [i for i in map(checkpoint.info, found.other) if i.size > 1 and i.dtype in FLOATING]
+    if not allow_extra:
+        faults += [f"{i.name} {list(i.shape)} is unknown (--allow-extra leaves it out)" for i in extra]
     if faults:
         shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
         raise CheckpointError(f"{checkpoint.path}: does not fit the configuration: {shown}")

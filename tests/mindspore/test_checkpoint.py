@@ -119,7 +119,7 @@ def test_dtypes(tmp_path, dtype):
 
 
 def test_bfloat16(tmp_path):
-    import ml_dtypes
+    ml_dtypes = pytest.importorskip("ml_dtypes")
 
     values = np.array([0, 1, -1.5, 3.140625, np.inf, 1e-40, 65280], np.float32)
     wanted = values.astype(ml_dtypes.bfloat16)
@@ -159,14 +159,14 @@ def test_every_cut_is_noticed(opened, golden_ckpt):
     with opened(whole) as checkpoint:
         names = checkpoint.names
     clean = 0
-    for cut in range(6000):
+    for cut in range(1000):
         try:
             with opened(whole[:cut]) as checkpoint:
                 assert checkpoint.names == names[: len(checkpoint.names)]
                 clean += 1
         except CheckpointError as e:
             assert "\n" not in str(e)
-    assert clean == 4  # the bottom MLP's four tensors end before byte 6000; the next one is longer
+    assert clean == 4  # the bottom MLP's four tensors end before byte 1000; the next one is longer
 
 
 FOREIGN = {

@@ -153,6 +153,14 @@ def test_faults_are_all_named(rewritten, tmp_path):
     assert not (tmp_path / "x.weights.h5").exists()
 
 
+def test_extra_tensors_are_left_out_on_request(rewritten, tmp_path):
+    path = rewritten({"attention.weight": np.zeros((2, 2), np.float32), "steps": np.zeros(5, np.int64)})
+    with pytest.raises(CheckpointError, match=r"attention.weight \[2, 2\] is unknown \(--allow-extra leaves it out\)$"):
+        convert(path, tmp_path / "x.weights.h5", quiet=True)
+    done = convert(path, tmp_path / "x.weights.h5", allow_extra=True, quiet=True)
+    assert done.notes == ("left out: attention.weight, global_step, learning_rate, momentum, steps",)
+
+
 def test_config_that_does_not_fit(golden_ckpt, tmp_path):
     with pytest.raises(CheckpointError, match=r"embedding_table wanted shape \[1460, 16\], came \[7, 16\].*and 1[0-9] more"):
         convert(golden_ckpt("hub_layout", "init"), tmp_path / "x.weights.h5", config="criteo_kaggle", quiet=True)
