@@ -1,0 +1,237 @@
+"""The whole journey on generated data: convert, retrain, serve over gRPC, score as int8 TFLite, with a report at the end."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+from dlrm_tf.errors import DLRMError, ServingError, UsageError
+
+# Written into every demo folder: only a folder that has it may be cleared for another run.
+MARKER = ".dlrm_tf_demo"
+ROWS, SEED = 300_000, 1
+TRAINING = {"optimizer": "adagrad", "learning_rate": 0.02, "epochs": 2, "batch_size": 512}
+SCORED_ROWS, CALLS = 4096, 300
+
+
+def add_arguments(parser):
+    """Where to, and how much."""
+    parser.add_argument("-o", "--output", default="demo_out", metavar="DIR", help="folder for everything (default: demo_out)")
+    parser.add_argument("--rows", type=int, default=ROWS, metavar="N", help=f"generated rows (default: {ROWS:,})")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the data and of the first weights (default: 1)")
+
+
+def run(args):
+    """Runs the journey; prints the report and the path of its page."""
+    if args.rows < 7000:
+        raise UsageError(f"--rows: wanted at least 7000 (the last seventh is for testing), came {args.rows}")
+    report = demo(args.output, args.rows, args.seed)
+    print(report.text())
+    print(f"\nreport: {os.path.join(args.output, 'report.html')}")
+
+
+def demo(folder: str, rows: int = ROWS, seed: int = SEED):
+    """Runs every stretch of the journey for real, in `folder`; returns the `Report`.
+
+    Raises:
+      UsageError: `folder` exists and is no earlier demo's.
+      DLRMError: a stretch failed, or a result is not what it must be.
+    """
+    from dlrm_tf.cli.demo_report import Report
+
+    _clear(folder)
+    report = Report(folder)
+    path = lambda name: os.path.join(folder, name)  # noqa: E731
+
+    with report.step("parity with MindSpore") as step:
+        _parity(step, path)
+    with report.step("synth") as step:
+        from dlrm_tf import synth
+
+        made = synth(path("train.tsv"), rows, seed, quiet=False)
+        step.figure("rows", f"{rows:,}")
+        step.figure("best possible AUC (test rows)", f"{made.best_auc_test:.4f}")
+    with report.step("prepare") as step:
+        from dlrm_tf import prepare
+
+        records = prepare(path("train.tsv"), path("data"), quiet=False)
+        step.figure("train / test rows", f"{records.rows('train'):,} / {records.rows('test'):,}")
+        step.figure("ids in the vocabulary", f"{sum(records.sizes):,}")
+    with report.step("MindSpore checkpoint -> Keras") as step:
+        _convert(step, path, records, seed)
+    with report.step("evaluate, untrained"):
+        from dlrm_tf import evaluate
+
+        before = evaluate(records, path("converted.weights.h5"), quiet=False)
+    with report.step("train") as step:
+        from dlrm_tf import fit
+
+        trained = fit(records, path("run"), weights=path("converted.weights.h5"), seed=seed, **TRAINING)
+        step.figure("rows a second", f"{trained.history[-1]['rows_per_second']:,.0f}")
+    with report.step("evaluate, trained") as step:
+        after = evaluate(records, trained.best_weights, quiet=False)
+        for name in ("auc", "logloss", "normalized_entropy", "accuracy", "calibration"):
+            step.figure(name, f"{before[name]:.4f} -> {after[name]:.4f}")
+        step.figure("AUC below the best possible", f"{made.best_auc_test - after['auc']:.4f}")
+    with report.step("export") as step:
+        from dlrm_tf import export_savedmodel, export_tflite
+
+        dense, categorical, label = _test_rows(records)
+        version = export_savedmodel(
+            trained.best_weights, path("saved_models"), vocabulary=os.path.join(records.folder, "vocabulary.npz")
+        )
+        lite = export_tflite(trained.best_weights, path("dlrm.tflite"), evaluation=(dense, categorical), quiet=True)
+        step.figure("SavedModel", version)
+        step.figure("float32 weights / TFLite", f"{lite.float_bytes / 1e6:.1f} MB / {lite.bytes / 1e6:.1f} MB")
+    with report.step("serve and score") as step:
+        scores = _serve(step, path, report, trained.best_weights, version, dense, categorical)
+    report.pictures(
+        run=path("run"),
+        best_auc=made.best_auc_test,
+        evaluation=after,
+        label=label.reshape(-1),
+        float_scores=scores["Keras"],
+        lite_scores=scores["TFLite"],
+    )
+    report.save()
+    return report
+
+
+def _clear(folder: str) -> None:
+    """Makes `folder` anew; only an empty one or an earlier demo's is cleared."""
+    if os.path.exists(folder):
+        if not os.path.isdir(folder) or (os.listdir(folder) and not os.path.exists(os.path.join(folder, MARKER))):
+            raise UsageError(f"--output: {folder} exists and is not an earlier demo's folder; choose another")
+        shutil.rmtree(folder)
+    os.makedirs(folder)
+    with open(os.path.join(folder, MARKER), "w"):
+        pass
+
+
+def _parity(step, path) -> None:
+    """The bundled checkpoint that the real MindSpore wrote, converted, against the probabilities MindSpore computed with it."""
+    import numpy as np
+
+    import dlrm_tf
+
+    golden = os.path.join(os.path.dirname(dlrm_tf.__file__), "mindspore", "golden")
+    dlrm_tf.convert(os.path.join(golden, "tiny.trained.ckpt"), path("golden.weights.h5"), quiet=True)
+    model = dlrm_tf.load(path("golden.weights.h5"))
+    with np.load(os.path.join(golden, "tiny.npz")) as arrays:
+        rows = {"dense": arrays["dense"][-1], "categorical": arrays["categorical"][-1]}
+        wanted = arrays["prob_trained"]
+    difference = float(np.abs(_sigmoid(model.predict(rows, verbose=0)) - wanted).max())
+    step.figure("largest difference of 64 probabilities", f"{difference:.1e}")
+    if not difference <= 1e-6:
+        raise DLRMError(f"the converted golden model differs from MindSpore by {difference:.1e}, wanted at most 1e-6")
+
+
+def _convert(step, path, records, seed) -> None:
+    """A MindSpore-format checkpoint of a seeded model at the vocabulary just prepared, converted, and compared bit for bit."""
+    import dataclasses
+
+    import numpy as np
+
+    import dlrm_tf
+
+    config = dataclasses.replace(dlrm_tf.DLRMConfig.preset("criteo_kaggle"), categorical_feature_sizes=records.sizes)
+    model = dlrm_tf.DLRM(config, seed=seed)
+    model.save_weights(path("seeded.weights.h5"))
+    dlrm_tf.convert(path("seeded.weights.h5"), path("seeded.ckpt"), quiet=True)
+    done = dlrm_tf.convert(path("seeded.ckpt"), path("converted.weights.h5"), quiet=True)
+    converted = dlrm_tf.load(path("converted.weights.h5"))
+    equal = all(np.array_equal(a, b) for a, b in zip(model.get_weights(), converted.get_weights()))
+    step.figure("tensors, bytes", f"{done.tensors}, {os.path.getsize(path('seeded.ckpt')):,}")
+    step.figure("bit for bit as it was", "yes" if equal else "NO")
+    if not equal:
+        raise DLRMError("the converted weights are not those the MindSpore checkpoint was written from")
+
+
+def _test_rows(records):
+    """The first test rows as the model takes them: `(dense, categorical, label)`."""
+    import numpy as np
+
+    dense, categorical, label = records.numpy("test", 0, SCORED_ROWS)
+    return np.log1p(dense).astype(np.float32), categorical, label
+
+
+def _serve(step, path, report, weights, version, dense, categorical) -> dict:
+    """Scores the same rows in five ways; a real server process answers over a socket."""
+    import numpy as np
+
+    import dlrm_tf
+    from dlrm_tf.lite import Scorer
+    from dlrm_tf.serve import Client, open_target
+
+    model = dlrm_tf.load(weights)
+    scores = {"Keras": _sigmoid(model.predict({"dense": dense, "categorical": categorical}, batch_size=1024, verbose=0))[:, 0]}
+    with open_target(version) as target:
+        scores["SavedModel"] = target.score(dense, categorical)
+    scorer = Scorer(path("dlrm.tflite"))
+    scores["TFLite"] = np.asarray(scorer.score(dense, categorical)).reshape(-1)
+    report.latencies["TFLite int8, in process, 1 row"] = _latency(
+        lambda i: scorer.score(dense[i : i + 1], categorical[i : i + 1])
+    )
+    with _server(os.path.abspath(path("saved_models/dlrm"))) as address, Client(address, model_name="dlrm") as client:
+        scores["gRPC"] = np.concatenate(
+            [client.score(dense[i : i + 1024], categorical[i : i + 1024]) for i in range(0, len(dense), 1024)]
+        )
+        for rows in (1, 64):
+            report.latencies[f"gRPC, {rows} row{'s' if rows > 1 else ''} a call"] = _latency(
+                lambda i, n=rows: client.score(dense[i : i + n], categorical[i : i + n])
+            )
+    for name in ("SavedModel", "gRPC", "TFLite"):
+        error = np.abs(scores[name] - scores["Keras"])
+        step.figure(f"{name} against Keras, largest / mean difference", f"{error.max():.1e} / {error.mean():.1e}")
+        if name != "TFLite" and not error.max() <= 1e-6:
+            raise DLRMError(f"{name} differs from Keras by {error.max():.1e}, wanted at most 1e-6")
+    for name, seconds in report.latencies.items():
+        step.figure(name, f"p50 {np.percentile(seconds, 50) * 1e3:.2f} ms, p99 {np.percentile(seconds, 99) * 1e3:.2f} ms")
+    return scores
+
+
+def _latency(call):
+    """Seconds of each of `CALLS` calls, after some to warm up; `call` gets the number of the row to start at."""
+    for i in range(20):
+        call(i)
+    seconds = []
+    for i in range(CALLS):
+        start = time.perf_counter()
+        call(i)
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+class _server:
+    """`dlrm-tf serve` as a process of its own; gives its `host:port`, and ends it."""
+
+    def __init__(self, model_base_path: str):
+        self._command = [sys.executable, "-m", "dlrm_tf", "serve", "--model_name", "dlrm", "--port", "0"]
+        self._command += ["--model_base_path", model_base_path]
+
+    def __enter__(self) -> str:
+        self._log = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=self._log, text=True)
+        line = self._process.stdout.readline()
+        if not line.startswith("ready grpc="):
+            self.__exit__()
+            self._log.seek(0)
+            raise ServingError(f"the model server did not start: {self._log.read().strip() or 'no message'}")
+        return line.split()[1][len("grpc=") :]
+
+    def __exit__(self, *exc):
+        self._process.terminate()
+        try:
+            self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+
+def _sigmoid(logit):
+    import numpy as np
+
+    return 1.0 / (1.0 + np.exp(-logit))
