@@ -11,6 +11,12 @@ def add_arguments(parser):
     parser.add_argument("--vocabulary", metavar="FILE", help="vocabulary the ids come from; carried along")
     parser.add_argument("--name", default="dlrm", help="savedmodel: the model's name (dlrm)")
     parser.add_argument("--version", type=int, help="savedmodel: version number (newest + 1)")
+    parser.add_argument(
+        "--mlp",
+        default="mixed",
+        choices=["float32", "float16", "dynamic", "mixed"],
+        help="tflite: precision of the dense layers; dynamic is int8, mixed is int8 but for the layer after the interactions (mixed)",
+    )
 
 
 def run(args):
@@ -24,4 +30,4 @@ def run(args):
     else:
         from dlrm_tf.export.tflite import export_tflite
 
-        print(export_tflite(args.weights, args.output))
+        print(export_tflite(args.weights, args.output, args.mlp))

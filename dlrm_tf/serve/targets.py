@@ -106,7 +106,7 @@ class TFLiteTarget(_Target):
 
     def __init__(self, path: str):
         require("ai_edge_litert", "lite")
-        from dlrm_tf.export.tflite import Scorer
+        from dlrm_tf.lite import Scorer
 
         self._scorer = Scorer(path)
 

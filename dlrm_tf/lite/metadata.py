@@ -1,0 +1,60 @@
+"""The JSON that an export carries in the TFLite file's `Model.metadata`."""
+
+import contextlib
+import json
+import mmap
+import os
+import struct
+
+from dlrm_tf.errors import DLRMError, require
+
+# Name of our entry in Model.metadata.
+METADATA = "dlrm_tf"
+
+
+@contextlib.contextmanager
+def mapped(path: str):
+    """Yields the flatbuffer root (`schema.Model`) of a TFLite file, memory-mapped.
+
+    Raises:
+      DLRMError: not a TFLite file, or a damaged one.
+    """
+    schema = require("ai_edge_litert.schema_py_generated", "lite")
+    with open(path, "rb") as file:
+        head = file.read(8)
+        if head[4:] != b"TFL3":
+            raise DLRMError(f"{path}: wanted a TFLite file (bytes 4 to 8 are TFL3), came {head[4:]!r}")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            try:
+                yield schema.Model.GetRootAs(data, 0)
+            except (struct.error, IndexError, TypeError) as e:
+                raise DLRMError(f"{path}: damaged TFLite file, {os.path.getsize(path):,} bytes ({e})") from e
+
+
+def data_field(buffer) -> int:
+    """Position in the file of a `schema.Buffer`'s reference to its data vector."""
+    return buffer._tab.Pos + buffer._tab.Offset(4)
+
+
+def metadata_buffer(model):
+    """The `schema.Buffer` with our JSON, or None."""
+    for i in range(model.MetadataLength()):
+        if model.Metadata(i).Name() == METADATA.encode():
+            return model.Buffers(model.Metadata(i).Buffer())
+    return None
+
+
+def read_metadata(path: str) -> dict:
+    """What `export_tflite` wrote into the file.
+
+    Raises:
+      DLRMError: not a TFLite file, or not one that dlrm_tf exported.
+    """
+    with mapped(path) as model:
+        buffer = metadata_buffer(model)
+        try:
+            # NumPy checks the announced length against the file's size. A copy: the map is closed on leaving.
+            text = b"" if buffer is None or buffer.DataIsNone() else buffer.DataAsNumpy().tobytes()
+            return dict(json.loads(text))
+        except ValueError as e:
+            raise DLRMError(f"{path}: a TFLite file, but not one that dlrm_tf exported (no metadata {METADATA!r})") from e
