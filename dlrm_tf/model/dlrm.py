@@ -75,6 +75,22 @@ class DLRM(tfrs.models.Model):
         # B X 1
         return tf.cast(self.top_mlp(features), tf.float32)
 
+    def compile(self, optimizer="sgd", **kwargs):
+        """Keras's `compile`; the loss is the model's own (`compute_loss`).
+
+        Args:
+          optimizer: `"sgd"`, `"adagrad"`, `"rowwise_adagrad"`, `"lazy_adam"` (`dlrm_tf.train.optimizers`), or a Keras optimizer.
+          **kwargs: as for Keras: `metrics` (they see logits), `steps_per_execution`, `run_eagerly`, ...
+
+        Raises:
+          ValueError: the optimizer would rewrite the whole of a large table in every step.
+        """
+        # The one import upwards: which optimizers are safe for a table is knowledge of the training room.
+        from dlrm_tf.train.optimizers import sparse_safe
+
+        table_bytes = self.config.table_rows * self.config.embedding_dim * 4
+        super().compile(optimizer=sparse_safe(optimizer, table_bytes), **kwargs)
+
     def compute_loss(self, inputs, training: bool = False):
         """Mean sigmoid cross-entropy of `(features, label[, sample_weight])`, weighted over the batch.
 

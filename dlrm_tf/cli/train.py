@@ -1,0 +1,47 @@
+"""Train a DLRM on prepared data; the run folder gets checkpoints, TensorBoard events, history.json and the weights."""
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--data", required=True, help="folder made by dlrm-tf prepare")
+    parser.add_argument("-o", "--output", required=True, metavar="RUN", help="folder of the run")
+    parser.add_argument("--weights", help="a .weights.h5 to start from (fine-tuning)")
+    parser.add_argument("--config", help="architecture of a new model: JSON file; default: Criteo Kaggle's MLPs")
+    parser.add_argument(
+        "--optimizer", choices=("sgd", "adagrad", "rowwise_adagrad", "lazy_adam"), default="adagrad", help="default: adagrad"
+    )
+    parser.add_argument("--learning-rate", type=float, help="default: the optimizer's own")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--batch-size", type=int, default=2048)
+    parser.add_argument("--seed", type=int, default=0, help="of the initial weights and the order of the rows")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in RUN")
+    parser.add_argument("--checkpoint-steps", type=int, metavar="N", help="checkpoint every N steps, not only every epoch")
+    parser.add_argument("--no-validation", action="store_true", help="do not measure the test split after every epoch")
+    parser.add_argument("--quiet", action="store_true", help="no progress line")
+
+
+def run(args) -> None:
+    from dlrm_tf.config import DLRMConfig
+    from dlrm_tf.train.fit import fit
+
+    trained = fit(
+        args.data,
+        args.output,
+        weights=args.weights,
+        config=DLRMConfig.read(args.config) if args.config else None,
+        optimizer=args.optimizer,
+        learning_rate=args.learning_rate,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        resume=args.resume,
+        checkpoint_steps=args.checkpoint_steps,
+        validate=not args.no_validation,
+        quiet=args.quiet,
+    )
+    print("epoch      loss    rows/s       AUC   logloss        NE  calibration")
+    for entry in trained.history:
+        v = entry["validation"]
+        names = ("auc", "logloss", "normalized_entropy", "calibration")
+        figures = "".join(f"{v[name]:>10.5f}" if v and v[name] is not None else f"{'-':>10}" for name in names)
+        print(f"{entry['epoch']:>5}{entry['loss']:>10.5f}{entry['rows_per_second']:>10,.0f}{figures}")
+    print(f"last weights: {trained.weights}\nbest weights: {trained.best_weights}")

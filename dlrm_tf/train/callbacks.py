@@ -1,0 +1,175 @@
+"""Keras callbacks of the training loop: what is seen, stopped and saved after a step."""
+
+import math
+import signal
+import threading
+import time
+
+from dlrm_tf.errors import DLRMError
+from dlrm_tf.keras2 import tensorflow
+
+tf = tensorflow()
+
+
+class TrainingError(DLRMError):
+    """Training can't go on."""
+
+
+class EpochPosition(tf.keras.callbacks.Callback):
+    """Where in the run the loop is; the other callbacks read it, so it comes first in the list.
+
+    Args:
+      rows: rows of an epoch.
+      batch_size: rows of a whole batch.
+
+    Attributes:
+      step: optimizer steps done since the run began.
+      epoch: index of the epoch.
+      batch: batches done in the epoch.
+      loss_sum: sum of the row losses in the epoch so far.
+      last_rows, last_loss: rows of the last step, and their mean loss.
+    """
+
+    def __init__(self, rows: int, batch_size: int):
+        super().__init__()
+        self.rows, self.batch_size = rows, batch_size
+        self.batches = -(-rows // batch_size)
+        self.step = self.epoch = self.batch = 0
+        self.loss_sum = 0.0
+        self.last_rows, self.last_loss = 0, math.nan
+
+    def start(self, step: int, loss_sum: float) -> None:
+        """Sets the position at the beginning of one `model.fit`."""
+        self.step = step
+        self.epoch, self.batch = divmod(step, self.batches)
+        # Keras reports the mean since fit began, hence the sum of what came before is kept apart.
+        self._before, self._first = loss_sum, self.batch
+        self.loss_sum = loss_sum
+
+    def _rows_until(self, batch: int) -> int:
+        return min(batch * self.batch_size, self.rows)
+
+    def on_train_batch_end(self, batch, logs=None):
+        done = self._first + batch + 1
+        self.last_rows = self._rows_until(done) - self._rows_until(self.batch)
+        loss_sum = self._before + float(logs["loss"]) * (self._rows_until(done) - self._rows_until(self._first))
+        self.last_loss = (loss_sum - self.loss_sum) / self.last_rows
+        self.step += done - self.batch
+        self.batch, self.loss_sum = done, loss_sum
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean loss of the epoch's rows so far."""
+        return self.loss_sum / max(self._rows_until(self.batch), 1)
+
+
+class StopAtNonFiniteLoss(tf.keras.callbacks.Callback):
+    """Ends training when the loss is no number any more, before anything bad is saved."""
+
+    def __init__(self, position: EpochPosition):
+        super().__init__()
+        self._position = position
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not math.isfinite(self._position.loss_sum):
+            p = self._position
+            raise TrainingError(
+                f"the loss is {p.last_loss} at step {p.step} (epoch {p.epoch + 1}, batch {p.batch} of {p.batches}): "
+                "lower the learning rate, or look for non-finite values in the data; the last checkpoint is from before"
+            )
+
+
+class ProgressLine(tf.keras.callbacks.Callback):
+    """Rows a second, loss and time left."""
+
+    def __init__(self, position: EpochPosition, progress):
+        super().__init__()
+        self._position, self._progress = position, progress
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._progress.update(self._position.last_rows, f"loss {self._position.mean_loss:.4f}")
+
+
+class Summaries(tf.keras.callbacks.Callback):
+    """TensorBoard scalars: loss of the last steps and rows a second, every `every` steps.
+
+    Args:
+      position: the run's position.
+      folder: where the event files go.
+      every: steps between two points.
+    """
+
+    def __init__(self, position: EpochPosition, folder: str, every: int = 50):
+        super().__init__()
+        self._position, self._every = position, every
+        self._writer = tf.summary.create_file_writer(folder)
+        self._reset()
+
+    def _reset(self):
+        self._rows, self._loss_sum, self._since = 0, 0.0, time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        p = self._position
+        self._rows += p.last_rows
+        self._loss_sum += p.last_loss * p.last_rows
+        if p.step % self._every == 0:
+            seconds = max(time.monotonic() - self._since, 1e-9)
+            self.write(p.step, {"loss": self._loss_sum / self._rows, "rows_per_second": self._rows / seconds}, "train/")
+            self._reset()
+
+    def write(self, step: int, values: dict, prefix: str) -> None:
+        """Writes scalars at `step`; None (undefined) is left out."""
+        with self._writer.as_default():
+            for name, value in values.items():
+                if value is not None:
+                    tf.summary.scalar(prefix + name, value, step=step)
+        self._writer.flush()
+
+
+class SaveRun(tf.keras.callbacks.Callback):
+    """Checkpoints every `every` steps and when the user or the system asks the process to stop (Ctrl-C, SIGTERM).
+
+    A signal is only noted; the step in work is finished, so that weights and position belong together. A second Ctrl-C stops at
+    once.
+    """
+
+    def __init__(self, position: EpochPosition, checkpoints, every=None):
+        super().__init__()
+        self._position, self._checkpoints, self._every = position, checkpoints, every
+        self._asked = None
+        self._handlers = {}
+        self._seen = 0
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *exc):
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number, frame):
+        if self._asked is not None:
+            raise KeyboardInterrupt
+        self._asked = number
+
+    def save(self) -> None:
+        """Writes a checkpoint of now; at the end of an epoch only when its figures are in the history."""
+        p = self._position
+        self._checkpoints.save(p.step, 0.0 if p.batch == p.batches else p.loss_sum)
+
+    def stop_if_asked(self) -> None:
+        """Raises KeyboardInterrupt when a signal has come."""
+        if self._asked is not None:
+            raise KeyboardInterrupt(f"stopped at step {self._position.step}; go on with --resume")
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._position.batch == self._position.batches:
+            return  # the loop validates, writes the history and saves
+        due = self._every and self._position.step // self._every > self._seen // self._every
+        if due or self._asked is not None:
+            self.save()
+        self._seen = self._position.step
+        self.stop_if_asked()

@@ -1,0 +1,88 @@
+"""Checkpoints of a run: model, optimizer slots and position, so that training goes on as if it had never stopped.
+
+`<run>/checkpoints/step-0000001200/` appears whole or not at all. The newest two are kept, so that a damaged disk block in one costs
+only the steps between them.
+"""
+
+import os
+import re
+import shutil
+
+from dlrm_tf.errors import CheckpointError
+from dlrm_tf.files import atomic_dir
+from dlrm_tf.keras2 import tensorflow
+
+tf = tensorflow()
+
+_NAME = re.compile(r"step-(\d{10})")
+_KEEP = 2
+
+
+class RunCheckpoints:
+    """Saves and restores the state of one run.
+
+    Args:
+      run_dir: the run's folder.
+      model: the model.
+      optimizer: its optimizer.
+
+    Attributes:
+      step: optimizer steps done, an int64 variable.
+      loss_sum: sum of the row losses of the unfinished epoch, a float64 variable.
+    """
+
+    def __init__(self, run_dir: str, model, optimizer):
+        self._folder = os.path.join(run_dir, "checkpoints")
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+        self.loss_sum = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="loss_sum")
+        self._checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, step=self.step, loss_sum=self.loss_sum)
+
+    def steps(self) -> list:
+        """Steps that have a finished checkpoint, ascending."""
+        try:
+            names = os.listdir(self._folder)
+        except FileNotFoundError:
+            return []
+        return sorted(int(m.group(1)) for m in map(_NAME.fullmatch, names) if m)
+
+    def save(self, step: int, loss_sum: float) -> None:
+        """Writes a checkpoint of now, then removes all but the newest two.
+
+        Raises:
+          CheckpointError: it could not be written (disk full); earlier checkpoints are untouched.
+        """
+        path = self._path(step)
+        if os.path.exists(path):
+            return
+        self.step.assign(step)
+        self.loss_sum.assign(loss_sum)
+        try:
+            with atomic_dir(path) as temporary:
+                self._checkpoint.write(os.path.join(temporary, "state"))
+        except (OSError, tf.errors.OpError) as e:
+            kept = self.steps()
+            have = f"the checkpoint of step {kept[-1]} is intact" if kept else "there is no earlier one"
+            reason = " ".join(str(getattr(e, "message", None) or e).split())[:300]
+            raise CheckpointError(f"{path}: could not write the checkpoint ({reason}); {have}; go on with --resume") from e
+        for old in self.steps()[:-_KEEP]:
+            shutil.rmtree(self._path(old))
+
+    def restore(self) -> int:
+        """Reads the newest checkpoint that can be read; returns its step, 0 when there is none at all.
+
+        Raises:
+          CheckpointError: there are checkpoints, but none can be read.
+        """
+        reasons = []
+        for step in reversed(self.steps()):
+            try:
+                self._checkpoint.read(os.path.join(self._path(step), "state")).assert_existing_objects_matched()
+                return int(self.step.numpy())
+            except (AssertionError, ValueError, tf.errors.OpError) as e:
+                reasons.append(f"{self._path(step)}: {' '.join(str(e).split())[:200]}")
+        if reasons:
+            raise CheckpointError(f"no checkpoint of this run can be read: {'; '.join(reasons)}")
+        return 0
+
+    def _path(self, step: int) -> str:
+        return os.path.join(self._folder, f"step-{step:010d}")

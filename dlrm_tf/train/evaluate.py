@@ -1,0 +1,86 @@
+"""`evaluate`: how good a model's probabilities are on one split of prepared data."""
+
+import os
+from typing import Optional
+
+from dlrm_tf.data.records import Records
+from dlrm_tf.errors import CheckpointError
+from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.progress import Progress
+from dlrm_tf.train.metrics import ClickMetrics
+
+tf = tensorflow()
+
+
+def evaluate(data, weights, split: str = "test", batch_size: int = 8192, exact: bool = True, quiet: bool = False) -> dict:
+    """Scores every row of a split, the last ones too, and measures the probabilities.
+
+    Args:
+      data: a folder made by `prepare`, or opened `Records`.
+      weights: a `.weights.h5`, or a `dlrm_tf.DLRM`.
+      split: `"test"` or `"train"`.
+      batch_size: rows a step; does not change the result.
+      exact: see `ClickMetrics`; without it memory stays constant, and there are no calibration bins.
+      quiet: show no progress.
+
+    Returns:
+      What `ClickMetrics.result` returns, and with `exact` also `calibration_bins`.
+
+    Raises:
+      CheckpointError: the weights file is damaged, or belongs to other data.
+      DataError: `data` is not prepared data.
+      ValueError: the split has no rows.
+    """
+    metrics = measure(data, weights, split, batch_size, exact, quiet)
+    result = metrics.result()
+    if exact:
+        result["calibration_bins"] = metrics.calibration_bins()
+    return result
+
+
+def measure(data, weights, split="test", batch_size=8192, exact=True, quiet=False) -> ClickMetrics:
+    """As `evaluate`, but returns the `ClickMetrics`, which also has the scores themselves."""
+    records = data if isinstance(data, Records) else Records.open(data)
+    model = weights
+    if isinstance(weights, (str, os.PathLike)):
+        from dlrm_tf.model.weights import load
+
+        model = load(weights)
+    check_fits(model.config, model.vocabulary_fingerprint, records, os.fspath(weights) if model is not weights else "the model")
+    signature = {
+        "dense": tf.TensorSpec([None, model.config.dense_dim], tf.float32),
+        "categorical": tf.TensorSpec([None, model.config.num_categorical], tf.int32),
+    }
+    logits = tf.function(lambda features: model(features, training=False), input_signature=[signature])
+    metrics = ClickMetrics(exact)
+    with Progress(f"evaluate {split}", records.rows(split), "rows", quiet=quiet) as progress:
+        for features, label in records.dataset(split, batch_size):
+            metrics.update(label.numpy(), logits(features).numpy())
+            progress.update(int(label.shape[0]))
+    return metrics
+
+
+def check_fits(config, fingerprint: Optional[str], records: Records, source: str) -> None:
+    """Checks that a model is for this data: feature counts, vocabulary sizes, and the vocabulary itself where both name it.
+
+    Raises:
+      CheckpointError: it is not; the message names the first difference.
+    """
+    names = records.spec.categorical_names
+    if len(names) != config.num_categorical or len(records.spec.dense_names) != config.dense_dim:
+        raise CheckpointError(
+            f"{source}: is for {config.dense_dim} dense and {config.num_categorical} categorical features, "
+            f"but {records.folder} has {len(records.spec.dense_names)} and {len(names)}"
+        )
+    for name, mine, wanted in zip(names, config.categorical_feature_sizes, records.sizes):
+        if mine != wanted:
+            raise CheckpointError(
+                f"{source}: has {mine:,} ids for feature {name}, but {records.folder} has {wanted:,}: "
+                "prepare the data with the vocabulary these weights were trained with (dlrm-tf prepare --vocabulary)"
+            )
+    have = records.manifest["vocabulary"]["fingerprint"]
+    if fingerprint and fingerprint != have:
+        raise CheckpointError(
+            f"{source}: was trained with vocabulary {fingerprint[:12]}…, but {records.folder} has {have[:12]}…: "
+            "its ids mean other keys; prepare the data with that vocabulary (dlrm-tf prepare --vocabulary)"
+        )

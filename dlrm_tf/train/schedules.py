@@ -1,0 +1,54 @@
+"""Learning rate over the steps: linear warm-up, constant, polynomial decay."""
+
+from dlrm_tf.keras2 import tensorflow
+
+tf = tensorflow()
+
+
+class WarmUpThenDecay(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """`peak * (step + 1) / warmup_steps`, then `peak`, then `peak * (1 - progress) ** power` in the last `decay_steps`.
+
+    The schedule of the MLPerf DLRM reference (facebookresearch/dlrm, `LRPolicyScheduler`, where power is 2).
+
+    Args:
+      peak: the learning rate after warm-up.
+      total_steps: steps of the whole training.
+      warmup_steps: steps of the rise; 0 starts at `peak`.
+      decay_steps: steps of the fall to zero; 0 stays at `peak`.
+      power: of the fall; 1 is linear.
+
+    Raises:
+      ValueError: the steps do not fit into `total_steps`.
+    """
+
+    def __init__(self, peak: float, total_steps: int, warmup_steps: int = 0, decay_steps: int = 0, power: float = 2.0):
+        if min(warmup_steps, decay_steps) < 0 or warmup_steps + decay_steps > total_steps:
+            raise ValueError(
+                f"warmup_steps + decay_steps must fit into total_steps. "
+                f"Received {warmup_steps} + {decay_steps} in {total_steps} steps"
+            )
+        if power <= 0:
+            raise ValueError(f"power must be positive. Received {power}")
+        self.peak, self.total_steps, self.power = float(peak), total_steps, float(power)
+        self.warmup_steps, self.decay_steps = warmup_steps, decay_steps
+
+    def __call__(self, step):
+        """Learning rate (float32 scalar) of optimizer step `step`, counted from 0."""
+        step = tf.cast(step, tf.float32)
+        rate = tf.constant(self.peak)
+        if self.decay_steps:
+            left = (float(self.total_steps) - step) / float(self.decay_steps)
+            rate *= tf.clip_by_value(left, 0.0, 1.0) ** self.power
+        if self.warmup_steps:
+            rate *= tf.minimum((step + 1.0) / float(self.warmup_steps), 1.0)
+        return rate
+
+    def get_config(self):
+        """The arguments, for Keras to rebuild it."""
+        return {
+            "peak": self.peak,
+            "total_steps": self.total_steps,
+            "warmup_steps": self.warmup_steps,
+            "decay_steps": self.decay_steps,
+            "power": self.power,
+        }
