@@ -1,18 +1,37 @@
 # Everything a fresh machine needs is made here: a virtual environment, the package in it, then the job.
 #   make demo          the whole journey on generated data, with a report
 #   make test          lint and all tests (RUN="tests/model -k oov" runs a part)
+#   make test-ascend   the core on Python 3.9 and TF 2.6.5, the Ascend plugin's; skipped where there is no Python 3.9
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?=
+# A pyenv shim is on PATH even where it can't run: hence the trial.
+PYTHON39 ?= $(shell for p in python3.9 $$HOME/.pyenv/versions/3.9.*/bin/python; do \
+	"$$p" -c 'import sys, venv; sys.exit(sys.version_info[:2] != (3, 9))' 2>/dev/null && echo "$$p" && break; done)
+ASCEND_VENV ?= .venv-ascend
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test test-ascend lint format bench clean
 
 demo: $(VENV)/.all
 	$(BIN)/dlrm-tf demo -o demo_out
 
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest $(RUN)
+
+ASCEND_TESTS = tests/ascend tests/model tests/mindspore tests/test_config.py tests/test_files.py tests/test_progress.py
+ifeq ($(strip $(PYTHON39)),)
+test-ascend:
+	@echo "make test-ascend: skipped, no Python 3.9 (looked for python3.9 on PATH and under ~/.pyenv/versions/3.9.*/bin)"
+else
+test-ascend: $(VENV)/.test $(ASCEND_VENV)/.done
+	DLRM_TF_OTHER_PYTHON=$(abspath $(BIN)/python) $(ASCEND_VENV)/bin/python -m pytest $(or $(RUN),$(ASCEND_TESTS))
+endif
+
+$(ASCEND_VENV)/.done: setup.py pyproject.toml
+	$(PYTHON39) -m venv $(ASCEND_VENV)
+	$(ASCEND_VENV)/bin/python -m pip install --quiet --editable '.[ascend-test]'
+	touch $@
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -32,4 +51,4 @@ $(VENV)/.%: setup.py pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo_out build *.egg-info
+	rm -rf $(VENV) $(ASCEND_VENV) demo_out build *.egg-info

@@ -6,6 +6,8 @@ SERVING = ["tensorflow-serving-api>=2.20,<2.22", "grpcio>=1.60,<2", "prometheus-
 LITE = ["ai-edge-litert>=2.0,<3"]
 DATA = ["polars>=1.20,<3"]
 REPORT = ["matplotlib>=3.7,<4"]
+# The Ascend plugin npu_device 2.6.5 (from Huawei, not on PyPI) is built against this TensorFlow; Python 3.9 is its newest.
+ASCEND = ["tensorflow==2.6.5", "tensorflow-recommenders==0.6.0", "protobuf<3.21", "numpy<1.24"]
 TEST = ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"]
 
 setup(
@@ -32,6 +34,8 @@ setup(
         "data": DATA,
         "report": REPORT,
         "test": TEST + SERVING + LITE + DATA + REPORT,
+        "ascend": ASCEND,
+        "ascend-test": ASCEND + ["pytest>=8,<9", "hypothesis>=6.100,<7"],
         "all": SERVING + LITE + DATA + REPORT,
     },
     entry_points={"console_scripts": ["dlrm-tf = dlrm_tf.cli.main:entry"]},

@@ -1,5 +1,7 @@
 """The Keras DLRM against a NumPy forward pass, hand-computed cases and TFRS's own interaction."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -151,9 +153,9 @@ def test_evaluate_weights_a_smaller_last_batch_by_its_rows():
     )
 
 
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="Keras 3 needs Python 3.10")
 def test_keras_3_loaded_first_is_a_clear_error():
     import subprocess
-    import sys
 
     code = (
         "import os; os.environ.pop('TF_USE_LEGACY_KERAS', 0); import tensorflow as tf; tf.keras.Model; "
