@@ -1,0 +1,202 @@
+"""Turns a piece of a text log into arrays, a whole piece at once in NumPy; follows upstream's reading of a line.
+
+Upstream: MindSpore models, research/recommend/dlrm/src/preprocess_data.py. A line is good when it has as many fields as columns;
+an empty or negative number is 0; a category is any string, the empty one included.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from dlrm_tf.data.spec import FeatureSpec
+
+PAD = 8  # bytes around the text, so that eight bytes before any field's end and after any field's start can be read
+_NEWLINE = 10
+
+
+def _u64(text: str) -> np.uint64:
+    return np.uint64(int(text.replace("_", ""), 16))
+
+
+_ONES, _LOW_NIBBLES, _ZEROS = _u64("0101010101010101"), _u64("0f0f0f0f0f0f0f0f"), _u64("3030303030303030")
+_HIGH_NIBBLES, _SIXES, _SIXTEENS = _u64("f0f0f0f0f0f0f0f0"), _u64("0606060606060606"), _u64("1010101010101010")
+# Bytes of an eight-byte word that a field of length 0…8, standing at the word's end, covers; and '0' everywhere else.
+_COVERED = np.array([((1 << 64) - 1) ^ ((1 << (64 - 8 * n)) - 1) for n in range(9)], np.uint64)
+_FILL = ~_COVERED & _ZEROS
+
+
+@dataclasses.dataclass
+class Block:
+    """The good lines of a piece of text, and what was wrong with the others.
+
+    Attributes:
+      lines: how many lines the piece has, bad ones counted.
+      position: int64 `[n]`, line of each row within the piece, 0-based.
+      label: float32 `[n]`.
+      dense: float32 `[n, dense features]`.
+      keys: uint32 `[categorical features, n]`, the value of a key of eight lower-case hex digits; 0 for any other key.
+      empty: bool, shape of `keys`: the key is ''.
+      odd: per categorical feature the `(row, key)` of every other key, rows ascending.
+      bad: `(line within the piece, what is wrong)`, in order.
+    """
+
+    lines: int
+    position: np.ndarray
+    label: np.ndarray
+    dense: np.ndarray
+    keys: np.ndarray
+    empty: np.ndarray
+    odd: list[list[tuple[int, bytes]]]
+    bad: list[tuple[int, str]]
+
+    def rows(self, start: int, stop: int) -> "Block":
+        """The rows of lines `[start, stop)` of the piece, as a block of `stop - start` lines."""
+        first, last = np.searchsorted(self.position, [start, stop])
+        return Block(
+            stop - start,
+            self.position[first:last] - start,
+            self.label[first:last],
+            self.dense[first:last],
+            self.keys[:, first:last],
+            self.empty[:, first:last],
+            [[(row - first, key) for row, key in odd if first <= row < last] for odd in self.odd],
+            [(line - start, what) for line, what in self.bad if start <= line < stop],
+        )
+
+
+def hex_keys(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Decodes eight ASCII hex digits a word (uint64, first character in the lowest byte).
+
+    Returns:
+      `(keys uint32, canonical bool)`, shape of `words`; a word is canonical when all eight are 0-9 or a-f.
+    """
+    digits = (words & _LOW_NIBBLES) + np.uint64(9) * ((words >> np.uint64(6)) & _ONES)
+    letters = ((digits + _SIXES) >> np.uint64(4)) & _ONES
+    # Writing the digits back must give the same characters: upper case, ':' or 'g' do not.
+    canonical = (((digits + _ZEROS + np.uint64(0x27) * letters) ^ words) | (digits & _SIXTEENS)) == 0
+    # Two digits to a byte, then bytes to pairs, then pairs to the word; the first character is the highest digit.
+    digits = ((digits << np.uint64(4)) | (digits >> np.uint64(8))) & _u64("00ff00ff00ff00ff")
+    digits = ((digits << np.uint64(8)) | (digits >> np.uint64(16))) & _u64("0000ffff0000ffff")
+    digits = ((digits << np.uint64(16)) | (digits >> np.uint64(32))) & _u64("00000000ffffffff")
+    return digits.astype(np.uint32), canonical
+
+
+def _whole_numbers(words: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reads the last `length` (0…8) characters of each word as decimal digits -> `(int64 values, all are digits)`."""
+    words = (words & _COVERED.take(length)) | _FILL.take(length)
+    digits = ((words & _HIGH_NIBBLES) | (((words + _SIXES) & _HIGH_NIBBLES) >> np.uint64(4))) == _u64("3333333333333333")
+    # Eight digits by three multiplications: pairs, fours, eight (D. Lemire, "Quickly parsing eight digits", 2018).
+    words = ((words & _LOW_NIBBLES) * np.uint64(2561)) >> np.uint64(8)
+    words = ((words & _u64("00ff00ff00ff00ff")) * np.uint64(6553601)) >> np.uint64(16)
+    words = ((words & _u64("0000ffff0000ffff")) * np.uint64(42949672960001)) >> np.uint64(32)
+    return words.astype(np.int64), digits
+
+
+def _number(text: bytes, kind: str) -> float:
+    """One number as Python reads it (slow path: long, signed, spaced or fractional numbers). Raises ValueError."""
+    value = float(int(text)) if kind != "float" else float(text)
+    if not np.isfinite(np.float32(value)):
+        raise ValueError
+    return value
+
+
+def _columns(positions: tuple[int, ...]):
+    """`positions` as a slice when they stand side by side: a view instead of a copy."""
+    if positions and positions == tuple(range(positions[0], positions[-1] + 1)):
+        return slice(positions[0], positions[-1] + 1)
+    return list(positions)
+
+
+def parse_block(text: bytes, spec: FeatureSpec) -> Block:
+    """Parses whole lines.
+
+    Args:
+      text: lines; the last one need not end in a newline. CRLF and CR end a line too, as in Python's text mode.
+      spec: the columns.
+
+    Returns:
+      a `Block`. A line with another number of fields, a number that is none or a label that is not 0 or 1 is in `bad`.
+    """
+    if b"\r" in text:
+        text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if text and not text.endswith(b"\n"):
+        text += b"\n"
+    padded = np.frombuffer(b"".join((bytes(PAD), text, bytes(PAD))), np.uint8)
+    words = np.ndarray((padded.size - 7,), "<u8", padded, strides=(1,))
+    separator = ord(spec.separator)
+
+    # Ends of fields: [good lines, columns], positions in `padded`.
+    ends = np.flatnonzero((padded == separator) | (padded == _NEWLINE))
+    last = np.flatnonzero(padded[ends] == _NEWLINE)
+    lines, width = last.size, len(spec.columns)
+    fields = np.diff(last, prepend=-1)
+    line_starts = np.concatenate(([PAD], ends[last[:-1]] + 1)) if lines else np.empty(0, np.int64)
+    good = fields == width
+    bad = [(int(i), f"{fields[i]} fields, wanted {width}") for i in np.flatnonzero(~good)]
+    position = np.arange(lines)
+    if bad:
+        ends = ends[np.repeat(good, fields)]
+        position, line_starts = position[good], line_starts[good]
+    ends = ends.reshape(-1, width)
+    starts = np.empty_like(ends)
+    starts[:, 0] = line_starts
+    starts[:, 1:] = ends[:, :-1] + 1
+
+    def cell(row: int, column: int) -> bytes:
+        return padded[starts[row, column] : ends[row, column]].tobytes()
+
+    label, dense, faults = _parse_numbers(words, padded, starts, ends, cell, spec)
+    if faults:
+        bad = sorted(bad + [(int(position[row]), what) for row, what in faults.items()])
+        keep = np.ones(len(position), bool)
+        keep[list(faults)] = False
+        position, label, dense, starts, ends = position[keep], label[keep], dense[keep], starts[keep], ends[keep]
+
+    columns = _columns(spec.categorical_columns)
+    start, length = starts[:, columns], ends[:, columns] - starts[:, columns]
+    keys, canonical = hex_keys(words[start])
+    canonical &= length == 8
+    keys[~canonical] = 0
+    empty = length == 0
+    odd: list[list[tuple[int, bytes]]] = [[] for _ in spec.categorical_columns]
+    for row, feature in np.argwhere(~(canonical | empty)).tolist():
+        odd[feature].append((row, cell(row, spec.categorical_columns[feature])))
+    return Block(lines, position, label, dense, np.ascontiguousarray(keys.T), np.ascontiguousarray(empty.T), odd, bad)
+
+
+def _parse_numbers(words, padded, starts, ends, cell, spec: FeatureSpec):
+    """Labels, dense features, and `{row: what is wrong}` of the rows that have a cell which is no number."""
+    faults: dict[int, str] = {}
+
+    def read(positions: tuple[int, ...], clamp: bool) -> np.ndarray:
+        columns = _columns(positions)
+        start, end = starts[:, columns], ends[:, columns]
+        negative = (padded[start] == ord("-")) if clamp else np.zeros(start.shape, bool)
+        length = end - start - negative
+        fits = length <= 8
+        values, digits = _whole_numbers(words[end - PAD], np.where(fits, length, 0))
+        values[negative] = 0
+        numbers = values.astype(np.float32)
+        plain = fits & digits & ~(negative & (length == 0))
+        if not clamp:
+            plain &= length > 0
+        for row, i in np.argwhere(~plain).tolist():
+            name, kind = spec.columns[positions[i]]
+            text = cell(row, positions[i])
+            try:
+                value = _number(text, kind)
+                numbers[row, i] = max(value, 0.0) if clamp else value
+                if not clamp and value not in (0.0, 1.0):
+                    raise ValueError
+            except ValueError:
+                wanted = {"int": "an integer", "float": "a finite number", "label": "0 or 1"}[kind]
+                shown = text[:40].decode("utf-8", "backslashreplace")
+                faults.setdefault(row, f"column {positions[i] + 1} ({name}): wanted {wanted}, got {shown!r}")
+        if not clamp:
+            for row in np.flatnonzero((numbers != 0) & (numbers != 1)).tolist():
+                faults.setdefault(row, f"column {positions[0] + 1} ({spec.columns[positions[0]][0]}): wanted 0 or 1")
+        return numbers
+
+    label = read((spec.label_column,), clamp=False)[:, 0]
+    dense = read(spec.dense_columns, clamp=True) if spec.dense_columns else np.zeros((len(starts), 0), np.float32)
+    return label, dense, faults

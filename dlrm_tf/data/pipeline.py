@@ -1,0 +1,124 @@
+"""The tf.data pipeline over records: large reads, rows shuffled by a seed, batches of exact size, resumable at any batch.
+
+An epoch is a stream of blocks of neighbouring rows, in an order drawn for the epoch. The stream is cut into groups of whole batches;
+a group is read at once, its rows are permuted, and it is handed out batch by batch. Which rows a group holds follows from its number
+alone, so the pipeline starts at any batch without reading what comes before. Everything is TensorFlow ops (no Python at run time), so
+it also runs in a remote worker.
+"""
+
+import os
+
+import numpy as np
+
+from dlrm_tf.errors import DataError
+from dlrm_tf.keras2 import tensorflow
+
+_BLOCK_ROWS = 2048  # rows that stay together until the group is permuted: long enough for one read, 330 KB for Criteo
+_GROUP_ROWS = 131072  # rows that are permuted together: 21 MB for Criteo
+_FOREVER = np.iinfo(np.int64).max
+
+
+def build(records, split, batch_size, shuffle_seed, repeat, drop_remainder, worker, start_batch):
+    """See `Records.dataset`."""
+    tf = tensorflow()
+    index, count = worker
+    if batch_size < 1 or start_batch < 0:
+        raise DataError(f"wanted batch_size >= 1 and start_batch >= 0, got {batch_size} and {start_batch}")
+    if not 0 <= index < count:
+        raise DataError(f"wanted a worker (index, count) with 0 <= index < count, got {worker}")
+    total = records.rows(split)
+    first_row, last_row = total * index // count, total * (index + 1) // count
+    rows = last_row - first_row
+    batches = rows // batch_size if drop_remainder else -(-rows // batch_size)
+    if not batches:
+        raise DataError(
+            f"{records.folder}: worker {index} of {count} has {rows} rows of {split}, none makes a batch of {batch_size}"
+        )
+    group_batches = max(1, _GROUP_ROWS // batch_size)
+    groups = -(-batches // group_batches)
+    read_group = _group_reader(records, split, (first_row, last_row), batch_size, min(rows, batches * batch_size), shuffle_seed)
+
+    dense_width = len(records.spec.dense_columns)
+
+    def batches_of(table):
+        size = tf.shape(table, tf.int64)[0]
+        return tf.data.Dataset.range(0, size, batch_size).map(lambda at: table[at : at + batch_size])
+
+    def features(table):
+        table.set_shape([batch_size if drop_remainder else None, records.dtype.itemsize // 4])
+        numbers = tf.bitcast(table[:, : 1 + dense_width], tf.float32)
+        return {"dense": tf.math.log1p(numbers[:, 1:]), "categorical": table[:, 1 + dense_width :]}, numbers[:, :1]
+
+    # Group number g of epoch e is e * groups + g.
+    epoch, batch = divmod(start_batch, batches)
+    if epoch and not repeat:
+        raise DataError(f"start_batch {start_batch} is beyond the {batches} batches of {split}")
+    start = epoch * groups + batch // group_batches
+    dataset = tf.data.Dataset.range(start, _FOREVER if repeat else groups)
+    dataset = dataset.interleave(
+        lambda number: read_group(number // groups, number % groups), cycle_length=1, num_parallel_calls=1, deterministic=True
+    )
+    dataset = dataset.prefetch(1).flat_map(batches_of).skip(batch % group_batches)
+    dataset = dataset.map(features, num_parallel_calls=2, deterministic=True).prefetch(4)
+    left = tf.data.INFINITE_CARDINALITY if repeat else batches - batch
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(left))
+    if count > 1:  # the share of this worker is cut already
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        dataset = dataset.with_options(options)
+    return dataset
+
+
+def _group_reader(records, split, row_range, batch_size, stop_row, shuffle_seed):
+    """Function `(epoch, group) -> Dataset` of one element, the group's rows as int32 `[n, bytes a row / 4]`."""
+    tf = tensorflow()
+    width = records.dtype.itemsize
+    group_rows = max(1, _GROUP_ROWS // batch_size) * batch_size
+    groups = -(-stop_row // group_rows)
+    blocks = _blocks(records, split, *row_range)
+    paths = tf.constant([path for path, _, _, _ in blocks], tf.string)
+    first, length, shard_rows = (tf.constant([block[i] for block in blocks], tf.int64) for i in (1, 2, 3))
+
+    def order(count, number):
+        """A permutation of `count` that belongs to `number`."""
+        seed = tf.stack([tf.constant(shuffle_seed % _FOREVER, tf.int64), number])
+        return tf.argsort(tf.random.stateless_uniform([count], seed, None, None, tf.int64))
+
+    def read(epoch, group):
+        draw = epoch * (groups + 1)
+        permutation = tf.range(len(blocks)) if shuffle_seed is None else order(len(blocks), draw)
+        # Blocks of the epoch's stream that touch the group, and how far they reach into it.
+        ends = tf.cumsum(tf.gather(length, permutation))
+        starts = ends - tf.gather(length, permutation)
+        begin = group * group_rows
+        end = tf.minimum(begin + group_rows, stop_row)
+        touched = (starts < end) & (ends > begin)
+        block = permutation[touched]
+        skipped = tf.maximum(begin - starts[touched], 0)
+        taken = tf.minimum(end, ends[touched]) - starts[touched] - skipped
+        header = tf.gather(first, block) + skipped
+        footer = tf.gather(shard_rows, block) - header - taken
+        pieces = tf.data.Dataset.from_tensor_slices((tf.gather(paths, block), header * width, taken * width, footer * width))
+        # One record is one whole piece. A buffer as long as the piece makes it one read.
+        pieces = pieces.flat_map(
+            lambda path, header, size, footer: tf.data.FixedLengthRecordDataset(path, size, header, footer, size)
+        )
+
+        def join(texts):
+            table = tf.reshape(tf.io.decode_raw(tf.strings.reduce_join(texts), tf.int32), [-1, width // 4])
+            return table if shuffle_seed is None else tf.gather(table, order(tf.shape(table)[0], draw + 1 + group))
+
+        return pieces.batch(_FOREVER).map(join)
+
+    return read
+
+
+def _blocks(records, split, first_row, last_row) -> list[tuple[str, int, int, int]]:
+    """Rows `[first_row, last_row)` of a split as `(path, first row in the shard, rows, rows of the shard)`, in the log's order."""
+    blocks, shard_first = [], 0
+    for shard in records.shards[split]:
+        begin, end = max(first_row - shard_first, 0), min(last_row - shard_first, shard.rows)
+        path = os.path.abspath(os.path.join(records.folder, shard.path))
+        blocks += [(path, at, min(_BLOCK_ROWS, end - at), shard.rows) for at in range(begin, end, _BLOCK_ROWS)]
+        shard_first += shard.rows
+    return blocks

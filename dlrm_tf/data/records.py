@@ -1,0 +1,181 @@
+"""Records: a prepared data set on disk, fixed-length little-endian rows in shards, and the tf.data pipeline over them.
+
+Layout of a folder:
+    manifest.json     written last: a folder without it is not a data set
+    vocabulary.npz    see dlrm_tf.data.vocabulary
+    train/00000.bin … test/00000.bin …    rows: label float32, dense float32 [d] (raw values), ids int32 [c]; 160 bytes for Criteo
+"""
+
+import dataclasses
+import json
+import os
+from typing import Optional
+
+import numpy as np
+
+from dlrm_tf.data.spec import FeatureSpec
+from dlrm_tf.data.vocabulary import Vocabulary
+from dlrm_tf.errors import DataError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+VOCABULARY = "vocabulary.npz"
+SPLITS = ("train", "test")
+
+
+def row_dtype(spec: FeatureSpec) -> np.dtype:
+    """Layout of one row: fields `label`, `dense` and `categorical`."""
+    return np.dtype(
+        [("label", "<f4"), ("dense", "<f4", (len(spec.dense_columns),)), ("categorical", "<i4", (len(spec.categorical_columns),))]
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One file of rows.
+
+    Attributes:
+      path: relative to the data folder, with `/`.
+      rows: number of rows.
+      sha256: of the whole file, hex.
+    """
+
+    path: str
+    rows: int
+    sha256: str
+
+
+class Records:
+    """A prepared data set, opened for reading.
+
+    Example:
+      records = Records.open("data")
+      model.fit(records.dataset("train", 2048, shuffle_seed=1), validation_data=records.dataset("test", 8192))
+
+    Attributes:
+      folder: where it is.
+      manifest: the content of manifest.json.
+      spec: the columns of the log it was made from.
+      sizes: number of keys of each categorical feature; an id equal to it means out of vocabulary.
+    """
+
+    def __init__(self, folder: str, manifest: dict):
+        """Use `Records.open`."""
+        self.folder = folder
+        self.manifest = manifest
+        self.spec = FeatureSpec.from_dict(manifest["spec"])
+        self.sizes = tuple(int(size) for size in manifest["vocabulary"]["sizes"])
+        self.shards = {split: tuple(Shard(**shard) for shard in manifest["shards"][split]) for split in SPLITS}
+        self.dtype = row_dtype(self.spec)
+
+    @classmethod
+    def open(cls, folder: str) -> "Records":
+        """Reads the manifest and checks that every shard is there and has its size (not its sha256: see `verify`).
+
+        Raises:
+          DataError: not a prepared folder, an interrupted one, another format, or a shard is missing or cut.
+        """
+        folder = os.fspath(folder)
+        path = os.path.join(folder, MANIFEST)
+        if not os.path.isfile(path):
+            raise DataError(
+                f"{folder}: no {MANIFEST}: not a prepared data folder, or not finished (run: dlrm-tf prepare TSV -o {folder})"
+            )
+        try:
+            with open(path, encoding="utf-8") as file:
+                manifest = json.load(file)
+            if manifest["format"] != FORMAT:
+                raise DataError(f"{path}: wanted records of format {FORMAT}, got {manifest['format']!r}")
+            records = cls(folder, manifest)
+        except (ValueError, KeyError, TypeError) as e:
+            if isinstance(e, DataError):
+                raise
+            raise DataError(f"{path}: damaged manifest ({type(e).__name__}: {e})") from None
+        if len(records.sizes) != len(records.spec.categorical_columns):
+            raise DataError(f"{path}: {len(records.sizes)} vocabulary sizes for {len(records.spec.categorical_columns)} features")
+        for shard in (shard for split in SPLITS for shard in records.shards[split]):
+            # A manifest names files of its own folder only.
+            if os.path.isabs(shard.path) or ".." in shard.path.split("/"):
+                raise DataError(f"{path}: shard {shard.path!r} is outside the folder")
+            where = os.path.join(folder, shard.path)
+            if not os.path.isfile(where):
+                raise DataError(f"{where}: missing, but the manifest lists it; prepare the data again")
+            wanted, got = shard.rows * records.dtype.itemsize, os.path.getsize(where)
+            if wanted != got:
+                raise DataError(f"{where}: wanted {wanted} bytes ({shard.rows} rows), got {got}; prepare the data again")
+        return records
+
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary the ids belong to.
+
+        Raises:
+          DataError: the file is damaged, or is not the one the manifest names.
+        """
+        path = os.path.join(self.folder, VOCABULARY)
+        vocabulary = Vocabulary.load(path)
+        if vocabulary.fingerprint != self.manifest["vocabulary"]["fingerprint"]:
+            raise DataError(f"{path}: not the vocabulary these records were made with")
+        return vocabulary
+
+    def rows(self, split: str) -> int:
+        """Number of rows of `train` or `test`."""
+        return sum(shard.rows for shard in self._split(split))
+
+    def numpy(self, split: str, start: int = 0, stop: Optional[int] = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows `[start, stop)` of a split, in the order of the log.
+
+        Returns:
+          `(dense float32 [n, d], categorical int32 [n, c], label float32 [n, 1])`; dense are raw values, before log(x + 1).
+        """
+        total = self.rows(split)
+        stop = total if stop is None else min(stop, total)
+        if not 0 <= start <= max(stop, 0):
+            raise DataError(f"{split}: rows [{start}, {stop}) of {total} are no range")
+        parts = [np.empty(0, self.dtype)]
+        first = 0
+        for shard in self._split(split):
+            low, high = max(start - first, 0), min(stop - first, shard.rows)
+            if low < high:
+                with open(os.path.join(self.folder, shard.path), "rb") as file:
+                    file.seek(low * self.dtype.itemsize)
+                    parts.append(np.fromfile(file, self.dtype, high - low))
+            first += shard.rows
+        rows = np.concatenate(parts)
+        return rows["dense"].copy(), rows["categorical"].copy(), rows["label"][:, None].copy()
+
+    def dataset(
+        self,
+        split: str,
+        batch_size: int,
+        shuffle_seed: Optional[int] = None,
+        repeat: bool = False,
+        drop_remainder: bool = False,
+        worker: tuple[int, int] = (0, 1),
+        start_batch: int = 0,
+    ):
+        """A `tf.data.Dataset` of `({"dense": float32 [B, d], "categorical": int32 [B, c]}, label float32 [B, 1])`.
+
+        `dense` is log(x + 1) of the recorded value, what the model takes.
+
+        Args:
+          split: `train` or `test`.
+          batch_size: rows a batch, B.
+          shuffle_seed: order of the rows: None is the order of the log; a number gives the same order each time it is given, and
+            with `repeat` another one in every epoch.
+          repeat: go on for ever, epoch after epoch.
+          drop_remainder: leave out a last batch of fewer rows.
+          worker: `(index, count)`: this worker's share of the rows; the shares of all workers are disjoint and make the whole.
+          start_batch: begin at this batch (counted from the start of the first epoch), as if the earlier ones had been read:
+            for resuming in the middle.
+
+        Raises:
+          DataError: an argument is out of range.
+        """
+        from dlrm_tf.data.pipeline import build
+
+        return build(self, split, batch_size, shuffle_seed, repeat, drop_remainder, worker, start_batch)
+
+    def _split(self, split: str) -> tuple[Shard, ...]:
+        if split not in self.shards:
+            raise DataError(f"{self.folder}: no split {split!r}; there are {', '.join(SPLITS)}")
+        return self.shards[split]
