@@ -11,8 +11,9 @@ from dlrm_tf.errors import DLRMError, ServingError, UsageError
 
 # Written into every demo folder: only a folder that has it may be cleared for another run.
 MARKER = ".dlrm_tf_demo"
-ROWS, SEED = 300_000, 1
-TRAINING = {"optimizer": "adagrad", "learning_rate": 0.02, "epochs": 2, "batch_size": 512}
+ROWS, SEED = 400_000, 1
+# Upstream's own settings (research/recommend/dlrm).
+TRAINING = {"optimizer": "sgd", "learning_rate": 0.15, "epochs": 1, "batch_size": 128}
 SCORED_ROWS, CALLS = 4096, 300
 
 
