@@ -8,6 +8,8 @@ DATA = ["polars>=1.20,<3"]
 REPORT = ["matplotlib>=3.7,<4"]
 # The Ascend plugin npu_device 2.6.5 (from Huawei, not on PyPI) is built against this TensorFlow; Python 3.9 is its newest.
 ASCEND = ["tensorflow==2.6.5", "tensorflow-recommenders==0.6.0", "protobuf<3.21", "numpy<1.24"]
+# To convert PyTorch checkpoints. Before 2.6 a crafted file could run code even with weights_only=True (CVE-2025-32434).
+TORCH = ["torch>=2.6,<3"]
 TEST = ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"]
 
 setup(
@@ -33,6 +35,7 @@ setup(
         "lite": LITE,
         "data": DATA,
         "report": REPORT,
+        "torch": TORCH,
         "test": TEST + SERVING + LITE + DATA + REPORT,
         "ascend": ASCEND,
         "ascend-test": ASCEND + ["pytest>=8,<9", "hypothesis>=6.100,<7"],

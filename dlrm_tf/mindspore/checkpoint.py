@@ -8,14 +8,14 @@ import numpy as np
 
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.mindspore import protobuf_index, safetensors
-from dlrm_tf.mindspore.tensor import TensorInfo, widen_bfloat16
+from dlrm_tf.mindspore.tensor import TensorInfo, row_chunks, widen_bfloat16
 
 # What is read at a time: little enough to be still in the processor's cache when it is written (measured: benchmarks/convert.py).
 CHUNK_BYTES = 1 << 20
 # First bytes of files that are taken for checkpoints by mistake, and what to say about them.
 FOREIGN = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (a .weights.h5?), not a MindSpore checkpoint"),
-    (b"PK\x03\x04", "a zip file (PyTorch's .pt or a Keras archive), not a MindSpore checkpoint"),
+    (b"PK\x03\x04", "a zip file, not a MindSpore checkpoint"),
     (b"\x1f\x8b", "gzip-compressed: unpack it first (gunzip)"),
     (b"\x80\x02", "a Python pickle, which is never loaded (it can run code)"),
     (b"\x80\x04", "a Python pickle, which is never loaded (it can run code)"),
@@ -125,12 +125,8 @@ class Checkpoint:
 
     def chunks(self, name: str, max_bytes: int = CHUNK_BYTES):
         """Yields `(first row, rows)` over a tensor of at least one dimension, whole rows of at most `max_bytes` (or one row)."""
-        info = self.info(name)
-        if not info.size:
-            return
-        step = max(1, max_bytes * info.shape[0] // info.nbytes)
-        for start in range(0, info.shape[0], step):
-            yield start, self.rows(name, start, min(start + step, info.shape[0]))
+        for start, stop in row_chunks(self.info(name), max_bytes):
+            yield start, self.rows(name, start, stop)
 
     def _elements(self, info: TensorInfo, start: int, stop: int) -> np.ndarray:
         """Elements of the flat tensor, whichever slices they lie in."""

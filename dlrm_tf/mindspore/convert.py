@@ -1,4 +1,4 @@
-"""A MindSpore DLRM checkpoint to a Keras weights file, and back."""
+"""A MindSpore or PyTorch DLRM checkpoint to a Keras weights file, and back to MindSpore."""
 
 import dataclasses
 import os
@@ -9,13 +9,13 @@ import numpy as np
 
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import CheckpointError, DLRMError, UsageError
-from dlrm_tf.mindspore.checkpoint import CHUNK_BYTES, Checkpoint
+from dlrm_tf.mindspore.checkpoint import CHUNK_BYTES
 from dlrm_tf.mindspore.ckpt_writer import array_tensor, write_checkpoint
-from dlrm_tf.mindspore.digest import known_sha256
-from dlrm_tf.mindspore.infer import infer_config
-from dlrm_tf.mindspore.names import MINDSPORE, Assignment, Weight, assign, weights_of
+from dlrm_tf.mindspore.digest import KNOWN, known_sha256
+from dlrm_tf.mindspore.names import MINDSPORE, Weight, weights_of
 from dlrm_tf.mindspore.safetensors import write_safetensors
-from dlrm_tf.mindspore.tensor import FLOATING, TensorInfo
+from dlrm_tf.mindspore.source import Source
+from dlrm_tf.mindspore.tensor import TensorInfo
 from dlrm_tf.model.weights import WeightsReader, WeightsWriter
 from dlrm_tf.progress import Progress
 
@@ -53,7 +53,9 @@ def convert(
     crc: bool = False,
     quiet: bool = False,
 ) -> Conversion:
-    """Converts between MindSpore's `.ckpt` or `.safetensors` and Keras's `.weights.h5`; streams, whatever the size.
+    """Converts MindSpore's `.ckpt` or `.safetensors` to Keras's `.weights.h5`, or back; streams, whatever the size.
+
+    Also from PyTorch (.pt, .pth or .safetensors): the `state_dict` of facebookresearch/dlrm or of torchrec's DLRM.
 
     OOV rows, which MindSpore has none of, become zeros; on the way back they are left out.
 
@@ -96,68 +98,24 @@ def _direction(target: str, to: Optional[str]) -> str:
 
 
 def _to_keras(source: str, target: str, config: Optional[DLRMConfig], prefix, allow_extra: bool, quiet: bool) -> Conversion:
-    with Checkpoint(source) as checkpoint:
-        checkpoint.check_crc()
-        found = assign(checkpoint.names, source, prefix)
-        config = check_weights(checkpoint, found, config, allow_extra)
+    with Source(source, config, prefix, allow_extra) as weights:
+        weights.checkpoint.check_crc()
+        config = weights.config
         _need_space(target, config.num_parameters * 4)
-        wanted = weights_of(config)
-        nbytes = sum(checkpoint.info(found.weights[w]).nbytes for w in wanted)
         sha256 = known_sha256(source)
-        with WeightsWriter(target, config, sha256) as writer, Progress("convert", nbytes, "B", quiet=quiet) as progress:
+        with WeightsWriter(target, config, sha256) as writer, Progress("convert", weights.nbytes, "B", quiet=quiet) as progress:
             for mlp, i, _, _ in config.dense_shapes():
-                kernel, bias = (checkpoint.read(found.weights[Weight(mlp, i, kind)]) for kind in ("kernel", "bias"))
-                writer.write_dense(mlp, i, kernel.astype(np.float32, copy=False), bias.astype(np.float32, copy=False))
+                kernel, bias = weights.dense(mlp, i)
+                writer.write_dense(mlp, i, kernel, bias)
                 progress.update(kernel.nbytes + bias.nbytes)
             for f in range(config.num_categorical):
-                for start, rows in checkpoint.chunks(found.weights[Weight("embedding", f, "table")]):
-                    writer.write_rows(f, start, rows.astype(np.float32, copy=False))
+                for start, rows in weights.chunks(f):
+                    writer.write_rows(f, start, rows)
                     progress.update(rows.nbytes)
-    return Conversion(source, target, config, len(wanted), nbytes, _notes(checkpoint, found))
-
-
-def check_weights(checkpoint: Checkpoint, found: Assignment, config: Optional[DLRMConfig], allow_extra=False) -> DLRMConfig:
-    """The configuration (inferred if None), after every tensor's presence, shape and dtype were checked against it.
-
-    Raises:
-      CheckpointError: names every missing, extra or misshaped tensor.
-    """
-    shapes = {w: found.naming.shape(w, checkpoint.info(name).shape) for w, name in found.weights.items()}
-    if config is None:
-        config = infer_config(shapes, checkpoint.path)
-    wanted = weights_of(config)
-    faults = [f"{found.prefix}{found.naming.name(w)} is missing" for w in wanted if w not in shapes]
-    for weight, name in found.weights.items():
-        info = checkpoint.info(name)
-        if weight not in wanted:
-            faults.append(f"{name} {list(info.shape)} is one too many")
-        elif shapes[weight] != wanted[weight]:
-            faults.append(f"{name} wanted shape {list(wanted[weight])}, came {list(shapes[weight])}")
-        elif info.dtype not in FLOATING:
-            faults.append(f"{name} wanted floating point, came {info.dtype}")
-    # A single number or an integer is a trainer's counter or rate; more floats would be a part of a network we do not know.
-    extra = [i for i in map(checkpoint.info, found.other) if i.size > 1 and i.dtype in FLOATING]
-    if not allow_extra:
-        faults += [f"{i.name} {list(i.shape)} is unknown (--allow-extra leaves it out)" for i in extra]
-    if faults:
-        shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
-        raise CheckpointError(f"{checkpoint.path}: does not fit the configuration: {shown}")
-    return config
-
-
-def _notes(checkpoint: Checkpoint, found: Assignment) -> tuple[str, ...]:
-    notes = []
-    if found.prefix:
-        notes.append(f"the weights' names start with {found.prefix}")
-    slots = sorted({slot for slot, _ in found.state})
-    if slots:
-        notes.append(f"left out optimizer state: {', '.join(slots)} ({len(found.state)} tensors)")
-    if found.other:
-        notes.append(f"left out: {', '.join(sorted(found.other))}")
-    dtypes = sorted({checkpoint.info(name).dtype for name in found.weights.values()} - {"Float32"})
-    if dtypes:
-        notes.append(f"{', '.join(dtypes)} became float32")
-    return tuple(notes)
+        notes = list(weights.notes())
+    if sha256 in KNOWN:
+        notes.insert(0, f"the source is {KNOWN[sha256]}")
+    return Conversion(source, target, config, len(weights_of(config)), 4 * config.num_parameters, tuple(notes))
 
 
 def _to_mindspore(source: str, target: str, config: Optional[DLRMConfig], crc: bool, quiet: bool) -> Conversion:

@@ -3,11 +3,12 @@
 import os
 
 from dlrm_tf.errors import CheckpointError
-from dlrm_tf.mindspore.checkpoint import Checkpoint
 from dlrm_tf.mindspore.digest import KNOWN, known_sha256, sha256_file
 from dlrm_tf.mindspore.infer import infer_config
 from dlrm_tf.mindspore.names import assign
+from dlrm_tf.mindspore.source import open_checkpoint
 
+_KINDS = {"ckpt": "MindSpore .ckpt", "safetensors": ".safetensors", "pytorch": "PyTorch checkpoint"}
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
@@ -41,7 +42,7 @@ def describe(path, check: bool = False) -> dict:
 
 
 def _checkpoint(path: str, check: bool) -> dict:
-    with Checkpoint(path) as checkpoint:
+    with open_checkpoint(path) as checkpoint:
         notes = []
         if check:
             notes.append("checksum right" if checkpoint.check_crc() else "the file carries no checksum of its own")
@@ -60,7 +61,7 @@ def _checkpoint(path: str, check: bool) -> dict:
         ]
         return {
             "path": path,
-            "kind": f"MindSpore {checkpoint.format}",
+            "kind": _KINDS[checkpoint.format],
             "bytes": checkpoint.size,
             "tensors": tensors,
             "config": config and config.to_json(),

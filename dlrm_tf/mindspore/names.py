@@ -22,31 +22,47 @@ class Weight(NamedTuple):
     kind: str
 
 
+# Stands for "the MLP's last layer" until it is known how many layers there are.
+_LAST = -1
+
+
 @dataclasses.dataclass(frozen=True)
 class Naming:
     """How one program names and lays out the weights.
 
     Attributes:
       templates: (part, kind) -> (name with `{}` for a number, step of that number from one layer to the next).
+      last: (part, kind) -> name of an MLP's last layer, where that one is called otherwise.
       transposed: kernels are stored `[out, in]`.
-      pairs: order of the dot products at the top MLP's input: `"lower"` triangle row by row (upstream's and ours), or `"upper"`.
+      pairs: order of the dot products at the top MLP's input: `"lower"` triangle row by row (MindSpore's and ours), or `"upper"`.
     """
 
     templates: dict
+    last: dict = dataclasses.field(default_factory=dict)
     transposed: bool = False
     pairs: str = "lower"
 
-    def name(self, weight: Weight) -> str:
-        """The name of a weight."""
+    def name(self, weight: Weight, layers: int = 0) -> str:
+        """The name of a weight; `layers` is how many its MLP has, which matters only where `last` names one otherwise."""
+        if weight.index == layers - 1 and (weight.part, weight.kind) in self.last:
+            return self.last[weight.part, weight.kind]
         template, step = self.templates[weight.part, weight.kind]
         return template.format(weight.index * step)
 
+    def names(self, config: DLRMConfig) -> dict[Weight, str]:
+        """The name of every weight of a configuration."""
+        layers = {"bottom_mlp": len(config.bottom_mlp), "top_mlp": len(config.top_mlp)}
+        return {weight: self.name(weight, layers.get(weight.part, 0)) for weight in weights_of(config)}
+
     def shape(self, weight: Weight, stored: tuple) -> tuple:
-        """Shape of a weight in our layout, from its shape as stored."""
+        """Shape of a weight in our layout, from its shape as stored; or the other way round."""
         return tuple(reversed(stored)) if self.transposed and weight.kind == "kernel" else tuple(stored)
 
     def match(self, name: str):
         """`(prefix, Weight)` if `name` ends in a weight's name; else None. The prefix is empty or ends in a dot."""
+        for (part, kind), last in self.last.items():
+            if name == last or name.endswith(f".{last}"):
+                return name[: len(name) - len(last)], Weight(part, _LAST, kind)
         for (part, kind), (template, step) in self.templates.items():
             before, after = (re.escape(half) for half in template.split("{}"))
             found = re.search(rf"(?:^|(?<=\.)){before}(0|[1-9][0-9]{{0,5}}){after}$", name)
@@ -54,18 +70,49 @@ class Naming:
                 return name[: found.start()], Weight(part, int(found.group(1)) // step, kind)
         return None
 
+    def number_last_layers(self, weights: dict) -> dict:
+        """`weights` (keys are `Weight`s of one network) with the last layers' true index."""
+        layers = {part: 1 + max((w.index for w in weights if w.part == part), default=_LAST) for part, _ in self.last}
+        return {w._replace(index=layers[w.part]) if w.index == _LAST else w: name for w, name in weights.items()}
 
-# MindSpore models, research/recommend/dlrm/src/dlrm.py.
-MINDSPORE = Naming(
-    {
-        ("bottom_mlp", "kernel"): ("bottom_mlp.{}.weight", 1),
-        ("bottom_mlp", "bias"): ("bottom_mlp.{}.bias", 1),
-        ("top_mlp", "kernel"): ("top_mlp.{}.weight", 1),
-        ("top_mlp", "bias"): ("top_mlp.{}.bias", 1),
-        ("embedding", "table"): ("embeddinglookup.embeddings.{}.embedding_table", 1),
-    }
-)
-NAMINGS = {"mindspore": MINDSPORE}
+
+NAMINGS = {
+    # MindSpore models, research/recommend/dlrm/src/dlrm.py.
+    "mindspore": Naming(
+        {
+            ("bottom_mlp", "kernel"): ("bottom_mlp.{}.weight", 1),
+            ("bottom_mlp", "bias"): ("bottom_mlp.{}.bias", 1),
+            ("top_mlp", "kernel"): ("top_mlp.{}.weight", 1),
+            ("top_mlp", "bias"): ("top_mlp.{}.bias", 1),
+            ("embedding", "table"): ("embeddinglookup.embeddings.{}.embedding_table", 1),
+        }
+    ),
+    # facebookresearch/dlrm, dlrm_s_pytorch.py: a Sequential of Linear (even) and activation (odd).
+    "dlrm_pytorch": Naming(
+        {
+            ("bottom_mlp", "kernel"): ("bot_l.{}.weight", 2),
+            ("bottom_mlp", "bias"): ("bot_l.{}.bias", 2),
+            ("top_mlp", "kernel"): ("top_l.{}.weight", 2),
+            ("top_mlp", "bias"): ("top_l.{}.bias", 2),
+            ("embedding", "table"): ("emb_l.{}.weight", 1),
+        },
+        transposed=True,
+    ),
+    # pytorch/torchrec, torchrec/models/dlrm.py, with the table names of its Criteo examples.
+    "torchrec": Naming(
+        {
+            ("bottom_mlp", "kernel"): ("dense_arch.model._mlp.{}._linear.weight", 1),
+            ("bottom_mlp", "bias"): ("dense_arch.model._mlp.{}._linear.bias", 1),
+            ("top_mlp", "kernel"): ("over_arch.model.0._mlp.{}._linear.weight", 1),
+            ("top_mlp", "bias"): ("over_arch.model.0._mlp.{}._linear.bias", 1),
+            ("embedding", "table"): ("sparse_arch.embedding_bag_collection.embedding_bags.t_cat_{}.weight", 1),
+        },
+        last={("top_mlp", "kernel"): "over_arch.model.1.weight", ("top_mlp", "bias"): "over_arch.model.1.bias"},
+        transposed=True,
+        pairs="upper",
+    ),
+}
+MINDSPORE = NAMINGS["mindspore"]
 # Prefixes MindSpore's optimizers give their state: SGD and Momentum, Adagrad and FTRL, Adam, LAMB, RMSProp.
 STATE_PREFIXES = (
     "accum",
@@ -145,7 +192,7 @@ def assign(names, path: str, prefix=None) -> Assignment:
         else:
             slot = match[0][: len(match[0]) - len(chosen)] if match[0].endswith(chosen) else match[0]
             state[slot.rstrip("."), match[1]] = name
-    return Assignment(naming, chosen, weights, state, tuple(other))
+    return Assignment(naming, chosen, naming.number_last_layers(weights), state, tuple(other))
 
 
 def _choose(prefixes: list[str], path: str) -> str:

@@ -68,6 +68,15 @@ def element_count(shape) -> int:
     return count
 
 
+def row_chunks(info: TensorInfo, max_bytes: int):
+    """Yields `(start, stop)` over a tensor's rows: whole rows of at most `max_bytes` together, or one row."""
+    if not info.size:
+        return
+    step = max(1, max_bytes * info.shape[0] // info.nbytes)
+    for start in range(0, info.shape[0], step):
+        yield start, min(start + step, info.shape[0])
+
+
 def dtype_name(dtype) -> str:
     """MindSpore's name of a NumPy dtype, for example `"Float32"`.
 

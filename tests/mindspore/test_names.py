@@ -13,9 +13,10 @@ KAGGLE = DLRMConfig.preset("criteo_kaggle")
 
 @pytest.mark.parametrize("naming", NAMINGS.values(), ids=NAMINGS.keys())
 def test_bijection(naming):
-    names = {w: naming.name(w) for w in weights_of(KAGGLE)}
+    names = naming.names(KAGGLE)
     assert len(names) == 7 * 2 + 26 == len(set(names.values()))
-    assert all(naming.match(name) == ("", weight) for weight, name in names.items())
+    found = assign(names.values(), "x")
+    assert found.naming is naming and found.weights == names and not found.state and not found.other
 
 
 def test_names_and_order_are_those_of_the_golden_file(golden_ckpt, golden_run):
