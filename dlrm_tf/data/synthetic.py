@@ -7,6 +7,7 @@ categories have no effect, so it is learnt from some 100 k rows.
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from typing import Union
 
@@ -202,7 +203,7 @@ def synth(
                 np.add.at(counts, (is_test.astype(np.int64), label.astype(np.int64), bins), 1)
                 progress.update(size)
     report = SynthReport(
-        path=path,
+        path=os.fspath(path),
         rows=rows,
         seed=seed,
         positive_rate=float(counts[:, 1].sum() / rows),
