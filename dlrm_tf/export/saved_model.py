@@ -60,8 +60,10 @@ def export_savedmodel(
     prediction_log = require("tensorflow_serving.apis.prediction_log_pb2", "serving")
     loaded_vocabulary = None if vocabulary is None else _fitting_vocabulary(vocabulary, weights)
     target = os.path.join(model_dir, str(version))
+    if os.path.exists(target):
+        raise FileExistsError(f"{target}: already exists; choose another version")
+    model = weights_file.load(weights)
     with atomic_dir(target) as folder:
-        model = weights_file.load(weights)
         scorer = Scorer(model, loaded_vocabulary)
         tf.saved_model.save(scorer, folder, signatures=scorer.signatures())
         write_method_names(folder)

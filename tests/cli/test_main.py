@@ -41,7 +41,9 @@ def test_every_verb_has_help_without_tensorflow(verb):
     assert f"usage: dlrm-tf {verb}" in done.stdout
 
 
-@pytest.mark.parametrize("argv", [["nonsense"], ["export"], ["export", "onnx", "--weights", "a"], ["train", "--epochs", "many"]])
+@pytest.mark.parametrize(
+    "argv", [["nonsense"], ["export"], ["export", "onnx", "--weights", "a"], ["train", "--epochs", "many"], ["bench", "none"]]
+)
 def test_wrong_usage_exits_2(argv, capsys):
     assert main(argv) == 2
     assert capsys.readouterr().err
@@ -58,7 +60,6 @@ def test_wrong_usage_exits_2(argv, capsys):
         (["train", "--data", "{tmp}/none", "-o", "{tmp}/run"], "none"),
         (["evaluate", "--data", "{tmp}/none", "--weights", "{tmp}/text.weights.h5"], "none"),
         (["inspect", "{tmp}/none.ckpt"], "none.ckpt"),
-        (["serve", "--model_name", "m", "--model_base_path", "relative/path"], "relative/path"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_1(argv, message, tmp_path):
