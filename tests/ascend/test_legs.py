@@ -1,0 +1,151 @@
+"""Every leg of the core, run on this TensorFlow: `make test` runs it on the newest, `make test-ascend` on the plugin's 2.6.5."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import dlrm_tf
+from dlrm_tf.cli.main import main
+from dlrm_tf.data.criteo import prepare
+from dlrm_tf.data.synthetic import synth
+from dlrm_tf.keras2 import recommenders, tensorflow
+from dlrm_tf.mindspore.checkpoint import Checkpoint
+from dlrm_tf.mindspore.names import MINDSPORE, Weight
+from dlrm_tf.train.optimizers import make_optimizer
+
+tf = tensorflow()
+OTHER = os.environ.get("DLRM_TF_OTHER_PYTHON")
+CARDINALITIES = [40] * 26
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("legs")
+    synth(folder / "rows.tsv", rows=20_000, seed=3, cardinalities=CARDINALITIES)
+    return prepare(folder / "rows.tsv", folder / "data")
+
+
+@pytest.fixture
+def small_config(records):
+    return dlrm_tf.DLRMConfig(records.sizes, embedding_dim=8, bottom_mlp=(32, 8), top_mlp=(32, 1))
+
+
+def batches(run, count):
+    """The first `count` golden batches as a dataset, in order."""
+    features = {"dense": run["dense"][:count], "categorical": run["categorical"][:count]}
+    return tf.data.Dataset.from_tensor_slices((features, run["label"][:count]))
+
+
+@pytest.mark.skipif(OTHER is None, reason="only make test-ascend promises the plugin's versions")
+def test_this_is_the_plugins_tensorflow():
+    assert sys.version_info[:2] == (3, 9)
+    assert tf.__version__ == "2.6.5"
+    assert recommenders().__version__.lstrip("v") == "0.6.0"
+    assert np.__version__.startswith("1.19.")
+
+
+@pytest.mark.parametrize("name", ["tiny", "hub_layout"])
+def test_converted_weights_give_mindspores_probabilities(golden_ckpt, golden_run, tmp_path, name):
+    _, run = golden_run(name)
+    for stage in ("init", "trained"):
+        path = tmp_path / f"{stage}.weights.h5"
+        dlrm_tf.convert(golden_ckpt(name, stage), path, quiet=True)
+        logit = dlrm_tf.load(path)({"dense": run["dense"][-1], "categorical": run["categorical"][-1]})
+        np.testing.assert_allclose(tf.sigmoid(logit), run[f"prob_{stage}"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["tiny", "hub_layout"])
+def test_fit_follows_mindspores_20_steps(golden_ckpt, golden_run, tmp_path, name):
+    settings, run = golden_run(name)
+    path = tmp_path / "m.weights.h5"
+    dlrm_tf.convert(golden_ckpt(name, "init"), path, quiet=True)
+    model = dlrm_tf.load(path)
+    model.compile(make_optimizer("sgd", settings["learning_rate"]))
+    sums = []
+    record = tf.keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: sums.append(logs["loss"] * (batch + 1)))
+    model.fit(batches(run, 20), epochs=1, callbacks=[record], verbose=0)
+    np.testing.assert_allclose(np.diff([0.0, *sums]), run["losses"], rtol=0, atol=1e-5)
+    with Checkpoint(golden_ckpt(name, "trained")) as trained:
+        for f, (size, offset) in enumerate(zip(model.config.categorical_feature_sizes, model.config.block_offsets)):
+            wanted = trained.read(MINDSPORE.name(Weight("embedding", f, "table")))
+            np.testing.assert_allclose(model.embedding.read_rows(offset, offset + size), wanted, rtol=0, atol=1e-5)
+        for mlp, i, _, _ in model.config.dense_shapes():
+            wanted = trained.read(MINDSPORE.name(Weight(mlp, i, "kernel")))
+            np.testing.assert_allclose(model.dense_layer(mlp, i).kernel, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adagrad", "rowwise_adagrad"])
+def test_adagrads_follow_their_formula(golden_run, name):
+    _, run = golden_run("tiny")
+    model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig.preset("tiny"), seed=4)
+    table = model.embedding.table
+    wanted, accumulated = table.numpy().astype(np.float64), 0.1
+    model.compile(make_optimizer(name, 0.02))
+    for features, label in batches(run, 3):
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss((features, label), training=True)
+        gradient = tf.convert_to_tensor(tape.gradient(loss, table)).numpy().astype(np.float64)
+        square = gradient**2 if name == "adagrad" else (gradient**2).mean(axis=1, keepdims=True)
+        accumulated = accumulated + square
+        wanted -= 0.02 * gradient / np.sqrt(accumulated)
+        model.fit(features, label, batch_size=len(label), verbose=0)
+    np.testing.assert_allclose(table, wanted, rtol=0, atol=1e-6)
+
+
+def test_fit_evaluate_and_resume(records, small_config, tmp_path):
+    settings = {"config": small_config, "optimizer": "adagrad", "batch_size": 256, "learning_rate": 0.1, "quiet": True}
+    whole = dlrm_tf.fit(records, tmp_path / "whole", epochs=3, **settings)
+    assert whole.history[-1]["validation"]["auc"] > 0.6
+    measured = dlrm_tf.evaluate(records, whole.weights, quiet=True)
+    assert measured["rows"] == records.rows("test")
+    assert measured["auc"] == pytest.approx(whole.history[-1]["validation"]["auc"], abs=1e-6)
+    dlrm_tf.fit(records, tmp_path / "halves", epochs=1, **settings)
+    resumed = dlrm_tf.fit(records, tmp_path / "halves", epochs=3, resume=True, **settings)
+    for a, b in zip(whole.model.trainable_variables, resumed.model.trainable_variables):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+def test_train_and_evaluate_from_the_command_line(records, tmp_path, capsys):
+    run = str(tmp_path / "run")
+    config = tmp_path / "config.json"
+    config.write_text(dlrm_tf.DLRMConfig(records.sizes, embedding_dim=4, bottom_mlp=(8, 4), top_mlp=(8, 1)).to_json())
+    data = str(records.folder)
+    assert main(["train", "--data", data, "-o", run, "--config", str(config), "--optimizer", "sgd", "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "--data", data, "--weights", os.path.join(run, "model.weights.h5"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == records.rows("test")
+
+
+@pytest.mark.skipif(OTHER is None, reason="needs a second environment: make test-ascend")
+def test_weights_travel_between_the_versions(tmp_path):
+    """A file written here loads on the other TensorFlow, trains a step there, and comes back."""
+    model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig.preset("tiny"), seed=6)
+    here, there = str(tmp_path / "here.weights.h5"), str(tmp_path / "there.weights.h5")
+    model.save_weights(here)
+    code = (
+        "import json, sys, numpy as np, dlrm_tf\n"
+        "from dlrm_tf.keras2 import tensorflow\n"
+        "model = dlrm_tf.load(sys.argv[1])\n"
+        "rows = {'dense': np.full((4, 13), 0.5, np.float32), 'categorical': np.arange(104, dtype=np.int32).reshape(4, 26) % 7}\n"
+        "before = model(rows).numpy().tolist()\n"
+        "model.compile('sgd')\n"
+        "model.fit(rows, np.ones((4, 1), np.float32), batch_size=4, verbose=0)\n"
+        "model.save_weights(sys.argv[2])\n"
+        "print(json.dumps([tensorflow().__version__, before, model(rows).numpy().tolist()]))\n"
+    )
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run([OTHER, "-c", code, here, there], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    version, before, after = json.loads(done.stdout.splitlines()[-1])
+    assert version != tf.__version__
+    rows = {"dense": np.full((4, 13), 0.5, np.float32), "categorical": np.arange(104, dtype=np.int32).reshape(4, 26) % 7}
+    np.testing.assert_allclose(model(rows), before, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(dlrm_tf.load(there)(rows), after, rtol=0, atol=1e-6)
+    model.compile("sgd")
+    model.fit(rows, np.ones((4, 1), np.float32), batch_size=4, verbose=0)
+    for a, b in zip(model.trainable_variables, dlrm_tf.load(there).trainable_variables):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
