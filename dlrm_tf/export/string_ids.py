@@ -11,6 +11,7 @@ tf = tensorflow()
 _CHUNK = 1 << 20
 # FarmHash Fingerprint64 modulo this: 63 bits, so that the hashes order as signed integers.
 _BUCKETS = 2**63 - 1
+_HEX_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
 
 
 class StringIds(tf.Module):
@@ -34,10 +35,10 @@ class StringIds(tf.Module):
         hashes, ids = np.empty(total, np.int64), np.empty(total, np.int32)
         at = 0
         for number, name in enumerate(vocabulary.names):
-            for start, keys in _key_chunks(vocabulary, name):
+            for keys, key_ids in _key_chunks(vocabulary.feature(name)):
                 stop = at + len(keys)
                 hashes[at:stop] = _fingerprint(tf.constant(keys, tf.string), [number])
-                ids[at:stop] = np.arange(start, start + len(keys), dtype=np.int32)
+                ids[at:stop] = key_ids
                 at = stop
         order = np.argsort(hashes)
         hashes, ids = hashes[order], ids[order]
@@ -65,8 +66,14 @@ def _fingerprint(strings, feature_numbers):
     return tf.bitwise.bitwise_xor(tf.strings.to_hash_bucket_fast(strings, _BUCKETS), salt)
 
 
-def _key_chunks(vocabulary, name: str):
-    """Yields `(first id, keys as bytes)` over a feature's keys in id order."""
-    keys = vocabulary.keys(name)
-    for start in range(0, len(keys), _CHUNK):
-        yield start, [key.encode("utf-8", "surrogateescape") for key in keys[start : start + _CHUNK]]
+def _key_chunks(feature):
+    """Yields `(keys as bytes, their ids)` over a feature's keys; the hex ones are spelled by NumPy, not one by one."""
+    values, ids = feature.numeric()
+    for start in range(0, len(values), _CHUNK):
+        part = values[start : start + _CHUNK]
+        digits = part[:, np.newaxis] >> np.arange(28, -4, -4, dtype=np.uint32) & np.uint32(15)
+        yield _HEX_DIGITS[digits].view("S8")[:, 0], ids[start : start + _CHUNK]
+    others = feature.others()
+    for start in range(0, len(others), _CHUNK):
+        part = others[start : start + _CHUNK]
+        yield [key for key, _ in part], [i for _, i in part]
