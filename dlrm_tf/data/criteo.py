@@ -1,79 +1,105 @@
-"""prepare: raw Criteo TSV (or another log with a feature spec) to records, vocabulary and manifest, as upstream numbers them."""
+"""prepare: raw Criteo TSV (or another log with a feature spec) to records with upstream's ids and split.
 
-import hashlib
-import json
+Upstream: MindSpore models, research/recommend/dlrm/src/preprocess_data.py. An id is the order of a key's first
+appearance in its column over all good lines; the split is by line number, bad lines counted.
+"""
+
 import os
+from collections.abc import Sequence
+from typing import Optional, Union
 
-import numpy as np
+from dlrm_tf.data.feature_keys import FeatureKeys
+from dlrm_tf.data.finish import Finish
+from dlrm_tf.data.records import MANIFEST, Records
+from dlrm_tf.data.scan import Scan
+from dlrm_tf.data.spec import CRITEO, FeatureSpec
+from dlrm_tf.data.vocabulary import Vocabulary
+from dlrm_tf.data.workspace import Workspace
+from dlrm_tf.errors import DataError, UsageError
 
-from dlrm_tf.data.parse import parse_block
-from dlrm_tf.data.records import FORMAT, MANIFEST, SPLITS, VOCABULARY, Records, row_dtype
-from dlrm_tf.data.spec import CRITEO
-from dlrm_tf.data.vocabulary import FeatureKeys, Vocabulary
-from dlrm_tf.files import atomic_dir
+SHARD_LINES = 1 << 20  # 168 MB of Criteo's rows; also what a killed run can lose
 
 
-def prepare(tsv_paths, out_dir, spec=CRITEO, vocabulary=None, test_fraction=1 / 7, quiet=True):
-    if isinstance(tsv_paths, (str, os.PathLike)):
-        tsv_paths = [tsv_paths]
-    features = [FeatureKeys() for _ in spec.categorical_names]
-    dtype = row_dtype(spec)
-    parts, positions, bad, lines = [], [], 0, 0
-    for path in tsv_paths:
-        with open(path, "rb") as f:
-            rest = b""
-            while True:
-                text = f.read(4 << 20)
-                if not text:
-                    chunk, rest = rest, b""
-                else:
-                    cut = text.rfind(b"\n") + 1
-                    chunk, rest = rest + text[:cut], text[cut:]
-                if chunk:
-                    b = parse_block(chunk, spec)
-                    rows = np.empty(len(b.label), dtype)
-                    rows["label"], rows["dense"] = b.label, b.dense
-                    for i, feature in enumerate(features):
-                        if vocabulary is None:
-                            rows["categorical"][:, i] = feature.assign(b.keys[i], b.empty[i], b.odd[i])
-                        else:
-                            f_ = vocabulary.feature(spec.categorical_names[i])
-                            ids = f_.find(b.keys[i], b.empty[i], b.odd[i])
-                            rows["categorical"][:, i] = np.where(ids < 0, f_.size, ids)
-                    parts.append(rows)
-                    positions.append(lines + b.position)
-                    lines += b.lines
-                    bad += len(b.bad)
-                if not text:
-                    break
-    rows, pos = np.concatenate(parts), np.concatenate(positions)
-    cut = np.searchsorted(pos, lines - lines // 7)
-    vocabulary = vocabulary or Vocabulary(list(zip(spec.categorical_names, features)))
-    with atomic_dir(out_dir) as tmp:
-        shards, counts = {}, {"lines": lines, "bad_lines": bad, "splits": {}}
-        for split, part in zip(SPLITS, (rows[:cut], rows[cut:])):
-            os.makedirs(os.path.join(tmp, split))
-            shards[split] = []
-            for k in range(0, len(part), 1 << 20):
-                data = part[k : k + (1 << 20)].tobytes()
-                name = f"{split}/{k >> 20:05d}.bin"
-                with open(os.path.join(tmp, name), "wb") as f:
-                    f.write(data)
-                shards[split].append(
-                    {"path": name, "rows": len(data) // dtype.itemsize, "sha256": hashlib.sha256(data).hexdigest()}
-                )
-            counts["splits"][split] = {"rows": len(part), "positives": int(part["label"].sum())}
-        vocabulary.save(os.path.join(tmp, VOCABULARY))
-        with open(os.path.join(tmp, MANIFEST), "w") as f:
-            json.dump(
-                {
-                    "format": FORMAT,
-                    "spec": spec.to_dict(),
-                    "counts": counts,
-                    "vocabulary": {"fingerprint": vocabulary.fingerprint, "sizes": vocabulary.sizes},
-                    "shards": shards,
-                },
-                f,
-                indent=1,
-            )
+def prepare(
+    tsv_paths: Union[str, Sequence[str]],
+    out_dir: str,
+    spec: FeatureSpec = CRITEO,
+    vocabulary: Optional[Vocabulary] = None,
+    grow: bool = False,
+    min_count: int = 1,
+    test_fraction: float = 1 / 7,
+    on_bad_line: str = "skip",
+    shard_lines: int = SHARD_LINES,
+    threads: Optional[int] = None,
+    quiet: bool = True,
+) -> Records:
+    """Makes the data folder `out_dir`; after an interruption the same call goes on where the last finished shard ends.
+
+    Memory: three shards and the vocabulary (about 16 to 24 bytes a key), however many lines there are.
+
+    Args:
+      tsv_paths: one file or several, plain or gzip, taken in order as if they were one.
+      out_dir: the folder to make; must not exist, be empty, or hold the same call's interrupted work.
+      spec: the columns.
+      vocabulary: a fixed vocabulary; keys it does not have get the out-of-vocabulary id. None makes one from the lines.
+      grow: append the keys that `vocabulary` does not have; ids it has stay.
+      min_count: keys in fewer rows go out of vocabulary (keys of `vocabulary` stay). 1, upstream's rule, keeps all.
+      test_fraction: share of the lines, from the end, that is the test split.
+      on_bad_line: `"skip"` counts lines that are not as `spec` says; `"stop"` raises at the first.
+      shard_lines: lines a shard.
+      threads: 0 < threads; None is one for each CPU.
+      quiet: show no progress.
+
+    Raises:
+      DataError: the input or the folder is not as it should be.
+      UsageError: an argument is out of range, or arguments exclude each other.
+    """
+    paths = [tsv_paths] if isinstance(tsv_paths, (str, os.PathLike)) else list(tsv_paths)
+    paths = [os.fspath(path) for path in paths]
+    _check_arguments(paths, vocabulary, grow, min_count, test_fraction, on_bad_line, shard_lines)
+    if vocabulary is not None and vocabulary.names != spec.categorical_names:
+        raise DataError(f"the vocabulary has features {vocabulary.names}, the log {spec.categorical_names}")
+    job = {
+        "inputs": [[os.path.abspath(path), os.path.getsize(path), os.stat(path).st_mtime_ns] for path in paths],
+        "spec": spec.to_dict(),
+        "vocabulary": vocabulary.fingerprint if vocabulary is not None else None,
+        "grow": grow,
+        "min_count": min_count,
+        "test_fraction": test_fraction,
+        "on_bad_line": on_bad_line,
+        "shard_lines": shard_lines,
+    }
+    with Workspace.open(out_dir, job) as workspace:
+        # With a manifest there, only the removal of the work folder was interrupted.
+        if not os.path.exists(os.path.join(out_dir, MANIFEST)):
+            known = [FeatureKeys() for _ in spec.categorical_names]
+            if vocabulary is not None:
+                known = [vocabulary.feature(name).copy() for name in spec.categorical_names]
+            sizes = [feature.size for feature in known]
+            learning = grow or vocabulary is None
+            scan = Scan(workspace, paths, spec, known, learning, shard_lines, on_bad_line, threads or os.cpu_count() or 1)
+            scan.run(quiet)
+            if not any(note["rows"] for note in scan.notes):
+                lines = sum(note["lines"] for note in scan.notes)
+                first = next((example for note in scan.notes for example in note["examples"]), "the input is empty")
+                workspace.remove()
+                raise DataError(f"no good line among {lines:,}: {first}")
+            finish = Finish(workspace, out_dir, spec, scan.notes, scan.features)
+            if min_count > 1:
+                finish.drop_rare(min_count, sizes)
+            finish.write(test_fraction)
+        workspace.remove()
     return Records.open(out_dir)
+
+
+def _check_arguments(paths, vocabulary, grow, min_count, test_fraction, on_bad_line, shard_lines) -> None:
+    if not paths:
+        raise UsageError("wanted at least one input file")
+    if grow and vocabulary is None:
+        raise UsageError("grow needs a vocabulary to grow from")
+    if min_count > 1 and vocabulary is not None and not grow:
+        raise UsageError("min_count changes a vocabulary, but a fixed one was given (grow appends to it)")
+    if min_count < 1 or shard_lines < 1 or not 0 <= test_fraction < 1:
+        raise UsageError(f"out of range: min_count {min_count}, shard_lines {shard_lines} or test_fraction {test_fraction}")
+    if on_bad_line not in ("skip", "stop"):
+        raise UsageError(f"on_bad_line: wanted skip or stop, got {on_bad_line!r}")

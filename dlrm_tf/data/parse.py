@@ -34,6 +34,7 @@ class Block:
       position: int64 `[n]`, line of each row within the piece, 0-based.
       label: float32 `[n]`.
       dense: float32 `[n, dense features]`.
+      dense_missing: bool `[n, dense features]`, the cell is empty.
       keys: uint32 `[categorical features, n]`, the value of a key of eight lower-case hex digits; 0 for any other key.
       empty: bool, shape of `keys`: the key is ''.
       odd: per categorical feature the `(row, key)` of every other key, rows ascending.
@@ -44,6 +45,7 @@ class Block:
     position: np.ndarray
     label: np.ndarray
     dense: np.ndarray
+    dense_missing: np.ndarray
     keys: np.ndarray
     empty: np.ndarray
     odd: list[list[tuple[int, bytes]]]
@@ -57,6 +59,7 @@ class Block:
             self.position[first:last] - start,
             self.label[first:last],
             self.dense[first:last],
+            self.dense_missing[first:last],
             self.keys[:, first:last],
             self.empty[:, first:last],
             [[(row - first, key) for row, key in odd if first <= row < last] for odd in self.odd],
@@ -161,7 +164,9 @@ def parse_block(text: bytes, spec: FeatureSpec) -> Block:
     odd: list[list[tuple[int, bytes]]] = [[] for _ in spec.categorical_columns]
     for row, feature in np.argwhere(~(canonical | empty)).tolist():
         odd[feature].append((row, cell(row, spec.categorical_columns[feature])))
-    return Block(lines, position, label, dense, np.ascontiguousarray(keys.T), np.ascontiguousarray(empty.T), odd, bad)
+    dense_columns = _columns(spec.dense_columns)
+    missing = starts[:, dense_columns] == ends[:, dense_columns]
+    return Block(lines, position, label, dense, missing, np.ascontiguousarray(keys.T), np.ascontiguousarray(empty.T), odd, bad)
 
 
 def _parse_numbers(words, padded, starts, ends, cell, spec: FeatureSpec):
@@ -188,7 +193,7 @@ def _parse_numbers(words, padded, starts, ends, cell, spec: FeatureSpec):
                 numbers[row, i] = max(value, 0.0) if clamp else value
                 if not clamp and value not in (0.0, 1.0):
                     raise ValueError
-            except ValueError:
+            except (ValueError, OverflowError):
                 wanted = {"int": "an integer", "float": "a finite number", "label": "0 or 1"}[kind]
                 shown = text[:40].decode("utf-8", "backslashreplace")
                 faults.setdefault(row, f"column {positions[i] + 1} ({name}): wanted {wanted}, got {shown!r}")

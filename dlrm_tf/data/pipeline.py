@@ -1,9 +1,9 @@
 """The tf.data pipeline over records: large reads, rows shuffled by a seed, batches of exact size, resumable at any batch.
 
-An epoch is a stream of blocks of neighbouring rows, in an order drawn for the epoch. The stream is cut into groups of whole batches;
-a group is read at once, its rows are permuted, and it is handed out batch by batch. Which rows a group holds follows from its number
-alone, so the pipeline starts at any batch without reading what comes before. Everything is TensorFlow ops (no Python at run time), so
-it also runs in a remote worker.
+An epoch is a stream of blocks of neighbouring rows, in an order drawn for the epoch. The stream is cut into groups of whole
+batches; a group is read at once, its rows are permuted, and it is handed out batch by batch. Which rows a group holds follows
+from its number alone, so the pipeline starts at any batch without reading what comes before. Everything is TensorFlow ops (no
+Python at run time), so it also runs in a remote worker.
 """
 
 import os
@@ -114,7 +114,7 @@ def _group_reader(records, split, row_range, batch_size, stop_row, shuffle_seed)
 
 
 def _blocks(records, split, first_row, last_row) -> list[tuple[str, int, int, int]]:
-    """Rows `[first_row, last_row)` of a split as `(path, first row in the shard, rows, rows of the shard)`, in the log's order."""
+    """Rows `[first_row, last_row)` of a split as `(path, first row there, rows, rows of the whole shard)`, in order."""
     blocks, shard_first = [], 0
     for shard in records.shards[split]:
         begin, end = max(first_row - shard_first, 0), min(last_row - shard_first, shard.rows)

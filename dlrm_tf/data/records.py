@@ -37,11 +37,13 @@ class Shard:
     Attributes:
       path: relative to the data folder, with `/`.
       rows: number of rows.
+      positives: number of rows with label 1.
       sha256: of the whole file, hex.
     """
 
     path: str
     rows: int
+    positives: int
     sha256: str
 
 

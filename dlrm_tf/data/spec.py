@@ -14,9 +14,9 @@ class FeatureSpec:
     """The columns of a text log.
 
     Attributes:
-      columns: `(name, kind)` in file order; exactly one `label`, at least one `categorical`. Kinds: `label` (0 or 1), `int` (whole
-        number; empty and negative count as 0), `float` (finite number; empty and negative count as 0), `categorical` (any string,
-        the empty one included), `skip`.
+      columns: `(name, kind)` in file order; exactly one `label`, at least one `categorical`. Kinds: `label` (0 or 1), `int`
+        (whole number; empty and negative count as 0), `float` (finite number; empty and negative count as 0), `categorical` (any
+        string, the empty one included), `skip`.
       separator: one ASCII character between two columns. There is no quoting.
       header: the first line of each file is column names: it is passed over and not counted as a line.
 

@@ -1,8 +1,8 @@
 """synth: Criteo-format rows whose labels are drawn from a known probability, so that the best possible AUC is known.
 
-A row's logit is a bias, a smooth function of each dense feature, an effect of each frequent category, and products of hidden factors
-of two pairs of categorical features. All of it is a function of what is written to the file, so a model can learn all of it; rare
-categories have no effect, so it is learnt from some 100 k rows.
+A row's logit is a bias, smooth functions of some dense features, effects of the frequent categories of some categorical features,
+and products of hidden factors of two pairs of them. All of it is a function of what is written to the file, so a model can learn
+all of it; rare categories have no effect, so it is learnt from some 100 k rows.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ from dlrm_tf.progress import Progress
 
 # Criteo Kaggle's numbers of categories (all lines of train.txt, unfiltered).
 CRITEO_CARDINALITIES = (
-    1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194, 27, 14992, 5461306, 10, 5652, 2173, 4, 7046547,
-    18, 15, 286181, 105, 142572,
+    1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194,
+    27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572,
 )  # fmt: skip
 _SMALL = tuple(min(size, 20_000) for size in CRITEO_CARDINALITIES)  # 207 k categories in all
 _DENSE, _CATEGORICAL = 13, 26
@@ -192,16 +192,16 @@ def synth(
     signal = _Signal(rng, cardinalities)
     test_start = rows - rows // 7
     counts = np.zeros((2, 2, _BINS), np.int64)  # split, label, bin of the probability
-    with atomic_file(path) as temporary, open(temporary, "wb") as file:
-        with Progress("synth", rows, "rows", quiet=quiet) as progress:
-            for start in range(0, rows, _BLOCK):
-                size = min(_BLOCK, rows - start)
-                text, probability, label = (part[:size] for part in signal.draw(rng, _BLOCK))
-                file.write(text[text != 0].tobytes())
-                bins = np.minimum((probability * _BINS).astype(np.int64), _BINS - 1)
-                is_test = np.arange(start, start + size) >= test_start
-                np.add.at(counts, (is_test.astype(np.int64), label.astype(np.int64), bins), 1)
-                progress.update(size)
+    progress = Progress("synth", rows, "rows", quiet=quiet)
+    with atomic_file(path) as temporary, open(temporary, "wb") as file, progress:
+        for start in range(0, rows, _BLOCK):
+            size = min(_BLOCK, rows - start)
+            text, probability, label = (part[:size] for part in signal.draw(rng, _BLOCK))
+            file.write(text[text != 0].tobytes())
+            bins = np.minimum((probability * _BINS).astype(np.int64), _BINS - 1)
+            is_test = np.arange(start, start + size) >= test_start
+            np.add.at(counts, (is_test.astype(np.int64), label.astype(np.int64), bins), 1)
+            progress.update(size)
     report = SynthReport(
         path=os.fspath(path),
         rows=rows,

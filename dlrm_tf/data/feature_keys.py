@@ -1,0 +1,118 @@
+"""FeatureKeys: the keys of one categorical feature and their ids, growing in order of first appearance."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from dlrm_tf.data.key_index import KeyIndex
+from dlrm_tf.data.parse import PAD, hex_keys
+
+_NO_KEYS = np.empty(0, np.uint32)
+
+
+class FeatureKeys:
+    """The keys of one feature: eight-lower-case-hex-digit keys as uint32, all others ('' among them) as bytes.
+
+    Attributes:
+      size: how many keys there are; ids are `0 … size - 1`, and `size` is the out-of-vocabulary id.
+    """
+
+    def __init__(self, numeric: np.ndarray = _NO_KEYS, others: Iterable[tuple[bytes, int]] = ()):
+        """`numeric`: uint32 keys in id order. `others`: `(key, id)`; the numeric keys take the ids these leave free."""
+        self._parts = [numeric] if numeric.size else []
+        self._others = dict(others)
+        self._index = None
+        self._new_parts: list[np.ndarray] = []
+        self._new_others: list[tuple[bytes, int]] = []
+        self.size = int(numeric.size) + len(self._others)
+
+    def numeric(self) -> tuple[np.ndarray, np.ndarray]:
+        """The eight-hex-digit keys: `(values uint32 [m], ids int32 [m])`, both in id order."""
+        if len(self._parts) > 1:
+            self._parts = [np.concatenate(self._parts)]
+        free = np.ones(self.size, bool)
+        free[list(self._others.values())] = False
+        return (self._parts[0] if self._parts else _NO_KEYS), np.flatnonzero(free).astype(np.int32)
+
+    def others(self) -> list[tuple[bytes, int]]:
+        """The keys that are not eight hex digits, with their ids, in id order."""
+        return sorted(self._others.items(), key=lambda item: item[1])
+
+    def take_new(self) -> tuple[np.ndarray, list[tuple[bytes, int]]]:
+        """The keys that `assign` added since the last call, as `numeric` values and `others`."""
+        new = (np.concatenate(self._new_parts) if self._new_parts else _NO_KEYS), self._new_others
+        self._new_parts, self._new_others = [], []
+        return new
+
+    def copy(self) -> "FeatureKeys":
+        """An independent copy."""
+        return FeatureKeys(self.numeric()[0], self._others.items())
+
+    def keep(self, kept: np.ndarray) -> "FeatureKeys":
+        """Only the keys whose id is True in `kept` (bool `[size]`), numbered anew in the same order."""
+        numeric, ids = self.numeric()
+        renumbered = np.cumsum(kept) - 1
+        return FeatureKeys(numeric[kept[ids]], [(key, int(renumbered[i])) for key, i in self.others() if kept[i]])
+
+    def find(self, keys: np.ndarray, empty: np.ndarray, odd: Sequence[tuple[int, bytes]]) -> np.ndarray:
+        """Ids, int32 `[n]`, of a column as `parse.Block` holds it; -1 where a key is unknown."""
+        if self._index is None:
+            numeric, ids = self.numeric()
+            self._index = KeyIndex(numeric.size)
+            self._index.insert(numeric, ids)
+        found = self._index.find(keys)
+        found[empty] = self._others.get(b"", -1)
+        for row, key in odd:
+            found[row] = self._others.get(key, -1)
+        return found
+
+    def assign(self, keys: np.ndarray, empty: np.ndarray, odd: Sequence[tuple[int, bytes]]) -> np.ndarray:
+        """As `find`, but unknown keys become new ids, in order of first appearance."""
+        found = self.find(keys, empty, odd)
+        unknown = np.flatnonzero(found < 0)
+        if not unknown.size:
+            return found
+        # Rows at which a new key stands first: of the numeric keys, of '', of the others.
+        other_first: dict[bytes, int] = {}
+        numeric_row = np.ones(len(found), bool)
+        for row, key in odd:
+            numeric_row[row] = False
+            if key not in self._others:
+                other_first.setdefault(key, row)
+        numeric_row[empty] = False
+        if b"" not in self._others and empty.any():
+            other_first[b""] = int(np.argmax(empty))
+        rows = unknown[numeric_row[unknown]]
+        new, first = np.unique(keys[rows], return_index=True)
+        order = np.argsort(first)
+        new, first = new[order], rows[first[order]]
+        others = sorted(other_first.items(), key=lambda item: item[1])
+        other_rows = np.array([row for _, row in others], np.int64)
+        rank = np.arange(first.size) + np.searchsorted(other_rows, first)
+        other_rank = np.arange(len(others)) + np.searchsorted(first, other_rows)
+        self._index.insert(new, (self.size + rank).astype(np.int32))
+        self._parts.append(new)
+        self._new_parts.append(new)
+        numbered = [(key, self.size + int(i)) for (key, _), i in zip(others, other_rank)]
+        self._others.update(numbered)
+        self._new_others += numbered
+        self.size += first.size + len(others)
+        found[rows] = self._index.find(keys[rows])
+        if others:
+            found[empty] = self._others.get(b"", -1)
+            for row, key in odd:
+                found[row] = self._others[key]
+        return found
+
+
+def as_column(keys: Sequence) -> tuple[np.ndarray, np.ndarray, list[tuple[int, bytes]]]:
+    """Strings (or bytes) as `parse.Block` holds a column: `(keys, empty, odd)`."""
+    encoded = [key if isinstance(key, bytes) else str(key).encode("utf-8", "surrogateescape") for key in keys]
+    length = np.fromiter(map(len, encoded), np.int64, len(encoded))
+    text = np.frombuffer(b"".join(encoded) + bytes(PAD), np.uint8)
+    words = np.ndarray((text.size - 7,), "<u8", text, strides=(1,))
+    numeric, canonical = hex_keys(words[np.cumsum(length) - length])
+    canonical &= length == 8
+    numeric[~canonical] = 0
+    empty = length == 0
+    return numeric, empty, [(row, encoded[row]) for row in np.flatnonzero(~(canonical | empty)).tolist()]

@@ -1,0 +1,136 @@
+"""Second half of `prepare`: scanned shards become train and test shards, rare keys leave, the manifest is written."""
+
+import json
+import os
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Optional
+
+import numpy as np
+
+from dlrm_tf.data.feature_keys import FeatureKeys
+from dlrm_tf.data.records import FORMAT, MANIFEST, SPLITS, VOCABULARY, row_dtype
+from dlrm_tf.data.scan import describe_rows
+from dlrm_tf.data.spec import FeatureSpec
+from dlrm_tf.data.vocabulary import Vocabulary
+from dlrm_tf.data.workspace import Workspace
+from dlrm_tf.files import atomic_file
+
+_COUNTS = "counts.npy"
+_EXAMPLES = 5  # bad lines the manifest tells about
+
+
+def lines_of_test(lines: int, test_fraction: float) -> int:
+    """How many lines, bad ones counted, the test split has: the last `floor(lines * test_fraction)`.
+
+    1/7 gives upstream's N // 7 exactly: a fraction is taken as the simple one it stands for.
+    """
+    return int(lines * Fraction(test_fraction).limit_denominator(10**6))
+
+
+class Finish:
+    """Moves the rows of a finished scan into the data folder; can be run again after it was interrupted."""
+
+    def __init__(self, workspace: Workspace, out_dir: str, spec: FeatureSpec, notes: list[dict], features: list[FeatureKeys]):
+        """`notes` and `features`: as the scan left them."""
+        self.workspace, self.out_dir, self.spec, self.notes, self.features = workspace, out_dir, spec, notes, features
+        self.dtype = row_dtype(spec)
+        self.out_of_vocabulary = np.sum([note["out_of_vocabulary"] for note in notes], axis=0)
+        self.remap: Optional[list[np.ndarray]] = None
+
+    def drop_rare(self, min_count: int, always_kept: Sequence[int]) -> None:
+        """Takes keys that stand in fewer than `min_count` rows out of the vocabulary; the others move up.
+
+        Args:
+          min_count: least number of rows of a key, train and test together.
+          always_kept: the first so many keys of each feature stay whatever their count.
+        """
+        counts = self._count()
+        kept_features, self.remap, start = [], [], 0
+        for i, feature in enumerate(self.features):
+            count = counts[start : start + feature.size]
+            start += feature.size
+            kept = (count >= min_count) | (np.arange(feature.size) < always_kept[i])
+            kept_features.append(feature.keep(kept))
+            # An id that was or now is out of vocabulary becomes the new size.
+            self.remap.append(
+                np.where(np.append(kept, False), np.cumsum(np.append(kept, False)) - 1, kept.sum()).astype(np.int32)
+            )
+            self.out_of_vocabulary[i] += count[~kept].sum()
+        self.features = kept_features
+
+    def _count(self) -> np.ndarray:
+        """Rows of each key of each feature, one after the other; kept on disk, because moved shards can't be counted again."""
+        path = self.workspace.path(_COUNTS)
+        if not os.path.exists(path):
+            counts = [np.zeros(feature.size + 1, np.int64) for feature in self.features]
+            for number in range(len(self.notes)):
+                rows = np.fromfile(self.workspace.rows_path(number), self.dtype)
+                for i, count in enumerate(counts):
+                    count += np.bincount(rows["categorical"][:, i], minlength=len(count))
+            with atomic_file(path) as temporary, open(temporary, "wb") as file:
+                np.save(file, np.concatenate([count[:-1] for count in counts]))
+        return np.load(path, allow_pickle=False)
+
+    def write(self, test_fraction: float) -> None:
+        """Writes vocabulary and shards, the manifest last."""
+        for split in SPLITS:
+            os.makedirs(os.path.join(self.out_dir, split), exist_ok=True)
+        vocabulary = Vocabulary(list(zip(self.spec.categorical_names, self.features)))
+        vocabulary.save(os.path.join(self.out_dir, VOCABULARY))
+        shards = self._write_shards(test_fraction)
+        missing = np.sum([note["missing"] for note in self.notes], axis=0).tolist()
+        manifest = {
+            "format": FORMAT,
+            "spec": self.spec.to_dict(),
+            "counts": {
+                "lines": sum(note["lines"] for note in self.notes),
+                "bad_lines": sum(note["bad_lines"] for note in self.notes),
+                "bad_examples": [example for note in self.notes for example in note["examples"]][:_EXAMPLES],
+                "rows": {split: sum(shard["rows"] for shard in shards[split]) for split in SPLITS},
+                "positives": {split: sum(shard["positives"] for shard in shards[split]) for split in SPLITS},
+                "missing": dict(zip((*self.spec.dense_names, *self.spec.categorical_names), missing)),
+                "out_of_vocabulary": dict(zip(self.spec.categorical_names, self.out_of_vocabulary.tolist())),
+            },
+            "vocabulary": {"fingerprint": vocabulary.fingerprint, "sizes": vocabulary.sizes},
+            "shards": shards,
+        }
+        with atomic_file(os.path.join(self.out_dir, MANIFEST)) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            json.dump(manifest, file, indent=1)
+
+    def _write_shards(self, test_fraction: float) -> dict[str, list[dict]]:
+        lines = sum(note["lines"] for note in self.notes)
+        train_lines = lines - lines_of_test(lines, test_fraction)
+        shards: dict[str, list[dict]] = {split: [] for split in SPLITS}
+        for number, note in enumerate(self.notes):
+            cut = min(max(train_lines, 0), note["lines"])
+            train_lines -= cut
+            # From lines to rows: the bad ones before the cut are not there.
+            cut = cut if not note["bad_lines"] else cut - int(np.searchsorted(self.workspace.bad_lines(number), cut))
+            source = self.workspace.rows_path(number)
+            for split, begin, end in (("train", 0, cut), ("test", cut, note["rows"])):
+                if begin == end:
+                    continue
+                name = f"{split}/{len(shards[split]):05d}.bin"
+                target = os.path.join(self.out_dir, *name.split("/"))
+                if end - begin < note["rows"] or self.remap:
+                    content = self._write_part(source, target, begin, end)
+                else:
+                    content = {key: note[key] for key in ("rows", "positives", "sha256")}
+                    if not os.path.exists(target):
+                        os.rename(source, target)
+                shards[split].append({"path": name, **content})
+            if os.path.exists(source):
+                os.unlink(source)
+        return shards
+
+    def _write_part(self, source: str, target: str, begin: int, end: int) -> dict:
+        """Writes rows `[begin, end)` of a scanned shard, ids remapped."""
+        if os.path.exists(target):  # from before an interruption
+            return describe_rows(np.fromfile(target, self.dtype))
+        rows = np.fromfile(source, self.dtype)[begin:end]
+        for i, table in enumerate(self.remap or ()):
+            rows["categorical"][:, i] = table[rows["categorical"][:, i]]
+        with atomic_file(target) as temporary:
+            rows.tofile(temporary)
+        return describe_rows(rows)

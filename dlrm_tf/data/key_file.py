@@ -1,0 +1,75 @@
+"""The file of a vocabulary: keys of several features with a JSON header, as an uncompressed `.npz`."""
+
+import json
+import zipfile
+from collections.abc import Sequence
+
+import numpy as np
+
+from dlrm_tf.errors import DataError
+from dlrm_tf.files import atomic_file
+
+
+def write_keys(path: str, header: dict, parts: Sequence[tuple[np.ndarray, list[tuple[bytes, int]]]]) -> None:
+    """Writes a `.npz` of `header` and, for each feature, `(numeric values, others)`; the file appears whole or not at all."""
+    others = [item for _, items in parts for item in items]
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez(
+            file,
+            header=np.frombuffer(json.dumps(header).encode(), np.uint8),
+            counts=np.array([(numeric.size, len(items)) for numeric, items in parts], "<i8").reshape(-1, 2),
+            hex_keys=np.concatenate([np.empty(0, np.uint32), *(numeric for numeric, _ in parts)]).astype("<u4"),
+            other_ids=np.array([i for _, i in others], "<i4"),
+            other_lengths=np.array([len(key) for key, _ in others], "<i4"),
+            other_keys=np.frombuffer(b"".join(key for key, _ in others), np.uint8),
+        )
+
+
+def read_keys(path: str) -> tuple[dict, list[tuple[np.ndarray, list[tuple[bytes, int]]]]]:
+    """Reads what `write_keys` wrote; nothing in the file can run code.
+
+    Raises:
+      DataError: another kind of file, or damaged.
+    """
+    with open(path, "rb") as file:
+        try:
+            _check_members(file)
+            with np.load(file, allow_pickle=False) as arrays:
+                header = json.loads(arrays["header"].tobytes())
+                counts, values, ids = arrays["counts"], arrays["hex_keys"], arrays["other_ids"]
+                lengths, blob = arrays["other_lengths"], arrays["other_keys"].tobytes()
+        except (ValueError, KeyError, AttributeError, zipfile.BadZipFile, EOFError, OSError, MemoryError) as e:
+            raise DataError(f"{path}: not a vocabulary file, or damaged ({type(e).__name__}: {e})") from None
+    offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+    sound = (
+        isinstance(header, dict)
+        and (counts.ndim, values.dtype, values.ndim, ids.shape) == (2, np.dtype("<u4"), 1, lengths.shape)
+        and counts.shape[1] == 2
+        and counts.min(initial=0) >= 0
+        and counts.sum(0).tolist() == [values.size, ids.size]
+        and lengths.min(initial=0) >= 0
+        and offsets[-1] == len(blob)
+    )
+    if not sound:
+        raise DataError(f"{path}: damaged vocabulary file (the lengths of its parts do not fit each other)")
+    keys = [blob[a:b] for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist())]
+    parts, at, other_at = [], 0, 0
+    for count, other_count in counts.tolist():
+        others = list(zip(keys[other_at : other_at + other_count], ids[other_at : other_at + other_count].tolist()))
+        parts.append((values[at : at + count], others))
+        at, other_at = at + count, other_at + other_count
+    return header, parts
+
+
+def _check_members(file) -> None:
+    """Refuses a zip member whose array, by its own header, is not as long as the member, before memory is taken for it."""
+    with zipfile.ZipFile(file) as members:
+        for info in members.infolist():
+            with members.open(info) as member:
+                version = np.lib.format.read_magic(member)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(member)
+                length = dtype.itemsize * int(np.prod(shape, dtype=object))
+                if info.compress_type != zipfile.ZIP_STORED or member.tell() + length != info.file_size:
+                    raise ValueError(f"{info.filename} has not the length it states")
+    file.seek(0)

@@ -1,0 +1,103 @@
+"""The work folder of a running `prepare`: finished shards, and what is needed to go on after the process was killed."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Optional
+
+import numpy as np
+
+from dlrm_tf.data.key_file import read_keys, write_keys
+from dlrm_tf.errors import DataError
+from dlrm_tf.files import atomic_file
+
+_FOLDER = ".prepare"
+
+
+class Workspace:
+    """`OUT/.prepare`: the job, and of each scanned shard the rows (`.bin`), the keys new in it (`.npz`) and a note (`.json`).
+
+    A shard counts only when its note is there, which is written last. Scanned rows are moved out when `prepare` finishes.
+    """
+
+    def __init__(self, out_dir: str):
+        """Use `Workspace.open`."""
+        self.folder = os.path.join(out_dir, _FOLDER)
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, out_dir: str, job: dict) -> Iterator["Workspace"]:
+        """Starts the job in `out_dir`, or continues the same one; holds a lock meanwhile.
+
+        Raises:
+          DataError: the folder holds something else, another job, or a job that another process is doing.
+        """
+        workspace = cls(out_dir)
+        if os.path.isdir(out_dir) and os.listdir(out_dir) and not os.path.isdir(workspace.folder):
+            raise DataError(f"{out_dir}: already holds files; choose another folder, or empty it first")
+        os.makedirs(workspace.folder, exist_ok=True)
+        with open(os.path.join(workspace.folder, "lock"), "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise DataError(f"{out_dir}: another dlrm-tf prepare is at work there") from None
+            started = workspace.read_json("job.json")
+            if started is None:
+                workspace.write_json("job.json", job)
+            elif started != job:
+                other = sorted(key for key in {*started, *job} if started.get(key) != job.get(key))
+                raise DataError(
+                    f"{out_dir}: holds an interrupted prepare with other {', '.join(other)}; "
+                    f"call it as before to go on, or remove {workspace.folder} to start anew"
+                )
+            yield workspace
+
+    def path(self, name: str) -> str:
+        """Path of a file of the work folder."""
+        return os.path.join(self.folder, name)
+
+    def read_json(self, name: str) -> Optional[dict]:
+        """A note, or None when it is not there."""
+        try:
+            with open(self.path(name), encoding="utf-8") as file:
+                return json.load(file)
+        except FileNotFoundError:
+            return None
+
+    def write_json(self, name: str, values: dict) -> None:
+        """Writes a note; it appears whole or not at all."""
+        with atomic_file(self.path(name)) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            json.dump(values, file)
+
+    def rows_path(self, number: int) -> str:
+        """File of the rows of a scanned shard."""
+        return self.path(f"{number:05d}.bin")
+
+    def save_shard(self, number: int, rows: np.ndarray, new_keys: list, bad_lines: np.ndarray, note: dict) -> None:
+        """Keeps a scanned shard; `new_keys` as `FeatureKeys.take_new` gives them."""
+        with atomic_file(self.rows_path(number)) as temporary:
+            rows.tofile(temporary)
+        write_keys(self.path(f"{number:05d}.npz"), {"bad_lines": bad_lines.tolist()}, new_keys)
+        self.write_json(f"{number:05d}.json", note)
+
+    def notes(self) -> list[dict]:
+        """Notes of the finished shards, in order."""
+        notes = []
+        while (note := self.read_json(f"{len(notes):05d}.json")) is not None:
+            notes.append(note)
+        return notes
+
+    def new_keys(self, number: int) -> list:
+        """What `save_shard` was given as `new_keys`."""
+        return read_keys(self.path(f"{number:05d}.npz"))[1]
+
+    def bad_lines(self, number: int) -> np.ndarray:
+        """Positions of the bad lines in a shard, int64, ascending."""
+        return np.array(read_keys(self.path(f"{number:05d}.npz"))[0]["bad_lines"], np.int64)
+
+    def remove(self) -> None:
+        """Removes the work folder."""
+        shutil.rmtree(self.folder)
