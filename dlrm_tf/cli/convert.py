@@ -13,6 +13,7 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--prefix", help="prefix of the weights' names, when the source holds more than one network")
     parser.add_argument("--allow-extra", action="store_true", help="leave out tensors that are no part of a DLRM")
+    parser.add_argument("--optimizer-state", action="store_true", help="carry the optimizer's state too (SGD, Momentum, Adagrad)")
     parser.add_argument("--crc", action="store_true", help="append MindSpore's checksum (only --to mindspore)")
 
 
@@ -23,7 +24,14 @@ def run(args) -> None:
     if args.crc and args.to != "mindspore" and args.output.endswith(".weights.h5"):
         raise UsageError("--crc is only for --to mindspore")
     done = convert(
-        args.source, args.output, config=args.config, to=args.to, prefix=args.prefix, allow_extra=args.allow_extra, crc=args.crc
+        args.source,
+        args.output,
+        config=args.config,
+        to=args.to,
+        prefix=args.prefix,
+        allow_extra=args.allow_extra,
+        optimizer_state=args.optimizer_state,
+        crc=args.crc,
     )
     tables = f"{done.config.num_categorical} tables of width {done.config.embedding_dim}"
     print(f"{done.target}: {done.tensors} weights, {done.nbytes / 1e6:,.1f} MB, {tables}")

@@ -8,10 +8,8 @@ import numpy as np
 
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.mindspore import protobuf_index, safetensors
-from dlrm_tf.mindspore.tensor import TensorInfo, row_chunks, widen_bfloat16
+from dlrm_tf.mindspore.tensor import CHUNK_BYTES, TensorInfo, row_chunks, widen_bfloat16
 
-# What is read at a time: little enough to be still in the processor's cache when it is written (measured: benchmarks/convert.py).
-CHUNK_BYTES = 1 << 20
 # First bytes of files that are taken for checkpoints by mistake, and what to say about them.
 FOREIGN = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (a .weights.h5?), not a MindSpore checkpoint"),

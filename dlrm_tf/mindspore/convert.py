@@ -1,6 +1,7 @@
 """A MindSpore or PyTorch DLRM checkpoint to a Keras weights file, and back to MindSpore."""
 
 import dataclasses
+import itertools
 import os
 import shutil
 from typing import Optional, Union
@@ -9,13 +10,14 @@ import numpy as np
 
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import CheckpointError, DLRMError, UsageError
-from dlrm_tf.mindspore.checkpoint import CHUNK_BYTES
 from dlrm_tf.mindspore.ckpt_writer import array_tensor, write_checkpoint
 from dlrm_tf.mindspore.digest import KNOWN, known_sha256
 from dlrm_tf.mindspore.names import MINDSPORE, Weight, weights_of
 from dlrm_tf.mindspore.safetensors import write_safetensors
 from dlrm_tf.mindspore.source import Source
-from dlrm_tf.mindspore.tensor import TensorInfo
+from dlrm_tf.mindspore.state import carry_to_keras, carry_to_mindspore
+from dlrm_tf.mindspore.tensor import TensorInfo, row_chunks
+from dlrm_tf.model.optimizer_state import OptimizerStateReader
 from dlrm_tf.model.weights import WeightsReader, WeightsWriter
 from dlrm_tf.progress import Progress
 
@@ -50,6 +52,7 @@ def convert(
     to: Optional[str] = None,
     prefix: Optional[str] = None,
     allow_extra: bool = False,
+    optimizer_state: bool = False,
     crc: bool = False,
     quiet: bool = False,
 ) -> Conversion:
@@ -66,6 +69,7 @@ def convert(
       to: `"keras"` or `"mindspore"`; None: by the target's suffix.
       prefix: prefix of the weights' names, when the source holds more than one network.
       allow_extra: leave out tensors that are neither a weight nor optimizer state, instead of refusing the file.
+      optimizer_state: carry the optimizer's state too (MindSpore's SGD, Momentum, Adagrad); see `train.optimizer_state`.
       crc: to MindSpore only: append its checksum.
       quiet: show no progress.
 
@@ -82,8 +86,8 @@ def convert(
     if isinstance(config, str):
         config = DLRMConfig.read(config)
     if direction == "keras":
-        return _to_keras(source, target, config, prefix, allow_extra, quiet)
-    return _to_mindspore(source, target, config, crc, quiet)
+        return _to_keras(source, target, config, prefix, allow_extra, optimizer_state, quiet)
+    return _to_mindspore(source, target, config, optimizer_state, crc, quiet)
 
 
 def _direction(target: str, to: Optional[str]) -> str:
@@ -97,7 +101,7 @@ def _direction(target: str, to: Optional[str]) -> str:
     raise UsageError(f"{target}: the name of the file to write must end in {' or '.join(wanted)}")
 
 
-def _to_keras(source: str, target: str, config: Optional[DLRMConfig], prefix, allow_extra: bool, quiet: bool) -> Conversion:
+def _to_keras(source, target, config, prefix, allow_extra: bool, optimizer_state: bool, quiet: bool) -> Conversion:
     with Source(source, config, prefix, allow_extra) as weights:
         weights.checkpoint.check_crc()
         config = weights.config
@@ -112,23 +116,31 @@ def _to_keras(source: str, target: str, config: Optional[DLRMConfig], prefix, al
                 for start, rows in weights.chunks(f):
                     writer.write_rows(f, start, rows)
                     progress.update(rows.nbytes)
-        notes = list(weights.notes())
+            if optimizer_state:
+                carried = carry_to_keras(weights, writer)
+        notes = list(weights.notes(state_left_out=not optimizer_state))
+        if optimizer_state:
+            notes.append(f"carried the state of MindSpore's optimizer {carried}")
     if sha256 in KNOWN:
         notes.insert(0, f"the source is {KNOWN[sha256]}")
     return Conversion(source, target, config, len(weights_of(config)), 4 * config.num_parameters, tuple(notes))
 
 
-def _to_mindspore(source: str, target: str, config: Optional[DLRMConfig], crc: bool, quiet: bool) -> Conversion:
+def _to_mindspore(source, target, config, optimizer_state: bool, crc: bool, quiet: bool) -> Conversion:
     with WeightsReader(source) as reader:
         if config is not None and config != reader.config:
             raise CheckpointError(f"{source}: wanted the configuration {config.to_json()}, came {reader.config.to_json()}")
         config = reader.config
         shapes = weights_of(config)
+        state = OptimizerStateReader(reader)
+        if optimizer_state and not state.slots:
+            raise CheckpointError(f"{source}: holds no optimizer state; convert to it with --optimizer-state first")
         nbytes = sum(4 * int(np.prod(shape, dtype=np.int64)) for shape in shapes.values())
-        _need_space(target, nbytes)
+        _need_space(target, nbytes * (1 + len(state.slots) * optimizer_state))
         with Progress("convert", nbytes, "B", quiet=quiet) as progress:
             write = write_checkpoint if target.endswith(".ckpt") else write_safetensors
-            write(target, _mindspore_tensors(reader, shapes, progress), crc=crc)
+            tensors = _mindspore_tensors(reader, shapes, progress)
+            write(target, itertools.chain(tensors, carry_to_mindspore(state, config) if optimizer_state else ()), crc=crc)
         trained = _trained_oov_rows(reader)
     notes = [f"left out {trained} OOV rows with values: MindSpore's model has none"] if trained else []
     return Conversion(source, target, config, len(shapes), nbytes, tuple(notes))
@@ -142,14 +154,13 @@ def _mindspore_tensors(reader: WeightsReader, shapes: dict, progress: Progress):
             progress.update(array.nbytes)
     for weight, shape in shapes.items():
         if weight.part == "embedding":
-            yield TensorInfo(MINDSPORE.name(weight), "Float32", shape), _row_chunks(reader, weight.index, progress)
+            info = TensorInfo(MINDSPORE.name(weight), "Float32", shape)
+            yield info, _row_chunks(reader, weight.index, info, progress)
 
 
-def _row_chunks(reader: WeightsReader, feature: int, progress: Progress):
-    step = max(1, CHUNK_BYTES // (4 * reader.config.embedding_dim))
-    size = reader.config.categorical_feature_sizes[feature]
-    for start in range(0, size, step):
-        rows = reader.rows(feature, start, min(start + step, size))
+def _row_chunks(reader: WeightsReader, feature: int, info: TensorInfo, progress: Progress):
+    for start, stop in row_chunks(info):
+        rows = reader.rows(feature, start, stop)
         yield rows
         progress.update(rows.nbytes)
 

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from dlrm_tf.config import DLRMConfig
-from dlrm_tf.mindspore.checkpoint import CHUNK_BYTES
 from dlrm_tf.mindspore.ckpt_writer import array_tensor, write_checkpoint
 from dlrm_tf.mindspore.names import MINDSPORE, Weight, weights_of
-from dlrm_tf.mindspore.tensor import TensorInfo
+from dlrm_tf.mindspore.tensor import CHUNK_BYTES, TensorInfo
 
 # What MindSpore's SGD starts its state at: zero momentum, and a one that says "first step".
 SGD_STATE = {"accum": 0.0, "stat": 1.0}

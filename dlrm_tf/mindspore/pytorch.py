@@ -5,8 +5,7 @@ import os
 import numpy as np
 
 from dlrm_tf.errors import CheckpointError, require
-from dlrm_tf.mindspore.checkpoint import CHUNK_BYTES
-from dlrm_tf.mindspore.tensor import TensorInfo, row_chunks, widen_bfloat16
+from dlrm_tf.mindspore.tensor import CHUNK_BYTES, TensorInfo, row_chunks, widen_bfloat16
 
 # First bytes of what torch.save writes: a zip file, or (before PyTorch 1.6) a pickle of protocol 2.
 MAGICS = (b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9")

@@ -113,16 +113,17 @@ class Source:
         rows = np.concatenate([self.checkpoint.rows(name, int(i), int(i) + 1) for i in distinct])
         return _float32(rows)[place.reshape(-1)]
 
-    def notes(self) -> tuple[str, ...]:
-        """What was found besides float32 weights with their plain names."""
+    def notes(self, state_left_out: bool = True) -> tuple[str, ...]:
+        """What was found besides float32 weights with their plain names, and what of it is `left out`."""
         notes = []
         if self.found.prefix:
             notes.append(f"the weights' names start with {self.found.prefix}")
-        if self.found.state:
+        if self.found.state and state_left_out:
             slots = ", ".join(sorted({slot for slot, _ in self.found.state}))
             notes.append(f"left out optimizer state: {slots} ({len(self.found.state)} tensors)")
-        if self.found.other:
-            notes.append(f"left out: {', '.join(sorted(self.found.other))}")
+        other = [n for n in sorted(self.found.other) if state_left_out or self.checkpoint.info(n).size > 1]
+        if other:
+            notes.append(f"left out: {', '.join(other)}")
         dtypes = sorted({self.checkpoint.info(name).dtype for name in self.found.weights.values()} - {"Float32"})
         if dtypes:
             notes.append(f"{', '.join(dtypes)} became float32")

@@ -24,6 +24,8 @@ STORED_DTYPES = {
     "Complex128": np.dtype("<c16"),
     "str": np.dtype("<u4"),  # UTF-32 code points
 }
+# What is read at a time: little enough to be still in the processor's cache when it is written (measured: benchmarks/convert.py).
+CHUNK_BYTES = 1 << 20
 # A weight may be stored as any of these; it becomes float32.
 FLOATING = ("Float16", "BFloat16", "Float32", "Float64")
 
@@ -68,7 +70,7 @@ def element_count(shape) -> int:
     return count
 
 
-def row_chunks(info: TensorInfo, max_bytes: int):
+def row_chunks(info: TensorInfo, max_bytes: int = CHUNK_BYTES):
     """Yields `(start, stop)` over a tensor's rows: whole rows of at most `max_bytes` together, or one row."""
     if not info.size:
         return

@@ -1,0 +1,83 @@
+"""Optimizer state inside a weights file: group `optimizer_state/<path of the weight>/<slot>`, beside the weights.
+
+Each slot has its weight's shape and is float32. The numbers are as the program that trained had them; what they mean is told by
+the group's attributes, among them `optimizer` (`"sgd"`, `"momentum"`, `"adagrad"`). Keras's `load_weights` passes it by.
+"""
+
+import numpy as np
+
+from dlrm_tf.errors import CheckpointError
+from dlrm_tf.model.weights import WeightsReader, WeightsWriter, weight_shapes
+
+GROUP = "optimizer_state"
+
+
+class OptimizerStateWriter:
+    """Adds optimizer state to a weights file that is being written.
+
+    Args:
+      writer: the open `WeightsWriter`.
+      attributes: what to note about the optimizer: `optimizer`, and NumPy scalars such as `learning_rate`.
+    """
+
+    def __init__(self, writer: WeightsWriter, attributes: dict):
+        self._shapes = weight_shapes(writer.config)
+        self._group = writer._file.create_group(GROUP)
+        self._group.attrs.update(attributes)
+
+    def create(self, slot: str, constant=None) -> None:
+        """Makes a slot for every weight; one that is `constant` throughout takes no room on the disk and is not written to."""
+        for path, shape in self._shapes.items():
+            self._group.create_dataset(f"{path}/{slot}", shape, np.float32, fillvalue=constant)
+
+    def write(self, slot: str, path: str, start: int, values: np.ndarray) -> None:
+        """Writes one weight's slot from row `start` on."""
+        self._group[f"{path}/{slot}"][start : start + len(values)] = values
+
+
+class OptimizerStateReader:
+    """The optimizer state in an open weights file.
+
+    Args:
+      reader: the open `WeightsReader`.
+
+    Attributes:
+      attributes: what was noted about the optimizer; empty when the file holds no optimizer state.
+      slots: names of the slots.
+      paths: paths of the weights.
+
+    Raises:
+      CheckpointError: a slot is missing, misshaped or not float32; all are named.
+    """
+
+    def __init__(self, reader: WeightsReader):
+        import h5py
+
+        self._shapes = shapes = weight_shapes(reader.config)
+        self.attributes, self.slots, self._group = {}, (), None
+        self.paths = tuple(shapes)
+        if reader._file.get(GROUP, getclass=True, getlink=True) is not h5py.HardLink:
+            return
+        self._group = reader._file[GROUP]
+        self.attributes = dict(self._group.attrs)
+        first = next(iter(shapes))
+        self.slots = tuple(sorted(self._group.get(first, {})))
+        faults = []
+        for path, shape in shapes.items():
+            for slot in self.slots:
+                name = f"{path}/{slot}"
+                dataset = self._group[name] if self._group.get(name, getclass=True, getlink=True) is h5py.HardLink else None
+                if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+                    faults.append(f"{GROUP}/{name} is missing")
+                elif dataset.shape != shape or dataset.dtype != np.float32:
+                    faults.append(f"{GROUP}/{name} wanted float32 {shape}, came {dataset.dtype} {dataset.shape}")
+        if faults:
+            raise CheckpointError(f"{reader.path}: {'; '.join(faults[:8])}")
+
+    def shape(self, path: str) -> tuple:
+        """Shape of a weight and of each of its slots."""
+        return self._shapes[path]
+
+    def read(self, slot: str, path: str, start: int, stop: int) -> np.ndarray:
+        """Rows `start` to `stop` of one weight's slot, float32."""
+        return self._group[f"{path}/{slot}"][start:stop]
