@@ -70,9 +70,8 @@ def main() -> None:
             records = Records.open(out)
             lines = records.manifest["counts"]["lines"]
             report(f"prepare, {threads} thread{'s' * (threads > 1)}", lines, seconds, megabytes)
-            print(
-                f"  {sum(records.sizes):,} categories; Criteo's {CRITEO_LINES:,} lines at this rate: {CRITEO_LINES * seconds / lines:,.0f} s"
-            )
+            criteo = f"Criteo's {CRITEO_LINES:,} lines at this rate: {CRITEO_LINES * seconds / lines:,.0f} s"
+            print(f"  {sum(records.sizes):,} categories; {criteo}")
             for path, _, names in os.walk(out):
                 for name in names:
                     os.unlink(os.path.join(path, name))

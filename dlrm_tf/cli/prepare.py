@@ -1,19 +1,65 @@
-"""Raw Criteo TSV (or another log with a feature spec) to records, manifest and vocabulary."""
+"""Raw Criteo TSV (or another log with a feature spec) to records, manifest and vocabulary. The same call goes on after a kill."""
 
 
 def add_arguments(parser) -> None:
-    """The verb's options."""
-    parser.add_argument("inputs", nargs="+", metavar="TSV", help="raw files, in order")
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to make")
+    """Options of `dlrm-tf prepare`."""
+    parser.add_argument("inputs", nargs="+", metavar="TSV", help="raw files, plain or gzip, taken in order as one log")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to make, or an interrupted one to finish")
+    parser.add_argument("--spec", metavar="JSON", help="feature spec of another log (see README); default: Criteo Kaggle")
+    parser.add_argument(
+        "--vocabulary", metavar="FILE", help="use these ids: a vocabulary.npz, or upstream's cat_count_dict.pkl; others are OOV"
+    )
+    parser.add_argument("--grow", action="store_true", help="append the keys that --vocabulary does not have; old ids stay")
+    parser.add_argument(
+        "--min-count", type=int, default=1, metavar="N", help="keys in fewer than N rows are OOV (default: 1, all)"
+    )
+    parser.add_argument(
+        "--test-fraction", default="1/7", metavar="F", help="share of the lines, from the end, for test (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--on-bad-line", choices=("skip", "stop"), default="skip", help="count bad lines, or stop at one (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="default: one for each CPU")
+    parser.add_argument("--report", metavar="HTML", help="also write a page that shows the data (needs dlrm_tf[report])")
 
 
 def run(args) -> None:
-    """Prepares the folder."""
-    from dlrm_tf.data.criteo import prepare
+    """Runs the verb."""
+    from fractions import Fraction
 
-    records = prepare(args.inputs, args.output, quiet=False)
-    counts = records.manifest["counts"]
-    print(
-        f"{args.output}: {records.rows('train'):,} train rows, {records.rows('test'):,} test rows, {sum(records.sizes):,} categories"
+    from dlrm_tf.data.criteo import prepare
+    from dlrm_tf.data.describe import describe
+    from dlrm_tf.data.spec import CRITEO, FeatureSpec
+    from dlrm_tf.data.upstream import load_counts
+    from dlrm_tf.data.vocabulary import Vocabulary
+    from dlrm_tf.errors import UsageError, require
+
+    try:
+        test_fraction = float(Fraction(args.test_fraction))
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(f"--test-fraction: wanted a number or a fraction, got {args.test_fraction!r}") from None
+    if args.report:
+        require("matplotlib", "report")
+    spec = FeatureSpec.load(args.spec) if args.spec else CRITEO
+    vocabulary = None
+    if args.vocabulary:
+        upstream = args.vocabulary.endswith(".pkl")
+        vocabulary = load_counts(args.vocabulary, spec.categorical_names) if upstream else Vocabulary.load(args.vocabulary)
+    prepare(
+        args.inputs,
+        args.output,
+        spec=spec,
+        vocabulary=vocabulary,
+        grow=args.grow,
+        min_count=args.min_count,
+        test_fraction=test_fraction,
+        on_bad_line=args.on_bad_line,
+        threads=args.threads,
+        quiet=False,
     )
-    print(f"lines {counts['lines']:,}, skipped as bad {counts['bad_lines']:,}")
+    print("\n".join(describe(args.output, features=False)))
+    if args.report:
+        from dlrm_tf.data.page import write_page
+
+        write_page(args.output, args.report)
+        print(f"page: {args.report}")

@@ -74,11 +74,11 @@ def prepare(
         if not os.path.exists(os.path.join(out_dir, MANIFEST)):
             known = [FeatureKeys() for _ in spec.categorical_names]
             if vocabulary is not None:
-                known = [vocabulary.feature(name).copy() for name in spec.categorical_names]
+                known = [vocabulary.feature(name) for name in spec.categorical_names]
             sizes = [feature.size for feature in known]
             learning = grow or vocabulary is None
-            scan = Scan(workspace, paths, spec, known, learning, shard_lines, on_bad_line, threads or os.cpu_count() or 1)
-            scan.run(quiet)
+            scan = Scan(workspace, paths, spec, known, learning, shard_lines, on_bad_line == "stop")
+            scan.run(threads or os.cpu_count() or 1, quiet)
             if not any(note["rows"] for note in scan.notes):
                 lines = sum(note["lines"] for note in scan.notes)
                 first = next((example for note in scan.notes for example in note["examples"]), "the input is empty")

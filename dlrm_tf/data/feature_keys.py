@@ -38,6 +38,14 @@ class FeatureKeys:
         """The keys that are not eight hex digits, with their ids, in id order."""
         return sorted(self._others.items(), key=lambda item: item[1])
 
+    def append(self, numeric: np.ndarray, others: Iterable[tuple[bytes, int]]) -> None:
+        """Adds keys with the next ids: what `take_new` gave."""
+        others = list(others)
+        self._parts.append(numeric)
+        self._others.update(others)
+        self._index = None
+        self.size += numeric.size + len(others)
+
     def take_new(self) -> tuple[np.ndarray, list[tuple[bytes, int]]]:
         """The keys that `assign` added since the last call, as `numeric` values and `others`."""
         new = (np.concatenate(self._new_parts) if self._new_parts else _NO_KEYS), self._new_others

@@ -1,0 +1,37 @@
+"""describe: what is in a prepared data folder, as lines of text (`dlrm-tf inspect DIR`)."""
+
+from dlrm_tf.data.records import SPLITS, Records
+
+
+def describe(folder: str, features: bool = True) -> list[str]:
+    """Counts, positive rate and, for each feature, cardinality and shares of missing and out-of-vocabulary cells.
+
+    Args:
+      folder: a data folder that `prepare` made.
+      features: also a line for each feature.
+
+    Raises:
+      DataError: not a finished data folder.
+    """
+    records = Records.open(folder)
+    counts = records.manifest["counts"]
+    rows = sum(counts["rows"].values())
+    lines = [f"{folder}: {rows:,} rows from {counts['lines']:,} lines, {counts['bad_lines']:,} bad lines skipped"]
+    lines += [f"  bad: {example}" for example in counts["bad_examples"]]
+    for split in SPLITS:
+        share = counts["positives"][split] / max(counts["rows"][split], 1)
+        shards = len(records.shards[split])
+        lines.append(f"  {split:<6}{counts['rows'][split]:>14,} rows, {share:.2%} positive, {shards} shards")
+    unknown = sum(counts["out_of_vocabulary"].values())
+    cells = rows * len(records.sizes)
+    vocabulary = f"{sum(records.sizes):,} categories in {len(records.sizes)} features"
+    lines.append(f"  {vocabulary}, {unknown:,} cells out of vocabulary ({unknown / cells:.2%})")
+    lines.append(f"  vocabulary {records.manifest['vocabulary']['fingerprint']}")
+    if features:
+        lines.append(f"  {'feature':<12}{'categories':>14}{'missing':>12}{'OOV':>12}")
+        sizes = dict(zip(records.spec.categorical_names, records.sizes))
+        for name in (*records.spec.dense_names, *records.spec.categorical_names):
+            size = f"{sizes[name]:,}" if name in sizes else "dense"
+            oov = f"{counts['out_of_vocabulary'][name] / rows:.2%}" if name in sizes else ""
+            lines.append(f"  {name:<12}{size:>14}{counts['missing'][name] / rows:>12.2%}{oov:>12}")
+    return lines
