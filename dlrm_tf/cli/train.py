@@ -10,11 +10,19 @@ def add_arguments(parser) -> None:
         "--optimizer", choices=("sgd", "adagrad", "rowwise_adagrad", "lazy_adam"), default="adagrad", help="default: adagrad"
     )
     parser.add_argument("--learning-rate", type=float, help="default: the optimizer's own")
+    parser.add_argument("--momentum", type=float, default=0.0, help="of the MLPs, with --optimizer sgd")
+    parser.add_argument("--dense-optimizer", choices=("sgd", "adagrad", "adam"), help="another optimizer for the MLPs")
+    parser.add_argument("--dense-learning-rate", type=float, help="with --dense-optimizer; default: --learning-rate")
+    parser.add_argument("--warmup-steps", type=int, default=0, help="steps over which the learning rate rises")
+    parser.add_argument(
+        "--decay", type=float, default=0.0, metavar="PART", help="last part of all steps (0 to 1) in which it falls to 0"
+    )
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=2048)
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights and the order of the rows")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in RUN")
     parser.add_argument("--checkpoint-steps", type=int, metavar="N", help="checkpoint every N steps, not only every epoch")
+    parser.add_argument("--steps-per-execution", type=int, default=1, metavar="N", help="steps run without returning to Python")
     parser.add_argument("--no-validation", action="store_true", help="do not measure the test split after every epoch")
     parser.add_argument("--quiet", action="store_true", help="no progress line")
 
@@ -30,11 +38,17 @@ def run(args) -> None:
         config=DLRMConfig.read(args.config) if args.config else None,
         optimizer=args.optimizer,
         learning_rate=args.learning_rate,
+        momentum=args.momentum,
+        dense_optimizer=args.dense_optimizer,
+        dense_learning_rate=args.dense_learning_rate,
+        warmup_steps=args.warmup_steps,
+        decay=args.decay,
         epochs=args.epochs,
         batch_size=args.batch_size,
         seed=args.seed,
         resume=args.resume,
         checkpoint_steps=args.checkpoint_steps,
+        steps_per_execution=args.steps_per_execution,
         validate=not args.no_validation,
         quiet=args.quiet,
     )

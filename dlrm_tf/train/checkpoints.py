@@ -1,7 +1,7 @@
 """Checkpoints of a run: model, optimizer slots and position, so that training goes on as if it had never stopped.
 
-`<run>/checkpoints/step-0000001200/` appears whole or not at all. The newest two are kept, so that a damaged disk block in one costs
-only the steps between them.
+`<run>/checkpoints/step-0000001200/` appears whole or not at all. The newest two are kept, so that damage to one
+costs only the steps between them.
 """
 
 import os

@@ -16,6 +16,7 @@ from dlrm_tf.train import callbacks as on
 from dlrm_tf.train.checkpoints import RunCheckpoints
 from dlrm_tf.train.evaluate import check_fits, evaluate
 from dlrm_tf.train.optimizers import DEFAULT_LEARNING_RATES, make_optimizer
+from dlrm_tf.train.schedules import WarmUpThenDecay
 
 tf = tensorflow()
 
@@ -46,11 +47,17 @@ def fit(
     config: Optional[DLRMConfig] = None,
     optimizer: str = "adagrad",
     learning_rate: Optional[float] = None,
+    momentum: float = 0.0,
+    dense_optimizer: Optional[str] = None,
+    dense_learning_rate: Optional[float] = None,
+    warmup_steps: int = 0,
+    decay: float = 0.0,
     epochs: int = 1,
     batch_size: int = 2048,
     seed: int = 0,
     resume: bool = False,
     checkpoint_steps: Optional[int] = None,
+    steps_per_execution: int = 1,
     validate: bool = True,
     quiet: bool = False,
 ) -> Trained:
@@ -63,11 +70,16 @@ def fit(
       config: architecture of a new model; by default Criteo Kaggle's MLPs at the data's vocabulary sizes.
       optimizer: a name of `make_optimizer`.
       learning_rate: the optimizer's default when None.
+      momentum, dense_optimizer, dense_learning_rate: of the MLPs, see `make_optimizer`.
+      warmup_steps: steps over which the learning rates rise to their value.
+      decay: last part of all steps, 0 to 1, over which the learning rates fall linearly to 0.
       epochs: passes over the data, those before a resume included.
       batch_size: rows a step.
       seed: of the initial weights and the order of the rows.
       resume: go on from the run's newest checkpoint; starts from the beginning when there is none.
       checkpoint_steps: steps between two checkpoints; one is always written at the end of an epoch.
+      steps_per_execution: steps run without returning to Python; saves time with small batches. Progress, checkpoints and the
+        check for NaN then come once in so many steps.
       validate: measure on the test split after every epoch.
       quiet: show no progress.
 
@@ -84,16 +96,34 @@ def fit(
     rows = records.rows("train")
     if rows == 0:
         raise DataError(f"{records.folder}: there are no training rows")
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("steps_per_execution", steps_per_execution)):
         if value < 1:
             raise ValueError(f"{name} must be positive. Received {value}")
     validate = validate and records.rows("test") > 0
     run_dir = os.fspath(run_dir)
     if learning_rate is None:
         learning_rate = DEFAULT_LEARNING_RATES.get(optimizer)
+    if not 0 <= decay <= 1:
+        raise ValueError(f"decay must be between 0 and 1. Received {decay}")
+    position = on.EpochPosition(rows, batch_size)
+
+    def scheduled(rate):
+        if rate is None or not (warmup_steps or decay):
+            return rate
+        steps = position.batches * epochs
+        return WarmUpThenDecay(rate, steps, warmup_steps, int(steps * decay), power=1.0)
 
     model = _model(records, weights, config, seed)
-    model.compile(make_optimizer(optimizer, learning_rate))
+    model.compile(
+        make_optimizer(
+            optimizer,
+            scheduled(learning_rate),
+            momentum,
+            dense=dense_optimizer,
+            dense_learning_rate=scheduled(dense_learning_rate),
+        ),
+        steps_per_execution=steps_per_execution,
+    )
     checkpoints = RunCheckpoints(run_dir, model, model.optimizer)
     _open_run(
         run_dir,
@@ -105,6 +135,12 @@ def fit(
             "rows": rows,
             "optimizer": optimizer,
             "learning_rate": learning_rate,
+            "momentum": momentum,
+            "dense_optimizer": dense_optimizer,
+            "dense_learning_rate": dense_learning_rate,
+            "warmup_steps": warmup_steps,
+            # The end of a decay hangs on the number of epochs; without one a run may be given more.
+            "decay": [decay, epochs if decay else 0],
             "batch_size": batch_size,
             "seed": seed,
         },
@@ -112,7 +148,6 @@ def fit(
     step = checkpoints.restore() if resume else 0
     history = _read_history(run_dir, step) if resume else []
 
-    position = on.EpochPosition(rows, batch_size)
     summaries = on.Summaries(position, os.path.join(run_dir, "tensorboard"))
     with (
         Progress("train", rows * epochs, "rows", quiet=quiet) as progress,

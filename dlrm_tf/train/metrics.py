@@ -35,8 +35,8 @@ class ClickMetrics:
     """Collects batches of labels and logits, then tells all metrics.
 
     Args:
-      exact: keep every score (12 bytes a row) for an exact AUC, ROC curve and bins of equal counts; otherwise the AUC comes from a
-        histogram of `AUC_THRESHOLDS` cells, right to four digits, in constant memory, and there are no curves.
+      exact: keep every score (12 bytes a row) for an exact AUC, ROC curve and bins of equal counts; otherwise the AUC comes from
+        a histogram of `AUC_THRESHOLDS` cells, right to four digits, in constant memory, and there are no curves.
 
     Example:
       metrics = ClickMetrics()
@@ -76,8 +76,8 @@ class ClickMetrics:
         """The metrics of all rows so far.
 
         Returns:
-          `rows`; `accuracy` at probability 0.5; `auc`; `logloss`, mean cross-entropy in nats; `normalized_entropy`, logloss divided
-          by the entropy of the mean click rate (He et al. 2014, section 3.1: below 1 is better than predicting that rate);
+          `rows`; `accuracy` at probability 0.5; `auc`; `logloss`, mean cross-entropy in nats; `normalized_entropy`, logloss
+          divided by the entropy of the mean click rate (He et al. 2014, section 3.1: below 1 beats predicting that rate);
           `calibration`, mean prediction divided by mean label (1 is right); `mean_label`; `mean_prediction`.
           A metric without meaning for these rows (AUC of one class) is None.
 

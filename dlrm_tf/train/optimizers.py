@@ -13,11 +13,15 @@ legacy = getattr(tf.keras.optimizers, "legacy", tf.keras.optimizers)
 
 # Learning rate used when none is given. SGD's is upstream's (MindSpore models, research/recommend/dlrm, batch 128).
 DEFAULT_LEARNING_RATES = {"sgd": 0.15, "adagrad": 0.02, "rowwise_adagrad": 0.02, "lazy_adam": 0.001}
+# Optimizers that may be named for the MLPs alone.
+DENSE_OPTIMIZERS = ("sgd", "adagrad", "adam")
 # A table smaller than this may be rewritten every step by whatever optimizer the user brings.
 DENSE_UPDATE_LIMIT_BYTES = 64 << 20
 
 
-def make_optimizer(name: str, learning_rate=None, momentum: float = 0.0, initial_accumulator: float = 0.1, dense=None):
+def make_optimizer(
+    name: str, learning_rate=None, momentum: float = 0.0, initial_accumulator: float = 0.1, dense=None, dense_learning_rate=None
+):
     """An optimizer that touches only the table's rows in the batch.
 
     Args:
@@ -27,7 +31,8 @@ def make_optimizer(name: str, learning_rate=None, momentum: float = 0.0, initial
       learning_rate: float, or a Keras `LearningRateSchedule` of the step; `DEFAULT_LEARNING_RATES[name]` when None.
       momentum: with `"sgd"`, momentum of the MLPs; the table never has any (a momentum slot would have to decay for every row).
       initial_accumulator: with the Adagrads, the accumulators' start, > 0.
-      dense: an `OptimizerV2` for the MLPs, when they want another one than the table.
+      dense: another optimizer for the MLPs: `"sgd"`, `"adagrad"`, `"adam"`, or an `OptimizerV2`.
+      dense_learning_rate: with a name as `dense`; the table's learning rate when None.
 
     Returns:
       A `tf.keras.optimizers.legacy.Optimizer` (TF 2.6: `tf.keras.optimizers.Optimizer`).
@@ -40,31 +45,36 @@ def make_optimizer(name: str, learning_rate=None, momentum: float = 0.0, initial
     """
     if name not in DEFAULT_LEARNING_RATES:
         raise ValueError(f"optimizer must be one of {', '.join(DEFAULT_LEARNING_RATES)}. Received {name!r}")
-    if momentum and (name != "sgd" or dense is not None):
-        raise ValueError(f"momentum goes with optimizer 'sgd' and no dense optimizer. Received momentum={momentum}, {name!r}")
+    if isinstance(dense, str) and dense not in DENSE_OPTIMIZERS:
+        raise ValueError(f"dense optimizer must be one of {', '.join(DENSE_OPTIMIZERS)}. Received {dense!r}")
+    if momentum and (name != "sgd" or dense not in (None, "sgd")):
+        raise ValueError(f"momentum goes with 'sgd' for the dense part. Received momentum={momentum} with {dense or name!r}")
     if not 0.0 <= momentum < 1.0:
         raise ValueError(f"momentum must be in [0, 1). Received {momentum}")
     if initial_accumulator <= 0:
         raise ValueError(f"initial_accumulator must be positive. Received {initial_accumulator}")
-    if learning_rate is None:
-        learning_rate = DEFAULT_LEARNING_RATES[name]
-    if isinstance(learning_rate, (int, float)) and not 0 < learning_rate < float("inf"):
-        raise ValueError(f"learning_rate must be a positive number. Received {learning_rate}")
+    if dense_learning_rate is not None and not isinstance(dense, str):
+        raise ValueError(f"dense_learning_rate goes with a named dense optimizer. Received dense={dense!r}")
+    rate = DEFAULT_LEARNING_RATES[name] if learning_rate is None else learning_rate
+    dense_rate = rate if dense_learning_rate is None else dense_learning_rate
+    for value in (rate, dense_rate):
+        if isinstance(value, (int, float)) and not 0 < value < float("inf"):
+            raise ValueError(f"learning_rate must be a positive number. Received {value}")
 
-    def adagrad():
-        return legacy.Adagrad(learning_rate, initial_accumulator_value=initial_accumulator, epsilon=0.0)
-
-    if name == "sgd":
-        table = legacy.SGD(learning_rate)
-        if momentum:
-            dense = legacy.SGD(learning_rate, momentum=momentum)
-    elif name == "adagrad":
-        table = adagrad()
-    elif name == "rowwise_adagrad":
-        table = RowwiseAdagrad(learning_rate, initial_accumulator)
-        dense = dense if dense is not None else adagrad()
-    else:
-        table = LazyAdam(learning_rate)
+    if dense is None:
+        dense = "sgd" if momentum else "adagrad" if name == "rowwise_adagrad" else None
+    if isinstance(dense, str):
+        dense = {
+            "sgd": lambda: legacy.SGD(dense_rate, momentum=momentum),
+            "adagrad": lambda: legacy.Adagrad(dense_rate, initial_accumulator_value=initial_accumulator, epsilon=0.0),
+            "adam": lambda: legacy.Adam(dense_rate),
+        }[dense]()
+    table = {
+        "sgd": lambda: legacy.SGD(rate),
+        "adagrad": lambda: legacy.Adagrad(rate, initial_accumulator_value=initial_accumulator, epsilon=0.0),
+        "rowwise_adagrad": lambda: RowwiseAdagrad(rate, initial_accumulator),
+        "lazy_adam": lambda: LazyAdam(rate),
+    }[name]()
     return table if dense is None else TableAndDense(table, dense)
 
 
@@ -164,9 +174,13 @@ class TableAndDense(tfrs.experimental.optimizers.CompositeOptimizer):
     def apply_gradients(self, grads_and_vars, name=None, experimental_aggregate_gradients=True):
         """See `tf.keras.optimizers.legacy.Optimizer.apply_gradients`."""
         grads_and_vars = list(grads_and_vars)
-        self._table_variables = [v for _, v in grads_and_vars if is_table(v)]
-        self._dense_variables = [v for _, v in grads_and_vars if not is_table(v)]
+        (_, self._dense_variables), (_, self._table_variables) = self.parts_of(v for _, v in grads_and_vars)
         super().apply_gradients(grads_and_vars, name, experimental_aggregate_gradients)
+
+    def parts_of(self, variables) -> list:
+        """`(optimizer, its variables)` of both parts, the dense one first."""
+        variables, (dense, table) = list(variables), self.optimizers
+        return [(dense, [v for v in variables if not is_table(v)]), (table, [v for v in variables if is_table(v)])]
 
 
 def is_table(variable) -> bool:

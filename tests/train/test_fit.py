@@ -1,0 +1,194 @@
+"""The training loop: what a run folder holds, resume to the bit, and what is refused."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+
+import dlrm_tf
+from dlrm_tf.cli import main
+from dlrm_tf.errors import CheckpointError, DataError
+from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.train import callbacks
+from dlrm_tf.train.callbacks import TrainingError
+from dlrm_tf.train.checkpoints import RunCheckpoints
+
+tf = tensorflow()
+OPTIONS = {"batch_size": 100, "epochs": 2, "seed": 3, "quiet": True}  # 26 steps an epoch, the last one of 72 rows
+
+
+def weights_of(path):
+    return [variable.numpy() for variable in dlrm_tf.load(path).trainable_variables]
+
+
+def assert_same_weights(one, other):
+    for a, b in zip(weights_of(one), weights_of(other)):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module", params=["adagrad", "sgd"])
+def whole_run(request, prepared, small_config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return request.param, dlrm_tf.fit(prepared, folder, config=small_config, optimizer=request.param, **OPTIONS), folder
+
+
+def test_run_folder_and_history(whole_run, prepared):
+    _, trained, folder = whole_run
+    history = json.loads((folder / "history.json").read_text())
+    assert history == trained.history
+    assert [(e["epoch"], e["step"]) for e in history] == [(1, 26), (2, 52)]
+    assert history[1]["loss"] < history[0]["loss"]
+    assert os.listdir(folder / "tensorboard")
+    assert sorted(os.listdir(folder / "checkpoints")) == ["step-0000000026", "step-0000000052"]
+    # The figures in the history are those of the weights file.
+    assert dlrm_tf.evaluate(prepared, trained.weights, quiet=True) == history[-1]["validation"]
+    assert history[-1]["validation"]["rows"] == prepared.rows("test") == 428
+    assert dlrm_tf.load(trained.weights).vocabulary_fingerprint == prepared.vocabulary().fingerprint
+    best = min(e["validation"]["logloss"] for e in history)
+    assert dlrm_tf.evaluate(prepared, trained.best_weights, quiet=True)["logloss"] == best
+
+
+def test_the_epochs_loss_is_the_mean_over_its_rows(prepared, small_config, tmp_path):
+    # A learning rate too small to change float32 weights: the mean of the steps is the loss of one pass.
+    trained = dlrm_tf.fit(
+        prepared, tmp_path / "run", config=small_config, optimizer="sgd", learning_rate=1e-30, batch_size=100, quiet=True
+    )
+    measured = dlrm_tf.evaluate(prepared, trained.model, split="train", quiet=True)
+    assert trained.history[0]["loss"] == pytest.approx(measured["logloss"], abs=1e-6)
+
+
+class StopAt(callbacks.StopAtNonFiniteLoss):
+    """Sends the process a signal after some steps, as Ctrl-C or a scheduler would."""
+
+    at, number = 0, signal.SIGINT
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._position.step == StopAt.at:
+            signal.raise_signal(StopAt.number)
+
+
+@pytest.mark.parametrize("stops", [(7, 30), (26,), (51, 52)])
+def test_interrupted_and_resumed_equals_uninterrupted(whole_run, stops, prepared, small_config, tmp_path, monkeypatch):
+    optimizer, trained, _ = whole_run
+    monkeypatch.setattr(callbacks, "StopAtNonFiniteLoss", StopAt)
+    for i, step in enumerate((*stops, None)):
+        StopAt.at, StopAt.number = step, (signal.SIGINT, signal.SIGTERM)[i % 2]
+        arguments = {"config": small_config, "optimizer": optimizer, "resume": True, **OPTIONS}
+        if step is None:
+            resumed = dlrm_tf.fit(prepared, tmp_path, **arguments)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                dlrm_tf.fit(prepared, tmp_path, **arguments)
+    assert_same_weights(resumed.weights, trained.weights)
+    assert_same_weights(resumed.best_weights, trained.best_weights)
+    for mine, whole in zip(resumed.history, trained.history):
+        assert mine["loss"] == pytest.approx(whole["loss"], abs=1e-6)
+        assert mine["validation"] == whole["validation"]
+
+
+def test_more_epochs_for_a_finished_run(whole_run, prepared, small_config, tmp_path):
+    optimizer, trained, _ = whole_run
+    arguments = {"config": small_config, "optimizer": optimizer, **OPTIONS}
+    dlrm_tf.fit(prepared, tmp_path / "run", **{**arguments, "epochs": 1})
+    more = dlrm_tf.fit(prepared, tmp_path / "run", resume=True, **arguments)
+    assert_same_weights(more.weights, trained.weights)
+
+
+def test_resuming_another_run_is_refused(prepared, small_config, tmp_path):
+    dlrm_tf.fit(prepared, tmp_path / "run", config=small_config, batch_size=500, quiet=True)
+    with pytest.raises(CheckpointError, match="already holds a run"):
+        dlrm_tf.fit(prepared, tmp_path / "run", config=small_config, batch_size=500, quiet=True)
+    with pytest.raises(CheckpointError, match="batch_size was 500, now 400; seed was 0, now 1"):
+        dlrm_tf.fit(prepared, tmp_path / "run", config=small_config, batch_size=400, seed=1, resume=True, quiet=True)
+
+
+def test_weights_must_be_for_the_data(prepared, small_config, tmp_path):
+    model = dlrm_tf.DLRM(small_config, seed=1)
+    model.vocabulary_fingerprint = "f" * 64
+    model.save_weights(tmp_path / "foreign.weights.h5")
+    with pytest.raises(CheckpointError, match="foreign.weights.h5: was trained with vocabulary ffffffffffff…"):
+        dlrm_tf.fit(prepared, tmp_path / "run", weights=tmp_path / "foreign.weights.h5", quiet=True)
+    with pytest.raises(CheckpointError, match="was trained with vocabulary"):
+        dlrm_tf.evaluate(prepared, tmp_path / "foreign.weights.h5", quiet=True)
+    other = dlrm_tf.DLRM(dlrm_tf.DLRMConfig.preset("tiny"), seed=1)
+    other.save_weights(tmp_path / "other.weights.h5")
+    with pytest.raises(CheckpointError, match="has 7 ids for feature C1, but .* has"):
+        dlrm_tf.fit(prepared, tmp_path / "run", weights=tmp_path / "other.weights.h5", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_fine_tuning_starts_from_the_given_weights(prepared, small_config, tmp_path):
+    model = dlrm_tf.DLRM(small_config, seed=1)
+    model.save_weights(tmp_path / "start.weights.h5")
+    trained = dlrm_tf.fit(
+        prepared,
+        tmp_path / "run",
+        weights=tmp_path / "start.weights.h5",
+        optimizer="sgd",
+        learning_rate=1e-30,
+        batch_size=500,
+        quiet=True,
+    )
+    assert_same_weights(trained.weights, tmp_path / "start.weights.h5")
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+def test_a_loss_that_is_no_number_stops_with_step_and_batch(prepared, small_config, tmp_path, steps_per_execution):
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+ \(epoch 1, batch \d+ of 26\)"):
+        dlrm_tf.fit(
+            prepared,
+            tmp_path / "run",
+            config=small_config,
+            optimizer="sgd",
+            learning_rate=1e38,
+            checkpoint_steps=1,
+            steps_per_execution=steps_per_execution,
+            **OPTIONS,
+        )
+    assert not (tmp_path / "run" / "model.weights.h5").exists()
+    # What was saved before is finite.
+    model = dlrm_tf.DLRM(small_config, initializer="zeros")
+    model.compile("sgd")
+    assert RunCheckpoints(str(tmp_path / "run"), model, model.optimizer).restore() >= 1 or steps_per_execution > 1
+    assert all(np.isfinite(v.numpy()).all() for v in model.trainable_variables)
+
+
+def test_bad_arguments(prepared, tmp_path):
+    with pytest.raises(ValueError, match="batch_size must be positive. Received 0"):
+        dlrm_tf.fit(prepared, tmp_path / "run", batch_size=0)
+    with pytest.raises(ValueError, match="decay must be between 0 and 1. Received 2"):
+        dlrm_tf.fit(prepared, tmp_path / "run", decay=2)
+    with pytest.raises(DataError, match="not a prepared data folder"):
+        dlrm_tf.fit(tmp_path, tmp_path / "run")
+
+
+def test_command_line(prepared, small_config, tmp_path, capsys):
+    (tmp_path / "small.json").write_text(small_config.to_json())
+    command = ["train", "--data", prepared.folder, "-o", str(tmp_path / "run"), "--config", str(tmp_path / "small.json")]
+    command += [
+        "--optimizer",
+        "sgd",
+        "--momentum",
+        "0.9",
+        "--decay",
+        "0.5",
+        "--warmup-steps",
+        "3",
+        "--batch-size",
+        "500",
+        "--quiet",
+    ]
+    assert main.main(command) == 0
+    assert "best weights: " in capsys.readouterr().out
+    assert main.main(command) == 1
+    assert "already holds a run" in capsys.readouterr().err
+    weights = str(tmp_path / "run" / "model.weights.h5")
+    assert main.main(["evaluate", "--data", prepared.folder, "--weights", weights, "--json", "--quiet"]) == 0
+    exact = json.loads(capsys.readouterr().out)
+    assert exact["rows"] == 428 and sum(b["rows"] for b in exact["calibration_bins"]) == 428
+    assert main.main(["evaluate", "--data", prepared.folder, "--weights", weights, "--streaming", "--quiet"]) == 0
+    assert f"{exact['logloss']:.6f}" in capsys.readouterr().out
+    assert main.main(["evaluate", "--data", str(tmp_path), "--weights", weights]) == 1
+    assert "not a prepared data folder" in capsys.readouterr().err
