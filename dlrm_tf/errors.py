@@ -24,6 +24,10 @@ class ServingError(DLRMError):
     """A model server could not be started or reached, or answered with an error."""
 
 
+class AscendError(DLRMError):
+    """The Ascend plugin, its environment or the NPU is not ready for what was asked."""
+
+
 class MissingExtraError(DLRMError, ImportError):
     """A package of an optional group is not installed."""
 
