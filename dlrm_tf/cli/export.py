@@ -15,7 +15,7 @@ def add_arguments(parser):
         "--mlp",
         default="mixed",
         choices=["float32", "float16", "dynamic", "mixed"],
-        help="tflite: precision of the dense layers; dynamic is int8, mixed is int8 but for the layer after the interactions (mixed)",
+        help="tflite: precision of the dense layers; dynamic is int8, mixed is int8 but for top layer 0 (mixed)",
     )
 
 

@@ -60,6 +60,20 @@ def seen_ids(categorical: np.ndarray, config: DLRMConfig) -> list:
     return kept
 
 
+def subset_model(reader: WeightsReader, kept: list):
+    """The Keras `DLRM` of the kept ids; ids must be renumbered."""
+    from dlrm_tf.model.dlrm import DLRM
+
+    model = DLRM(subset_config(reader.config, kept), initializer="zeros")
+    model.embedding.table.assign(subset_rows(reader, kept))
+    for mlp, i, _, _ in reader.config.dense_shapes():
+        layer = model.dense_layer(mlp, i)
+        kernel, bias = reader.dense(mlp, i)
+        layer.kernel.assign(kernel)
+        layer.bias.assign(bias)
+    return model
+
+
 def float_probabilities(weights: str, dense: np.ndarray, categorical: np.ndarray, batch_size: int = 8192) -> np.ndarray:
     """Probabilities float32 `[n]` of the Keras model, with only those table rows in memory that the rows touch.
 
@@ -71,17 +85,9 @@ def float_probabilities(weights: str, dense: np.ndarray, categorical: np.ndarray
     """
     import tensorflow as tf
 
-    from dlrm_tf.model.dlrm import DLRM
-
     with WeightsReader(weights) as reader:
         kept = seen_ids(categorical, reader.config)
-        model = DLRM(subset_config(reader.config, kept), initializer="zeros")
-        model.embedding.table.assign(subset_rows(reader, kept))
-        for mlp, i, _, _ in reader.config.dense_shapes():
-            layer = model.dense_layer(mlp, i)
-            kernel, bias = reader.dense(mlp, i)
-            layer.kernel.assign(kernel)
-            layer.bias.assign(bias)
+        model = subset_model(reader, kept)
     ids = renumber(categorical, kept)
     logits = [
         model({"dense": dense[i : i + batch_size], "categorical": ids[i : i + batch_size]}).numpy()

@@ -11,7 +11,7 @@ SIGNATURE = "score"
 
 
 class Scorer:
-    """Runs a `.tflite` file that `export_tflite` wrote. Not to be shared by threads: open one a thread, the file's pages are shared.
+    """Runs a `.tflite` file that `export_tflite` wrote; one thread at a time (open one a thread: the file's pages are shared).
 
     Args:
       path: the file; it is memory-mapped.
