@@ -1,0 +1,339 @@
+"""Downloading from a local server that cuts, stalls, lies about lengths and ranges, sends other bytes, and from good ones."""
+
+import fcntl
+import hashlib
+import http.server
+import os
+import re
+import threading
+import time
+import urllib.parse
+
+import numpy as np
+import pytest
+
+from dlrm_tf.cli.main import main
+from dlrm_tf.errors import CheckpointError, DLRMError, UsageError
+from dlrm_tf.mindspore import fetch as fetch_module
+from dlrm_tf.mindspore.digest import known_sha256
+from dlrm_tf.mindspore.fetch import fetch
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+SHA = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves CONTENT; what is asked for by path says how it misbehaves."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.ranges, self.paths, self.released = [], [], threading.Event()
+
+    def url(self, path):
+        return f"http://127.0.0.1:{self.server_port}/{path}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        path = urllib.parse.urlsplit(self.path).path.strip("/")
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(asked[1]) if asked else 0
+        self.server.ranges.append(start)
+        self.server.paths.append(self.path)
+        self.close_connection = True
+        getattr(self, path.replace("-", "_").split(".")[0])(start)
+
+    def answer(self, start, content=CONTENT, length=None, send=None, status=None, headers=()):
+        """Answers with content from start on; `length` is what is said, `send` how much is sent."""
+        if start >= len(content):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(content)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        body = content[start:]
+        self.send_response(status or (206 if start else 200))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body if send is None else body[:send])
+
+    def good(self, start):
+        self.answer(start)
+
+    def cuts(self, start):
+        self.answer(start, send=70_000)
+
+    def cuts_at_once(self, start):
+        self.answer(start, send=10)
+
+    def no_ranges(self, start):
+        """Always sends all, cut the first time."""
+        self.answer(0, send=100_000 if len(self.server.ranges) == 1 else None)
+
+    def stalls(self, start):
+        self.answer(start, send=50_000 if start == 0 else None)
+        if start == 0:
+            self.wfile.flush()
+            self.server.released.wait(10)
+
+    def drips(self, start):
+        self.answer(start, send=None if start else 100_000)
+        for i in range(0 if start else 100):
+            if self.server.released.wait(0.1):
+                break
+            self.wfile.write(CONTENT[100_000 + i : 100_001 + i])
+
+    def other_bytes(self, start):
+        self.answer(start, content=CONTENT[:-1] + b"?")
+
+    def says_less(self, start):
+        self.answer(start, length=1000)
+
+    def says_more(self, start):
+        self.answer(start, length=len(CONTENT) + 1000)
+
+    def wrong_range(self, start):
+        """Asked for the rest it sends the beginning, and calls it that."""
+        self.answer(0, send=80_000, status=206 if start else 200, headers=[("Content-Range", "bytes 0-299999/300000")])
+
+    def lies_about_range(self, start):
+        """Asked for the rest it sends the beginning, and says it is the rest."""
+        if start:
+            self.answer(start, content=bytes(start) + CONTENT[: len(CONTENT) - start])
+        else:
+            self.answer(0, send=80_000 if len(self.server.ranges) == 1 else None)
+
+    def busy(self, start):
+        if len(self.server.ranges) < 3:
+            self.send_error(503)
+        else:
+            self.answer(start)
+
+    def missing(self, start):
+        self.send_error(404)
+
+    def no_length(self, start):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(CONTENT)
+
+    def gzipped(self, start):
+        self.answer(0, headers=[("Content-Encoding", "gzip")])
+
+    def redirects(self, start):
+        self.move("/good")
+
+    def redirects_to_file(self, start):
+        self.move("file:///etc/passwd")
+
+    def redirects_to_ftp(self, start):
+        self.move("ftp://127.0.0.1/x")
+
+    def circles(self, start):
+        self.move("/circles")
+
+    def move(self, where):
+        self.send_response(302)
+        self.send_header("Location", where)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setattr(fetch_module, "BLOCK_BYTES", 1 << 15)
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield server
+    server.released.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def get(server, tmp_path):
+    """Function that fetches paths of the server into x.ckpt."""
+
+    def run(*paths, **options):
+        options = {"sha256": SHA, "timeout": 0.5, "pause": 0.001, "quiet": True, **options}
+        return fetch(tmp_path / "x.ckpt", [server.url(p) for p in paths], **options)
+
+    return run
+
+
+def assert_complete(folder):
+    assert (folder / "x.ckpt").read_bytes() == CONTENT
+    assert sorted(os.listdir(folder)) == ["x.ckpt", "x.ckpt.sha256"]
+    assert (folder / "x.ckpt.sha256").read_text() == f"{SHA}  x.ckpt\n"
+
+
+GOOD_IN_THE_END = {
+    "good": [0],
+    "cuts": [0, 70_000, 140_000, 210_000, 280_000],
+    "no-ranges": [0, 100_000],
+    "stalls": [0, 50_000],
+    "busy": [0, 0, 0],
+    "redirects": [0, 0],
+    "lies-about-range": [0, 80_000, 0],
+    "says-more": [0, 300_000],
+}
+
+
+@pytest.mark.parametrize("path", GOOD_IN_THE_END)
+def test_arrives_complete(get, server, tmp_path, path):
+    assert get(path) == server.url(path)
+    assert server.ranges == GOOD_IN_THE_END[path]
+    assert_complete(tmp_path)
+
+
+def test_dripping_connection_is_given_up_and_resumed(get, server, tmp_path):
+    start = time.monotonic()
+    get("drips")
+    assert time.monotonic() - start < 8
+    assert len(server.ranges) == 2 and 100_000 < server.ranges[1] < 100_100
+    assert_complete(tmp_path)
+
+
+REFUSED = {
+    "other-bytes": (CheckpointError, f"not the file wanted: .*wanted sha256 {SHA}, came [0-9a-f]{{64}}"),
+    "says-less": (CheckpointError, "wanted sha256"),
+    "missing": (DLRMError, "HTTP 404"),
+    "no-length": (DLRMError, "does not tell the file's size"),
+    "wrong-range": (DLRMError, "ended 220,000 bytes too early"),
+    "gzipped": (DLRMError, "gzip-encoded"),
+    "cuts-at-once": (DLRMError, "ended 299,950 bytes too early, after 50 bytes; what came is kept"),
+    "redirects-to-file": (DLRMError, "HTTP 302"),
+    "redirects-to-ftp": (DLRMError, "unknown url type: ftp"),
+    "circles": (DLRMError, "HTTP 302"),
+}
+
+
+@pytest.mark.parametrize("path", REFUSED)
+def test_refused(get, tmp_path, path):
+    error, wanted = REFUSED[path]
+    with pytest.raises(error, match=wanted) as e:
+        get(path)
+    assert "\n" not in str(e.value)
+    kept = path in ("cuts-at-once", "wrong-range")
+    assert os.listdir(tmp_path) == [f".x.ckpt.{SHA[:12]}.part"] * kept
+
+
+def test_next_mirror_goes_on_where_the_first_one_stopped(get, server, tmp_path):
+    assert get("missing", "cuts-at-once", "good") == server.url("good")
+    assert server.ranges == [0, 0, 10, 20, 30, 40, 50]
+    assert_complete(tmp_path)
+
+
+def test_next_mirror_begins_anew_after_other_bytes(get, server, tmp_path):
+    assert get("other-bytes", "good") == server.url("good")
+    assert server.ranges == [0, 0]
+    assert_complete(tmp_path)
+
+
+def test_a_later_call_resumes(get, server, tmp_path):
+    with pytest.raises(DLRMError, match="kept"):
+        get("cuts-at-once")
+    server.ranges.clear()
+    get("good")
+    assert server.ranges == [50]
+    assert_complete(tmp_path)
+
+
+@pytest.mark.parametrize("left", [b"?" * 1000, b"?" * 300_000, b"?" * 400_000, CONTENT])
+def test_a_part_file_of_any_content(get, tmp_path, left):
+    (tmp_path / f".x.ckpt.{SHA[:12]}.part").write_bytes(left)
+    get("good")
+    assert_complete(tmp_path)
+
+
+def test_already_there(get, server, tmp_path):
+    (tmp_path / "x.ckpt").write_bytes(CONTENT)
+    assert get("good") == "" and server.ranges == []
+    assert_complete(tmp_path)
+    (tmp_path / "x.ckpt").write_bytes(b"mine")
+    with pytest.raises(DLRMError, match="is there already and is another file"):
+        get("good")
+    assert (tmp_path / "x.ckpt").read_bytes() == b"mine"
+
+
+def test_a_stale_note_is_not_believed(get, tmp_path, monkeypatch):
+    from dlrm_tf.mindspore import digest
+
+    get("good")
+    monkeypatch.setattr(digest, "CHEAP_BYTES", 1000)
+    assert known_sha256(tmp_path / "x.ckpt") == SHA
+    os.utime(tmp_path / "x.ckpt.sha256", (1, 1))
+    assert known_sha256(tmp_path / "x.ckpt") == ""
+    (tmp_path / "x.ckpt.sha256").write_text(f"{SHA}  other.ckpt\n")
+    assert known_sha256(tmp_path / "x.ckpt") == ""
+
+
+def test_proxy_variable(get, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("http_proxy", server.url(""))
+    fetch(tmp_path / "x.ckpt", ["http://nowhere.invalid/good"], sha256=SHA, timeout=2, pause=0.001, quiet=True)
+    assert server.paths == ["http://nowhere.invalid/good"]
+    assert_complete(tmp_path)
+
+
+def test_second_fetch_at_once_is_refused(get, tmp_path):
+    with open(tmp_path / f".x.ckpt.{SHA[:12]}.part", "wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(DLRMError, match="another fetch"):
+            get("good")
+
+
+def test_no_room(get, tmp_path, monkeypatch):
+    import collections
+    import shutil
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: collections.namedtuple("usage", "total used free")(10, 9, 1))
+    with pytest.raises(DLRMError, match="GB free"):
+        get("good")
+
+
+def test_full_disk_while_writing(get, tmp_path, monkeypatch):
+    def write(self, block):
+        raise DLRMError("cannot write what came: No space left on device")
+
+    monkeypatch.setattr(fetch_module._Download, "_write", write)
+    with pytest.raises(DLRMError, match="No space"):
+        get("good")
+    assert not (tmp_path / "x.ckpt").exists()
+
+
+def test_nobody_listens(tmp_path):
+    with pytest.raises(DLRMError, match="refused"):
+        fetch(tmp_path / "x", ["http://127.0.0.1:9/x"], sha256=SHA, timeout=1, pause=0.001, quiet=True)
+
+
+@pytest.mark.parametrize("url,sha", [("file:///etc/passwd", SHA), ("ftp://a/b", SHA), ("x.ckpt", SHA), ("http://a/b", "123")])
+def test_wrong_usage(tmp_path, url, sha):
+    with pytest.raises(UsageError):
+        fetch(tmp_path / "x", [url], sha256=sha)
+    assert os.listdir(tmp_path) == []
+
+
+def test_command_line(server, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fetch", "--url", server.url("good.ckpt"), "--sha256", SHA]) == 0
+    assert f"good.ckpt: sha256 right, from {server.url('good.ckpt')}" in capsys.readouterr().out
+    assert (tmp_path / "good.ckpt").read_bytes() == CONTENT
+    assert main(["fetch", "--url", server.url("good.ckpt"), "--sha256", SHA]) == 0
+    assert "was there already" in capsys.readouterr().out
+    assert main(["fetch", "--url", server.url("other-bytes"), "-o", "y", "--sha256", SHA]) == 1
+    assert main(["fetch", "--url", server.url(""), "--sha256", SHA]) == 2
