@@ -1,0 +1,1 @@
+"""The part of npu_bridge for TF 1 that our code uses."""
