@@ -25,6 +25,8 @@ setup(
         'tf_keras>=2.21,<2.22; python_version>="3.10"',
         'tensorflow-recommenders>=0.7.7,<0.8; python_version>="3.10"',
         'keras>=3.4,<4; python_version>="3.10"',
+        # Not a dependency of TensorFlow since 2.21, but its tf.summary writes nothing without it.
+        'tensorboard>=2.20,<3; python_version>="3.10"',
         "numpy>=1.19",
         "h5py>=3.1,<4",
         "absl-py>=0.15,<3",
