@@ -1,8 +1,8 @@
 """Upstream's preprocessing, straightforward in pure Python: what `prepare` must equal (tests/data) and is measured against.
 
-Written from the rules of MindSpore models' research/recommend/dlrm/src/preprocess_data.py: a good line has 40 fields; an id is
-the order of first appearance in its column over all good lines; integers: '' and negative are 0; the last seventh of all lines is the
-test split. Like upstream it keeps every row in memory.
+Written from the rules of MindSpore models' research/recommend/dlrm/src/preprocess_data.py: a good line has 40 fields; an id
+is the order of first appearance in its column over all good lines; integers: empty and negative are 0; the last seventh of all
+lines is the test split. Like upstream it keeps every row in memory.
 """
 
 DENSE, CATEGORICAL = 13, 26

@@ -103,6 +103,23 @@ def _number(text: bytes, kind: str) -> float:
     return value
 
 
+@dataclasses.dataclass
+class _Cells:
+    """Where the cells of the good lines are: `starts` and `ends` are `[lines, columns]` positions in `bytes`."""
+
+    bytes: np.ndarray
+    words: np.ndarray  # the eight bytes from each position on, as one number
+    starts: np.ndarray
+    ends: np.ndarray
+
+    def text(self, row: int, column: int) -> bytes:
+        return self.bytes[self.starts[row, column] : self.ends[row, column]].tobytes()
+
+    def length(self, positions: tuple[int, ...]) -> np.ndarray:
+        columns = _columns(positions)
+        return self.ends[:, columns] - self.starts[:, columns]
+
+
 def _columns(positions: tuple[int, ...]):
     """`positions` as a slice when they stand side by side: a view instead of a copy."""
     if positions and positions == tuple(range(positions[0], positions[-1] + 1)):
@@ -126,10 +143,8 @@ def parse_block(text: bytes, spec: FeatureSpec) -> Block:
         text += b"\n"
     padded = np.frombuffer(b"".join((bytes(PAD), text, bytes(PAD))), np.uint8)
     words = np.ndarray((padded.size - 7,), "<u8", padded, strides=(1,))
-    separator = ord(spec.separator)
-
     # Ends of fields: [good lines, columns], positions in `padded`.
-    ends = np.flatnonzero((padded == separator) | (padded == _NEWLINE))
+    ends = np.flatnonzero((padded == ord(spec.separator)) | (padded == _NEWLINE))
     last = np.flatnonzero(padded[ends] == _NEWLINE)
     lines, width = last.size, len(spec.columns)
     fields = np.diff(last, prepend=-1)
@@ -141,67 +156,58 @@ def parse_block(text: bytes, spec: FeatureSpec) -> Block:
         ends = ends[np.repeat(good, fields)]
         position, line_starts = position[good], line_starts[good]
     ends = ends.reshape(-1, width)
-    starts = np.empty_like(ends)
-    starts[:, 0] = line_starts
-    starts[:, 1:] = ends[:, :-1] + 1
+    cells = _Cells(padded, words, np.column_stack((line_starts, ends[:, :-1] + 1)), ends)
 
-    def cell(row: int, column: int) -> bytes:
-        return padded[starts[row, column] : ends[row, column]].tobytes()
-
-    label, dense, faults = _parse_numbers(words, padded, starts, ends, cell, spec)
+    label, dense, faults = _read_numbers(cells, spec)
     if faults:
         bad = sorted(bad + [(int(position[row]), what) for row, what in faults.items()])
         keep = np.ones(len(position), bool)
         keep[list(faults)] = False
-        position, label, dense, starts, ends = position[keep], label[keep], dense[keep], starts[keep], ends[keep]
+        position, label, dense = position[keep], label[keep], dense[keep]
+        cells = _Cells(padded, words, cells.starts[keep], cells.ends[keep])
 
-    columns = _columns(spec.categorical_columns)
-    start, length = starts[:, columns], ends[:, columns] - starts[:, columns]
-    keys, canonical = hex_keys(words[start])
+    dense_length = cells.length(spec.dense_columns)
+    length = cells.length(spec.categorical_columns)
+    keys, canonical = hex_keys(words[cells.starts[:, _columns(spec.categorical_columns)]])
     canonical &= length == 8
     keys[~canonical] = 0
     empty = length == 0
     odd: list[list[tuple[int, bytes]]] = [[] for _ in spec.categorical_columns]
     for row, feature in np.argwhere(~(canonical | empty)).tolist():
-        odd[feature].append((row, cell(row, spec.categorical_columns[feature])))
-    dense_columns = _columns(spec.dense_columns)
-    missing = starts[:, dense_columns] == ends[:, dense_columns]
-    return Block(lines, position, label, dense, missing, np.ascontiguousarray(keys.T), np.ascontiguousarray(empty.T), odd, bad)
+        odd[feature].append((row, cells.text(row, spec.categorical_columns[feature])))
+    keys, empty = np.ascontiguousarray(keys.T), np.ascontiguousarray(empty.T)
+    return Block(lines, position, label, dense, dense_length == 0, keys, empty, odd, bad)
 
 
-def _parse_numbers(words, padded, starts, ends, cell, spec: FeatureSpec):
+def _read_numbers(cells: _Cells, spec: FeatureSpec) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     """Labels, dense features, and `{row: what is wrong}` of the rows that have a cell which is no number."""
     faults: dict[int, str] = {}
 
-    def read(positions: tuple[int, ...], clamp: bool) -> np.ndarray:
-        columns = _columns(positions)
-        start, end = starts[:, columns], ends[:, columns]
-        negative = (padded[start] == ord("-")) if clamp else np.zeros(start.shape, bool)
-        length = end - start - negative
-        fits = length <= 8
-        values, digits = _whole_numbers(words[end - PAD], np.where(fits, length, 0))
-        values[negative] = 0
-        numbers = values.astype(np.float32)
-        plain = fits & digits & ~(negative & (length == 0))
-        if not clamp:
-            plain &= length > 0
-        for row, i in np.argwhere(~plain).tolist():
-            name, kind = spec.columns[positions[i]]
-            text = cell(row, positions[i])
-            try:
-                value = _number(text, kind)
-                numbers[row, i] = max(value, 0.0) if clamp else value
-                if not clamp and value not in (0.0, 1.0):
-                    raise ValueError
-            except (ValueError, OverflowError):
-                wanted = {"int": "an integer", "float": "a finite number", "label": "0 or 1"}[kind]
-                shown = text[:40].decode("utf-8", "backslashreplace")
-                faults.setdefault(row, f"column {positions[i] + 1} ({name}): wanted {wanted}, got {shown!r}")
-        if not clamp:
-            for row in np.flatnonzero((numbers != 0) & (numbers != 1)).tolist():
-                faults.setdefault(row, f"column {positions[0] + 1} ({spec.columns[positions[0]][0]}): wanted 0 or 1")
-        return numbers
+    def complain(row: int, column: int) -> None:
+        name, kind = spec.columns[column]
+        wanted = {"int": "an integer", "float": "a finite number", "label": "0 or 1"}[kind]
+        shown = cells.text(row, column)[:40].decode("utf-8", "backslashreplace")
+        faults.setdefault(row, f"column {column + 1} ({name}): wanted {wanted}, got {shown!r}")
 
-    label = read((spec.label_column,), clamp=False)[:, 0]
-    dense = read(spec.dense_columns, clamp=True) if spec.dense_columns else np.zeros((len(starts), 0), np.float32)
-    return label, dense, faults
+    def read(positions: tuple[int, ...]) -> np.ndarray:
+        columns = _columns(positions)
+        start, end = cells.starts[:, columns], cells.ends[:, columns]
+        negative = (cells.bytes[start] == ord("-")) & (end > start)
+        length = end - start - negative
+        values, digits = _whole_numbers(cells.words[end - PAD], np.minimum(length, 8))
+        values = np.where(negative, -values, values).astype(np.float32)
+        plain = digits & (length <= 8) & ((length > 0) | ~negative)
+        for row, i in np.argwhere(~plain).tolist():
+            try:
+                values[row, i] = _number(cells.text(row, positions[i]), spec.columns[positions[i]][1])
+            except (ValueError, OverflowError):
+                complain(row, positions[i])
+        return values
+
+    label = read((spec.label_column,))[:, 0]
+    empty = cells.starts[:, spec.label_column] == cells.ends[:, spec.label_column]
+    for row in np.flatnonzero(empty | ((label != 0) & (label != 1))).tolist():
+        complain(row, spec.label_column)
+    if not spec.dense_columns:
+        return label, np.zeros((len(label), 0), np.float32), faults
+    return label, np.maximum(read(spec.dense_columns), 0), faults
