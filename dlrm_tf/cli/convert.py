@@ -13,6 +13,12 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--prefix", help="prefix of the weights' names, when the source holds more than one network")
     parser.add_argument("--allow-extra", action="store_true", help="leave out tensors that are no part of a DLRM")
+    parser.add_argument(
+        "--verify",
+        metavar="SAMPLE",
+        help="compare every tensor, and the logits of SAMPLE (a number of rows, an .npz, or a data folder) with an independent "
+        "NumPy forward pass of the checkpoint; writes FILE.parity.json",
+    )
     parser.add_argument("--optimizer-state", action="store_true", help="carry the optimizer's state too (SGD, Momentum, Adagrad)")
     parser.add_argument("--crc", action="store_true", help="append MindSpore's checksum (only --to mindspore)")
 
@@ -37,3 +43,11 @@ def run(args) -> None:
     print(f"{done.target}: {done.tensors} weights, {done.nbytes / 1e6:,.1f} MB, {tables}")
     for note in done.notes:
         print(f"note: {note}")
+    if args.verify:
+        from dlrm_tf.mindspore.verify import check, verify
+
+        files = (done.source, done.target) if done.target.endswith(".weights.h5") else (done.target, done.source)
+        parity = verify(*files, args.verify, prefix=args.prefix, allow_extra=args.allow_extra)
+        parity.write(f"{done.target}.parity.json")
+        check(parity)
+        print(f"{parity}\nreport: {done.target}.parity.json")

@@ -13,7 +13,14 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
     """Runs the verb."""
     import json
+    import os
 
+    if os.path.isdir(args.path):
+        from dlrm_tf.data.describe import describe as describe_folder
+        from dlrm_tf.data.records import Records
+
+        print(json.dumps(Records.open(args.path).manifest) if args.json else "\n".join(describe_folder(args.path)))
+        return
     from dlrm_tf.mindspore.describe import as_text, describe
 
     report = describe(args.path, check=args.check)

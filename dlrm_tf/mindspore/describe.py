@@ -1,4 +1,4 @@
-"""What `dlrm-tf inspect` tells: the contents of a checkpoint, a weights file or a data folder."""
+"""What `dlrm-tf inspect` tells: the contents of a checkpoint or a weights file."""
 
 import os
 
@@ -13,10 +13,10 @@ _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 def describe(path, check: bool = False) -> dict:
-    """Describes a file or data folder without reading its tensors.
+    """Describes a file without reading its tensors.
 
     Args:
-      path: `.ckpt`, `.safetensors`, `.weights.h5`, or a folder that `prepare` wrote.
+      path: `.ckpt`, `.safetensors`, a PyTorch file or `.weights.h5`.
       check: read the file whole, for its sha256 and to compare its checksum.
 
     Returns:
@@ -27,10 +27,6 @@ def describe(path, check: bool = False) -> dict:
       CheckpointError: not such a file.
     """
     path = os.fspath(path)
-    if os.path.isdir(path):
-        from dlrm_tf.data.describe import describe as describe_data
-
-        return describe_data(path)
     if not os.path.exists(path):
         raise CheckpointError(f"{path}: no such file")
     with open(path, "rb") as f:

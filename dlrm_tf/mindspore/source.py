@@ -107,11 +107,14 @@ class Source:
             yield start, _float32(rows)
 
     def gather(self, feature: int, ids: np.ndarray) -> np.ndarray:
-        """Rows `[len(ids), D]` float32 of some ids of a feature; each distinct id is read once."""
-        name = self.found.weights[Weight("embedding", feature, "table")]
+        """Rows `[len(ids), D]` float32 of some ids of a feature, zeros for the OOV id `size`; each distinct id is read once."""
+        name, size = self.found.weights[Weight("embedding", feature, "table")], self.config.categorical_feature_sizes[feature]
         distinct, place = np.unique(ids, return_inverse=True)
-        rows = np.concatenate([self.checkpoint.rows(name, int(i), int(i) + 1) for i in distinct])
-        return _float32(rows)[place.reshape(-1)]
+        rows = np.zeros((len(distinct), self.config.embedding_dim), np.float32)
+        for row, i in zip(rows, distinct):
+            if i < size:
+                row[:] = self.checkpoint.rows(name, int(i), int(i) + 1)[0]
+        return rows[place.reshape(-1)]
 
     def notes(self, state_left_out: bool = True) -> tuple[str, ...]:
         """What was found besides float32 weights with their plain names, and what of it is `left out`."""
