@@ -2,7 +2,15 @@
 
 from setuptools import find_packages, setup
 
-SERVING = ["tensorflow-serving-api>=2.20,<2.22", "grpcio>=1.60,<2", "prometheus-client>=0.20,<1"]
+SERVING = [
+    "tensorflow-serving-api>=2.20,<2.22",
+    "grpcio>=1.60,<2",
+    "grpcio-health-checking>=1.60,<2",
+    "grpcio-reflection>=1.60,<2",
+    "aiohttp>=3.10,<4",
+    "urllib3>=2,<3",
+    "prometheus-client>=0.20,<1",
+]
 LITE = ["ai-edge-litert>=2.0,<3"]
 DATA = ["polars>=1.20,<3"]
 REPORT = ["matplotlib>=3.7,<4"]
@@ -10,7 +18,7 @@ REPORT = ["matplotlib>=3.7,<4"]
 ASCEND = ["tensorflow==2.6.5", "tensorflow-recommenders==0.6.0", "protobuf<3.21", "numpy<1.24"]
 # To convert PyTorch checkpoints. Before 2.6 a crafted file could run code even with weights_only=True (CVE-2025-32434).
 TORCH = ["torch>=2.6,<3"]
-TEST = ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"]
+TEST = ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18", "trustme>=1.1,<2"]
 
 setup(
     name="dlrm_tf",

@@ -28,6 +28,12 @@ def add_arguments(parser):
     parser.add_argument("--model_version", type=int, metavar="N", help="its version (default: the latest)")
     parser.add_argument("--model_label", metavar="LABEL", help="version label on a server, instead of a version")
     parser.add_argument("--timeout", type=float, metavar="S", help="deadline of one request in seconds (default: 10)")
+    parser.add_argument("--retries", type=int, metavar="N", help="attempts more while a server is unavailable (default: 3)")
+    parser.add_argument("--tls", action="store_true", help="encrypted gRPC, the system's authorities (implied by the four below)")
+    parser.add_argument("--ca_file", metavar="PEM", help="authority that signs the server's certificate")
+    parser.add_argument("--cert_file", metavar="PEM", help="this client's certificate, where the server wants one")
+    parser.add_argument("--key_file", metavar="PEM", help="its key")
+    parser.add_argument("--server_name", metavar="NAME", help="name in the server's certificate, when not the host's")
     parser.add_argument("--batch_size", type=int, default=1024, metavar="N", help="rows a request (default: 1024)")
     parser.add_argument("--output", "-o", metavar="FILE", help=".csv or .npy instead of standard output")
 
@@ -41,12 +47,16 @@ def run(args):
     if args.output and not args.output.endswith((".csv", ".npy")):
         raise UsageError(f"--output: wanted a .csv or .npy file, came {args.output!r}")
     try:
+        from dlrm_tf.serve.client import Tls
         from dlrm_tf.serve.rows import read_rows
         from dlrm_tf.serve.targets import open_target
     except ModuleNotFoundError as e:
         raise MissingExtraError(f"{e.name} is not installed: pip install 'dlrm_tf[serving]'") from e
     batches = read_rows(args.rows, args.batch_size, args.categorical, args.vocabulary, args.split)
-    options = {} if args.timeout is None else {"timeout": args.timeout}
+    options = {name: getattr(args, name) for name in ("timeout", "retries") if getattr(args, name) is not None}
+    files = {name: getattr(args, name) for name in ("ca_file", "cert_file", "key_file", "server_name")}
+    if args.tls or any(files.values()):
+        options["tls"] = Tls(**files)
     with open_target(args.target, args.model_name, args.model_version, args.model_label, **options) as target:
         if args.output is None:
             for probability in _score(target, batches):

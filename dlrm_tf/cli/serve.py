@@ -1,5 +1,6 @@
 """Serve SavedModels over gRPC and REST, as TensorFlow Serving does; its flag names, its answers."""
 
+import argparse
 import dataclasses
 import logging
 import signal
@@ -10,41 +11,44 @@ from dlrm_tf.errors import MissingExtraError
 
 
 def add_arguments(parser):
-    """Every field of `ServerOptions` that is a flag."""
-    parser.add_argument("--model_name", default="default", metavar="NAME", help="name clients ask for (default: default)")
-    parser.add_argument(
-        "--model_base_path", metavar="DIR", help="absolute folder with one numbered folder a version, each a SavedModel"
-    )
-    parser.add_argument("--port", type=int, default=8500, help="TCP port of gRPC; 0 picks a free one (default: 8500)")
-    parser.add_argument("--rest_api_port", type=int, help="TCP port of REST; 0 picks a free one (default: no REST)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
-    parser.add_argument(
-        "--file_system_poll_wait_seconds",
-        type=float,
-        default=1.0,
-        metavar="S",
-        help="seconds between two looks for new versions; 0 looks only at the start (default: 1)",
-    )
-    parser.add_argument(
-        "--max_num_load_retries", type=int, default=5, metavar="N", help="attempts more at a version that does not load"
-    )
-    parser.add_argument(
-        "--load_retry_interval_micros", type=int, default=60_000_000, metavar="US", help="between those (default: a minute)"
-    )
-    parser.add_argument("--grpc_max_threads", type=int, metavar="N", help="requests worked on at a time (default: 4 a core)")
-    parser.add_argument(
-        "--enable_serialization_as_tensor_content", action="store_true", help="outputs as raw bytes, not in the typed field"
-    )
+    """Every field of `ServerOptions`, with its default."""
+    for field in dataclasses.fields(_server_options()):
+        flag, kind, text = f"--{field.name}", field.metadata["type"], field.metadata["help"]
+        if kind is bool:
+            # As TF Serving takes them: --name, --name=true, --name=false.
+            parser.add_argument(flag, type=_boolean, nargs="?", const=True, default=field.default, metavar="BOOL", help=text)
+            continue
+        if field.default not in (None, ""):
+            text += f" (default: {field.default})"
+        parser.add_argument(flag, type=kind, default=field.default, metavar=field.metadata["metavar"], help=text)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise argparse.ArgumentTypeError(f"wanted true or false, came {text!r}")
+    return text.lower() in ("true", "1")
+
+
+def _server_options():
+    try:
+        from dlrm_tf.serve.options import ServerOptions
+    except ModuleNotFoundError as e:
+        raise _missing(e) from e
+    return ServerOptions
+
+
+def _missing(error: ModuleNotFoundError) -> MissingExtraError:
+    return MissingExtraError(f"{error.name} is not installed: pip install 'dlrm_tf[serving]'")
 
 
 def run(args):
     """Serves until SIGINT or SIGTERM; prints one line on stdout once ready."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="dlrm-tf serve: %(message)s")
+    fields = {field.name for field in dataclasses.fields(_server_options())}
     try:
-        from dlrm_tf.serve import ModelServer, ServerOptions
+        from dlrm_tf.serve.server import ModelServer
     except ModuleNotFoundError as e:
-        raise MissingExtraError(f"{e.name} is not installed: pip install 'dlrm_tf[serving]'") from e
-    fields = {field.name for field in dataclasses.fields(ServerOptions)}
+        raise _missing(e) from e
     server = ModelServer(**{name: value for name, value in vars(args).items() if name in fields})
     stopped, failure = threading.Event(), []
     previous = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -71,5 +75,5 @@ def _start(server, failure, stopped):
         return
     where = f"ready grpc={server.target}"
     if server.rest_api_port is not None:
-        where += f" rest=http://{server.options.host}:{server.rest_api_port}"
+        where += f" rest={server.rest_target}"
     print(where, flush=True)

@@ -6,6 +6,7 @@ _PUBLIC = {
     "ModelServer": "dlrm_tf.serve.server",
     "ServerOptions": "dlrm_tf.serve.options",
     "Client": "dlrm_tf.serve.client",
+    "Tls": "dlrm_tf.serve.client",
     "open_target": "dlrm_tf.serve.targets",
 }
 __all__ = [*_PUBLIC]

@@ -1,31 +1,57 @@
-"""`Client`: scores rows with a model server, ours or the real TensorFlow Serving."""
+"""`Client`: scores rows with a model server, ours or the real TensorFlow Serving, over gRPC or REST."""
 
+import dataclasses
+import os
+import random
+import time
 from typing import Optional
 
-import grpc
 import numpy as np
-from google.protobuf import json_format
-from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_service_pb2_grpc,
-)
 
 from dlrm_tf.errors import ServingError
-from dlrm_tf.serve.tensors import to_array, to_proto
+
+# Seconds before the first retry; doubled for each further one, and shortened by chance so that clients don't come in step.
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+
+
+class Unavailable(ServingError):
+    """The server can't be reached or takes no requests now; trying again may help."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tls:
+    """Files for an encrypted connection, PEM.
+
+    Attributes:
+      ca_file: authority that signs the server's certificate; None trusts the system's.
+      cert_file: this client's certificate, where the server wants one.
+      key_file: its key.
+      server_name: name in the server's certificate, when it is not the host's.
+    """
+
+    ca_file: Optional[str] = None
+    cert_file: Optional[str] = None
+    key_file: Optional[str] = None
+    server_name: Optional[str] = None
+
+    def __post_init__(self):
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError(f"cert_file and key_file go together. Received {self.cert_file!r} and {self.key_file!r}")
 
 
 class Client:
-    """Talks gRPC to one model server.
+    """Talks to one model on one server.
 
     Args:
-      target: `host:port` (or `unix:///path/of.sock`).
+      target: `host:port` or `unix:///path/of.sock` (gRPC), or `http(s)://host:port` (REST).
       model_name: the model asked for.
       version: a version number; None takes the latest the server has.
       label: a version label instead of a number.
-      timeout: deadline of one call, in seconds.
+      timeout: deadline of one request in seconds, its retries included.
+      retries: further attempts while the server is unavailable (gRPC UNAVAILABLE, HTTP 503, no connection). Nothing else is
+        tried again: it would fail again, or the server is already overloaded.
+      batch_size: rows a request; `score` splits more.
+      tls: for an encrypted gRPC connection, or the files for an https one.
 
     Example:
       with Client("127.0.0.1:8500", model_name="dlrm") as client:
@@ -39,18 +65,26 @@ class Client:
         version: Optional[int] = None,
         label: Optional[str] = None,
         timeout: float = 10.0,
+        retries: int = 3,
+        batch_size: int = 1024,
+        tls: Optional[Tls] = None,
     ):
         if version is not None and label is not None:
             raise ValueError(f"version and label exclude each other. Received version={version}, label={label!r}")
-        self.target, self.model_name, self.version, self.label, self.timeout = target, model_name, version, label, timeout
-        self._channel = grpc.insecure_channel(
-            target, options=(("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
-        )
-        self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
-        self._model = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        if timeout <= 0 or retries < 0 or batch_size < 1:
+            raise ValueError(
+                f"timeout must be over 0, retries at least 0, batch_size at least 1. Received {timeout}, {retries}, {batch_size}"
+            )
+        self.target, self.model_name, self.timeout = target, model_name, timeout
+        self._retries, self._batch_size = retries, batch_size
+        if target.startswith(("http://", "https://")):
+            from dlrm_tf.serve.rest_transport import RestTransport as Transport
+        else:
+            from dlrm_tf.serve.grpc_transport import GrpcTransport as Transport
+        self._transport = Transport(target, model_name, version, label, tls)
 
     def score(self, dense, categorical) -> np.ndarray:
-        """Probability of a click for each row.
+        """Probability of a click for each row; more rows than `batch_size` go as several requests.
 
         Args:
           dense: float32 `[rows, 13]`, already log(max(x, 0) + 1).
@@ -62,51 +96,61 @@ class Client:
         Raises:
           ServingError: the server can't be reached, or refuses the request.
         """
-        inputs = {"dense": np.asarray(dense, np.float32), "categorical": np.asarray(categorical, np.int32)}
-        return self.predict(inputs, outputs=("probability",))["probability"].reshape(-1)
+        dense, categorical = np.asarray(dense, np.float32), np.asarray(categorical, np.int32)
+        if len(dense) != len(categorical):
+            raise ServingError(f"dense and categorical must have the same rows. Received {len(dense)} and {len(categorical)}")
+        parts = [np.zeros(0, np.float32)]
+        for start in range(0, len(dense), self._batch_size):
+            rows = slice(start, start + self._batch_size)
+            outputs = self.predict({"dense": dense[rows], "categorical": categorical[rows]}, outputs=("probability",))
+            parts.append(outputs["probability"].reshape(-1))
+        return np.concatenate(parts)
 
     def predict(self, inputs: dict, signature_name: str = "", outputs=()) -> dict:
         """One Predict call: arrays in, arrays out, by the signature's names.
 
+        Args:
+          inputs: arrays by name, in the dtypes of the signature.
+          signature_name: '' is `serving_default`.
+          outputs: names of those wanted; none named means all.
+
         Raises:
           ServingError: the server can't be reached, or refuses the request.
         """
-        request = predict_pb2.PredictRequest()
-        self._fill(request.model_spec)
-        request.model_spec.signature_name = signature_name
-        for name, value in inputs.items():
-            request.inputs[name].CopyFrom(to_proto(np.asarray(value), as_content=True))
-        request.output_filter.extend(outputs)
-        response = self._call(self._prediction.Predict, request)
-        return {name: to_array(proto, name) for name, proto in response.outputs.items()}
+        arrays = {name: np.asarray(value) for name, value in inputs.items()}
+        return self._retried(lambda timeout: self._transport.predict(arrays, signature_name, tuple(outputs), timeout))
 
     def status(self) -> list[dict]:
-        """The model's versions, newest first: `{"version", "state", "error_code", "error_message"}`."""
-        request = get_model_status_pb2.GetModelStatusRequest()
-        self._fill(request.model_spec)
-        names = get_model_status_pb2.ModelVersionStatus.State
-        return [
-            {
-                "version": status.version,
-                "state": names.Name(status.state),
-                "error_code": status.status.error_code,
-                "error_message": status.status.error_message,
-            }
-            for status in self._call(self._model.GetModelStatus, request).model_version_status
-        ]
+        """The model's versions, newest first: `{"version", "state", "error_code", "error_message"}`.
+
+        Raises:
+          ServingError: the server can't be reached, or has no such model.
+        """
+        return self._retried(self._transport.status)
 
     def metadata(self) -> dict:
-        """Signature name -> SignatureDef as a dict (protobuf's JSON form)."""
-        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
-        self._fill(request.model_spec)
-        response = self._call(self._prediction.GetModelMetadata, request)
-        signatures = get_model_metadata_pb2.SignatureDefMap()
-        response.metadata["signature_def"].Unpack(signatures)
-        return json_format.MessageToDict(signatures, preserving_proto_field_name=True)["signature_def"]
+        """Signature name -> SignatureDef as a dict (protobuf's JSON form).
+
+        Raises:
+          ServingError: the server can't be reached, or has no such model.
+        """
+        return self._retried(self._transport.metadata)
+
+    def reload(self, model_config_file: str) -> None:
+        """Has the server serve what a models.config says (gRPC only); returns when it does.
+
+        Raises:
+          ServingError: the server refuses it; what it served it still serves.
+          UsageError: not a models.config.
+        """
+        from dlrm_tf.serve.config_files import read_model_config
+
+        config = read_model_config(os.fspath(model_config_file))
+        self._retried(lambda timeout: self._transport.reload(config, timeout))
 
     def close(self) -> None:
         """Closes the connection."""
-        self._channel.close()
+        self._transport.close()
 
     def __enter__(self):
         return self
@@ -114,15 +158,15 @@ class Client:
     def __exit__(self, *exc):
         self.close()
 
-    def _fill(self, spec) -> None:
-        spec.name = self.model_name
-        if self.version is not None:
-            spec.version.value = self.version
-        if self.label is not None:
-            spec.version_label = self.label
-
-    def _call(self, method, request):
-        try:
-            return method(request, timeout=self.timeout)
-        except grpc.RpcError as e:
-            raise ServingError(f"{self.target}, model {self.model_name}: {e.code().name}: {e.details()}") from e
+    def _retried(self, call):
+        deadline, pause = time.monotonic() + self.timeout, FIRST_PAUSE
+        for attempt in range(self._retries + 1):
+            try:
+                return call(max(deadline - time.monotonic(), 1e-3))
+            except Unavailable:
+                wait = pause * random.uniform(0.5, 1.0)
+                if attempt == self._retries or time.monotonic() + wait >= deadline:
+                    raise
+                time.sleep(wait)
+                pause = min(2 * pause, LONGEST_PAUSE)
+        raise AssertionError("unreachable")

@@ -1,59 +1,55 @@
-"""PredictionService and ModelService over gRPC; thin: each method parses nothing and decides nothing."""
+"""PredictionService and ModelService over gRPC: each call handed to the `ServerCore`, its failure told as gRPC's status."""
 
 import logging
 
 import grpc
-from tensorflow_serving.apis import (
-    get_model_status_pb2,
-    model_service_pb2_grpc,
-    prediction_service_pb2_grpc,
-)
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from dlrm_tf.serve.predict import get_model_metadata, predict
-from dlrm_tf.serve.status import RequestError
+from dlrm_tf.serve.status import MAX_MESSAGE, RequestError
 
 log = logging.getLogger("dlrm_tf.serve")
 
 
-def _answer(context, function, *args):
-    """`function(*args)`, with its failure as the call's status."""
+def _answer(context, function, request):
     try:
-        return function(*args)
+        return function(request)
     except RequestError as e:
         context.abort(e.code, e.message)
     except Exception as e:
         log.exception("a request failed in a way it never should")
-        context.abort(grpc.StatusCode.INTERNAL, f"{type(e).__name__}: {e}"[:1024])
+        context.abort(grpc.StatusCode.INTERNAL, f"{type(e).__name__}: {e}"[:MAX_MESSAGE])
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     """Inference calls."""
 
-    def __init__(self, manager, options):
-        self._manager, self._options = manager, options
+    def __init__(self, core):
+        self._core = core
 
     def Predict(self, request, context):
-        return _answer(context, predict, self._manager, request, self._options.enable_serialization_as_tensor_content)
+        return _answer(context, self._core.predict, request)
+
+    def Classify(self, request, context):
+        return _answer(context, self._core.classify, request)
+
+    def Regress(self, request, context):
+        return _answer(context, self._core.regress, request)
+
+    def MultiInference(self, request, context):
+        return _answer(context, self._core.multi_inference, request)
 
     def GetModelMetadata(self, request, context):
-        return _answer(context, get_model_metadata, self._manager, request)
+        return _answer(context, self._core.get_model_metadata, request)
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """What is loaded."""
+    """What is loaded, and what shall be."""
 
-    def __init__(self, manager):
-        self._manager = manager
+    def __init__(self, core):
+        self._core = core
 
     def GetModelStatus(self, request, context):
-        return _answer(context, get_model_status, self._manager, request)
+        return _answer(context, self._core.get_model_status, request)
 
-
-def get_model_status(manager, request) -> get_model_status_pb2.GetModelStatusResponse:
-    """States of a model's versions, newest first."""
-    response = get_model_status_pb2.GetModelStatusResponse()
-    for version in manager.status(request.model_spec):
-        status = response.model_version_status.add(version=version.number, state=version.state)
-        status.status.error_code = version.error_code
-        status.status.error_message = version.error_message
-    return response
+    def HandleReloadConfigRequest(self, request, context):
+        return _answer(context, self._core.reload_config, request)

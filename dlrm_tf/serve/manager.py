@@ -10,46 +10,16 @@ import time
 from typing import Callable, Optional
 
 import grpc
-from tensorflow_serving.apis import get_model_status_pb2
-from tensorflow_serving.config import model_server_config_pb2
 
 from dlrm_tf.errors import ServingError
-from dlrm_tf.serve.status import RequestError, invalid_argument
+from dlrm_tf.serve.model import Model, State, Version, check_configs, resolve, wanted_version
+from dlrm_tf.serve.status import RequestError
 from dlrm_tf.serve.versions import aspired_versions, versions_on_disk
 
-State = get_model_status_pb2.ModelVersionStatus.State
-ModelConfig = model_server_config_pb2.ModelConfig
 # Versions that ended stay listed in the model's status; so many of them, the newest.
 MAX_ENDED = 100
 
 log = logging.getLogger("dlrm_tf.serve")
-
-
-@dataclasses.dataclass
-class Version:
-    """One version of one model. `servable` is set from AVAILABLE on, until the last request has left."""
-
-    number: int
-    path: str
-    state: int = State.START
-    error_code: int = 0
-    error_message: str = ""
-    servable: object = None
-    requests: int = 0
-    failures: int = 0
-    retry_at: float = 0.0
-
-
-class Model:
-    """A model's configuration and its versions; guarded by the manager's lock."""
-
-    def __init__(self, config: ModelConfig):
-        self.config = config
-        self.versions: dict[int, Version] = {}
-
-    def available(self) -> list[int]:
-        """Numbers of the versions that take requests."""
-        return [number for number, version in self.versions.items() if version.state == State.AVAILABLE]
 
 
 class ModelManager:
@@ -59,17 +29,26 @@ class ModelManager:
 
     Args:
       load: function `(model name, version, path) -> servable`, raising ServingError; the servable has `close()`.
-      poll_seconds: between two looks at the disk.
+      poll_seconds: between two looks at the disk; 0 looks only when told (`poll`).
       max_load_retries: further attempts at a version that does not load.
       retry_seconds: between those.
+      allow_unavailable_labels: a new label may name a version that is not available yet.
     """
 
-    def __init__(self, load: Callable, poll_seconds: float = 1.0, max_load_retries: int = 5, retry_seconds: float = 60.0):
-        self._load = load
+    def __init__(
+        self,
+        load: Callable,
+        poll_seconds: float = 1.0,
+        max_load_retries: int = 5,
+        retry_seconds: float = 60.0,
+        allow_unavailable_labels: bool = False,
+    ):
+        self._load, self._allow_unavailable_labels = load, allow_unavailable_labels
         self._poll_seconds, self._max_load_retries, self._retry_seconds = poll_seconds, max_load_retries, retry_seconds
         self._models: dict[str, Model] = {}
+        # Guards models and versions; held for a moment only.
         self._lock = threading.Condition()
-        # One change of the set of loaded versions at a time; never held while a request is answered.
+        # One change of the set of loaded versions at a time; held while loading, never while a request is answered.
         self._changes = threading.RLock()
         self._stop = threading.Event()
         self._poller: Optional[threading.Thread] = None
@@ -80,48 +59,47 @@ class ModelManager:
         A base path without a version yet is waited for.
 
         Args:
-          configs: `ModelConfig`s, already checked.
+          configs: `ModelConfig`s.
           timeout: seconds to wait for a first version; None waits for ever.
 
         Returns:
           False when `stop` was called meanwhile.
 
         Raises:
+          RequestError: configurations that don't fit each other.
           ServingError: a version does not load, or none came in time.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._changes:
-            for config in configs:
-                self._models[config.name] = Model(config)
+        check_configs(configs, {}, self._allow_unavailable_labels)
+        self._models = {config.name: Model(config) for config in configs}
         said = set()
-        while True:
+        while not self._stop.is_set():
             self.poll()
-            missing = []
-            for model in list(self._models.values()):
-                if model.available():
-                    continue
-                failed = [v for v in model.versions.values() if v.error_code]
-                if failed:
-                    raise ServingError(f"model {model.config.name}: {failed[-1].error_message}")
-                missing.append(model.config)
-            if not missing:
+            waiting = [model for model in self._models.values() if not model.available()]
+            if not waiting:
                 break
-            for config in missing:
-                line = (
-                    f"model {config.name}: no version in {config.base_path} "
-                    f"(wanted {os.path.join(config.base_path, '1')}/saved_model.pb)"
-                )
+            for model in waiting:
+                line = self._why_unavailable(model)
+                if any(version.error_code for version in model.versions.values()):
+                    raise ServingError(line)
                 if deadline is not None and time.monotonic() >= deadline:
                     raise ServingError(line)
-                if config.name not in said:
+                if model.config.name not in said:
                     log.warning("%s; waiting for one", line)
-                    said.add(config.name)
-            if self._stop.wait(min(self._poll_seconds or 1.0, 1.0)):
-                return False
-        if self._poll_seconds > 0:
+                    said.add(model.config.name)
+            self._stop.wait(min(self._poll_seconds or 1.0, 1.0))
+        if self._poll_seconds > 0 and not self._stop.is_set():
             self._poller = threading.Thread(target=self._poll_forever, name="version poll", daemon=True)
             self._poller.start()
         return not self._stop.is_set()
+
+    @staticmethod
+    def _why_unavailable(model: Model) -> str:
+        for version in model.versions.values():
+            if version.error_code:
+                return f"model {model.config.name}: {version.error_message}"
+        path = model.config.base_path
+        return f"model {model.config.name}: no version in {path} (wanted {os.path.join(path, '1')}/saved_model.pb)"
 
     def stop(self) -> None:
         """Stops polling and unloads everything, waiting for requests under way."""
@@ -131,7 +109,7 @@ class ModelManager:
         with self._changes:
             for model in self._models.values():
                 for number in list(model.versions):
-                    self._unload(model, number, wait=True)
+                    self._unload(model.versions[number], wait=True)
 
     @contextlib.contextmanager
     def servable(self, spec):
@@ -141,7 +119,7 @@ class ModelManager:
           RequestError: NOT_FOUND or INVALID_ARGUMENT, in TensorFlow Serving's words.
         """
         with self._lock:
-            version = self._resolve(spec)
+            version = resolve(self._models.get(spec.name), spec)
             version.requests += 1
         try:
             yield version.servable, version.number
@@ -151,56 +129,60 @@ class ModelManager:
                 if not version.requests and version.state != State.AVAILABLE:
                     self._lock.notify_all()
 
-    def _resolve(self, spec) -> Version:
-        if not spec.name:
-            raise invalid_argument("ModelSpec has no name specified.")
-        model = self._models.get(spec.name)
-        choice = spec.WhichOneof("version_choice")
-        if choice == "version_label":
-            number = model.config.version_labels.get(spec.version_label) if model else None
-            if number is None:
-                raise invalid_argument(f"Unrecognized servable version label: {spec.version_label}")
-            wanted = f"Specific({spec.name}, {number})"
-        elif choice == "version":
-            number = spec.version.value
-            wanted = f"Specific({spec.name}, {number})"
-        else:
-            number = max(model.available(), default=None) if model else None
-            wanted = f"Latest({spec.name})"
-        version = model.versions.get(number) if model else None
-        if version is None or version.state != State.AVAILABLE:
-            raise RequestError(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {wanted}")
-        return version
+    def knows(self, name: str) -> bool:
+        """Whether a model of that name was ever configured."""
+        return name in self._models
 
     def status(self, spec) -> list[Version]:
         """Snapshot of a model's versions, newest first; one version when the spec names it.
 
         Raises:
-          RequestError: NOT_FOUND.
+          RequestError: NOT_FOUND, or an unknown label.
         """
-        if not spec.name:
-            raise invalid_argument("Missing ModelSpec")
         with self._lock:
             model = self._models.get(spec.name)
-            versions = {n: dataclasses.replace(v, servable=None) for n, v in model.versions.items()} if model else {}
-            choice = spec.WhichOneof("version_choice")
-            if choice == "version_label":
-                number = model.config.version_labels.get(spec.version_label) if model else None
-                if number is None:
-                    raise invalid_argument(f"Unrecognized servable version label: {spec.version_label}")
-            else:
-                number = spec.version.value if choice == "version" else None
-        if number is not None:
-            versions = {n: v for n, v in versions.items() if n == number}
+            number = wanted_version(model, spec)
+            found = [version for n, version in model.versions.items() if number in (None, n)] if model else []
+            versions = [dataclasses.replace(version, servable=None) for version in found]
         if not versions:
             which = f"version {number}" if number is not None else "any versions"
             raise RequestError(grpc.StatusCode.NOT_FOUND, f"Could not find {which} of model {spec.name}")
-        return [versions[n] for n in sorted(versions, reverse=True)]
+        return sorted(versions, key=lambda version: -version.number)
 
-    def model_names(self) -> list[str]:
-        """Names of the configured models."""
-        with self._lock:
-            return list(self._models)
+    def reload(self, configs) -> None:
+        """Makes `configs` the models served: adds, removes, moves labels and policies; returns when that is done.
+
+        Raises:
+          RequestError: refused, or a new model did not become available; then everything is as it was.
+        """
+        with self._changes:
+            check_configs(configs, self._models, self._allow_unavailable_labels)
+            wanted = {config.name: config for config in configs}
+            served = {name for name, model in self._models.items() if not model.retired}
+            added = {name: Model(config) for name, config in wanted.items() if name not in served}
+            for model in added.values():
+                self._reconcile(model)
+            missing = [model for model in added.values() if not model.available()]
+            if missing:
+                for model in added.values():
+                    self._retire(model)
+                reasons = "".join(f"{{{self._why_unavailable(model)}}}, " for model in missing)
+                raise RequestError(grpc.StatusCode.UNKNOWN, f"{len(missing)} model(s) did not become available: {{{reasons}}}")
+            with self._lock:
+                self._models.update(added)
+                for name in served & set(wanted):
+                    self._models[name].config = wanted[name]
+                    self._models[name].labels = dict(wanted[name].version_labels)
+            for name in served:
+                if name in wanted:
+                    self._reconcile(self._models[name])
+                else:
+                    self._retire(self._models[name])
+
+    def _retire(self, model: Model) -> None:
+        model.retired = True
+        for version in list(model.versions.values()):
+            self._unload(version)
 
     def _poll_forever(self):
         while not self._stop.wait(self._poll_seconds):
@@ -213,24 +195,27 @@ class ModelManager:
         """One look at the disk: loads and unloads what the policies now ask for."""
         with self._changes:
             for model in list(self._models.values()):
-                if not self._stop.is_set():
+                if not self._stop.is_set() and not model.retired:
                     self._reconcile(model)
 
     def _reconcile(self, model: Model) -> None:
+        if not os.path.isdir(model.config.base_path):
+            return  # as TF Serving: an empty folder unloads, a vanished one (a mount that is away) does not
         on_disk = versions_on_disk(model.config.base_path)
         aspired = aspired_versions(model.config.model_version_policy, on_disk)
         for number in sorted(aspired):
             version = model.versions.get(number)
-            if version is None or (version.state == State.END and not version.error_code):
-                version = Version(number, on_disk[number])
-                with self._lock:
-                    model.versions[number] = version
-            if version.state == State.START and time.monotonic() >= version.retry_at:
+            gone = version is not None and version.state == State.END and not version.error_code
+            due = version is not None and time.monotonic() >= version.retry_at
+            moved = due and version.path != on_disk[number] and version.state != State.UNLOADING
+            if version is None or gone or moved:
+                self._load_version(model, Version(number, on_disk[number]))
+            elif due and version.state == State.START:
                 self._load_version(model, version)
-        serving = set(model.available())
+        serving = model.available()
         if serving & aspired or not aspired:
             for number in serving - aspired:
-                self._unload(model, number)
+                self._unload(model.versions[number])
         with self._lock:
             for number in set(model.versions) - set(on_disk):
                 # A broken version whose folder is gone is forgotten, so that a repaired one is tried anew.
@@ -241,9 +226,13 @@ class ModelManager:
                 del model.versions[number]
 
     def _load_version(self, model: Model, version: Version) -> None:
-        name = model.config.name
+        """Loads `version` and puts it in the place of the one with its number, if that one is served from elsewhere."""
+        name, replaced = model.config.name, model.versions.get(version.number)
+        replaces = replaced is not None and replaced is not version and replaced.state == State.AVAILABLE
         with self._lock:
             version.state = State.LOADING
+            if not replaces:
+                model.versions[version.number] = version
         start = time.monotonic()
         try:
             servable = self._load(name, version.number, version.path)
@@ -254,25 +243,29 @@ class ModelManager:
                 version.state = State.START if again else State.END
                 version.retry_at = time.monotonic() + self._retry_seconds
                 version.error_code, version.error_message = grpc.StatusCode.INVALID_ARGUMENT.value[0], str(e)
+                if replaces:
+                    replaced.retry_at = version.retry_at
             log.error("model %s version %d not loaded: %s", name, version.number, e)
             return
         with self._lock:
             version.servable, version.error_code, version.error_message = servable, 0, ""
             version.state = State.AVAILABLE
+            model.versions[version.number] = version
+        if replaces:
+            self._unload(replaced)
         log.info("model %s version %d loaded in %.2f s", name, version.number, time.monotonic() - start)
 
-    def _unload(self, model: Model, number: int, wait: bool = False) -> None:
-        version = model.versions[number]
+    def _unload(self, version: Version, wait: bool = False) -> None:
         with self._lock:
             if version.state != State.AVAILABLE:
                 return
             version.state = State.UNLOADING
-        thread = threading.Thread(target=self._drain, args=(model, version), name="version unload", daemon=True)
+        thread = threading.Thread(target=self._drain, args=(version,), name="version unload", daemon=True)
         thread.start()
         if wait:
             thread.join()
 
-    def _drain(self, model: Model, version: Version) -> None:
+    def _drain(self, version: Version) -> None:
         with self._lock:
             self._lock.wait_for(lambda: not version.requests)
             servable, version.servable = version.servable, None
@@ -282,4 +275,4 @@ class ModelManager:
         with self._lock:
             version.state = State.END
             self._lock.notify_all()
-        log.info("model %s version %d unloaded", model.config.name, version.number)
+        log.info("version %d in %s unloaded", version.number, version.path)

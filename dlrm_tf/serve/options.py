@@ -7,60 +7,125 @@ from typing import Optional
 from tensorflow_serving.config import model_server_config_pb2
 
 from dlrm_tf.errors import UsageError
+from dlrm_tf.serve.config_files import read_batching_parameters, read_model_config, read_monitoring_config, read_ssl_config
+from dlrm_tf.serve.config_protos import BatchingParameters
+
+
+def _flag(default, text: str, metavar: Optional[str] = None, kind=None):
+    """A field and its flag; `kind` is the flag's type where the default does not tell it."""
+    return dataclasses.field(default=default, metadata={"help": text, "metavar": metavar, "type": kind or type(default)})
 
 
 @dataclasses.dataclass
 class ServerOptions:
     """How a server runs; each field is a flag of `dlrm-tf serve`, as `tensorflow_model_server` has it.
 
-    Attributes:
-      model_name: name clients ask for.
-      model_base_path: absolute folder with one numbered folder a version.
-      port: TCP port of gRPC; 0 picks a free one.
-      rest_api_port: TCP port of REST; 0 picks a free one, None has no REST.
-      host: address to listen on (TF Serving listens on all; here only this machine unless asked).
-      file_system_poll_wait_seconds: between two looks for new versions; 0 looks only at the start.
-      max_num_load_retries: further attempts at a version that does not load.
-      load_retry_interval_micros: between those.
-      grpc_max_threads: requests worked on at a time; more wait. None is 4 a core.
-      enable_serialization_as_tensor_content: outputs as raw bytes instead of the typed field.
+    The metadata of a field is its help text. Raises UsageError for values out of range or that exclude each other.
     """
 
-    model_name: str = "default"
-    model_base_path: Optional[str] = None
-    port: int = 8500
-    rest_api_port: Optional[int] = None
-    host: str = "127.0.0.1"
-    file_system_poll_wait_seconds: float = 1.0
-    max_num_load_retries: int = 5
-    load_retry_interval_micros: int = 60_000_000
-    grpc_max_threads: Optional[int] = None
-    enable_serialization_as_tensor_content: bool = False
+    model_name: str = _flag("default", "name clients ask for", "NAME")
+    model_base_path: Optional[str] = _flag(None, "absolute folder with one numbered SavedModel folder a version", "DIR", str)
+    model_config_file: Optional[str] = _flag(None, "models, version policies and labels, instead of the two above", "FILE", str)
+    model_config_file_poll_wait_seconds: float = _flag(0.0, "seconds between two reads of that file; 0 reads it once", "S")
+    port: int = _flag(8500, "TCP port of gRPC; 0 picks a free one", "PORT")
+    rest_api_port: Optional[int] = _flag(None, "TCP port of REST; 0 picks a free one (default: no REST)", "PORT", int)
+    host: str = _flag("127.0.0.1", "address to listen on; by default this machine only", "ADDRESS")
+    grpc_socket_path: Optional[str] = _flag(None, "also listen for gRPC on this unix socket", "PATH", str)
+    ssl_config_file: Optional[str] = _flag(None, "SSLConfig: TLS for gRPC, with client_verify for clients too", "FILE", str)
+    grpc_channel_arguments: str = _flag(
+        "", "comma separated name=value, as grpc.max_receive_message_length=67108864 (default: messages of any size)", "ARGS"
+    )
+    grpc_max_threads: Optional[int] = _flag(
+        None,
+        "requests worked on at a time (default: 4 a core; with batching twice max_batch_size, 8 to 128)",
+        "N",
+        int,
+    )
+    rest_api_timeout_in_ms: int = _flag(30_000, "a REST request that takes longer ends with 504", "MS")
+    rest_api_max_body_bytes: int = _flag(256 << 20, "a larger REST body is refused with 413", "BYTES")
+    enable_batching: bool = _flag(False, "put requests that wait together into one run of the graph")
+    batching_parameters_file: Optional[str] = _flag(None, "BatchingParameters; needs --enable_batching", "FILE", str)
+    enable_model_warmup: bool = _flag(True, "run assets.extra/tf_serving_warmup_requests before a version serves")
+    monitoring_config_file: Optional[str] = _flag(None, "MonitoringConfig: Prometheus metrics on the REST port", "FILE", str)
+    enable_grpc_healthcheck_service: bool = _flag(True, "answer grpc.health.v1")
+    file_system_poll_wait_seconds: float = _flag(1.0, "seconds between two looks for new versions; 0 looks once", "S")
+    max_num_load_retries: int = _flag(5, "attempts more at a version that does not load", "N")
+    load_retry_interval_micros: int = _flag(60_000_000, "between those", "US")
+    allow_version_labels_for_unavailable_models: bool = _flag(
+        False, "a label may name a version that is not loaded yet (as at the start)"
+    )
+    enable_serialization_as_tensor_content: bool = _flag(False, "outputs as raw bytes, not in the typed field")
 
     def __post_init__(self):
         for name in ("port", "rest_api_port"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 65536:
                 raise UsageError(f"--{name}: wanted a port from 0 to 65535, came {value}")
-        if self.grpc_max_threads is not None and self.grpc_max_threads < 1:
-            raise UsageError(f"--grpc_max_threads: wanted at least 1, came {self.grpc_max_threads}")
+        for name in ("grpc_max_threads", "rest_api_timeout_in_ms", "rest_api_max_body_bytes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name}: wanted at least 1, came {value}")
+        if self.rest_api_port and self.rest_api_port == self.port:
+            raise UsageError(f"--rest_api_port: wanted another port than gRPC's --port, came {self.port} for both")
+        if self.batching_parameters_file and not self.enable_batching:
+            raise UsageError("--batching_parameters_file needs --enable_batching")
+        if self.monitoring_config_file and self.rest_api_port is None:
+            raise UsageError("--monitoring_config_file needs --rest_api_port: metrics are answered there")
+        self.batching = None
+        if self.enable_batching:
+            file = self.batching_parameters_file
+            self.batching = read_batching_parameters(file) if file else BatchingParameters()
+        self.metrics_path = None
+        if self.monitoring_config_file:
+            prometheus = read_monitoring_config(self.monitoring_config_file).prometheus_config
+            self.metrics_path = prometheus.path if prometheus.enable else None
+        self.ssl = read_ssl_config(self.ssl_config_file) if self.ssl_config_file else None
 
-    def model_configs(self) -> list:
-        """The models to serve, as `ModelConfig`s.
+    def model_server_config(self) -> model_server_config_pb2.ModelServerConfig:
+        """The models to serve: `model_config_file`'s, or the one of `model_name` and `model_base_path`.
 
         Raises:
-          UsageError: no model named, or a path that is not absolute.
+          UsageError: no model named, both ways used, or a path that is not absolute.
         """
+        if self.model_config_file:
+            if self.model_base_path:
+                raise UsageError("--model_config_file and --model_base_path exclude each other")
+            return read_model_config(self.model_config_file)
         if not self.model_base_path:
-            raise UsageError("--model_base_path: wanted the folder that holds the model's version folders, came nothing")
-        config = model_server_config_pb2.ModelConfig(
-            name=self.model_name, base_path=self.model_base_path, model_platform="tensorflow"
-        )
-        if not config.name:
-            raise UsageError("--model_name: wanted a name, came nothing")
-        if not os.path.isabs(config.base_path):
             raise UsageError(
-                f"--model_base_path: wanted an absolute path (as TensorFlow Serving does), came {config.base_path!r}; "
-                f"did you mean {os.path.abspath(config.base_path)}?"
+                "--model_base_path: wanted the folder that holds the version folders (or --model_config_file), came nothing"
             )
-        return [config]
+        if not self.model_name:
+            raise UsageError("--model_name: wanted a name, came nothing")
+        if not os.path.isabs(self.model_base_path):
+            raise UsageError(
+                f"--model_base_path: wanted an absolute path (as TensorFlow Serving does), came {self.model_base_path!r}; "
+                f"did you mean {os.path.abspath(self.model_base_path)}?"
+            )
+        config = model_server_config_pb2.ModelServerConfig()
+        config.model_config_list.config.add(name=self.model_name, base_path=self.model_base_path, model_platform="tensorflow")
+        return config
+
+    def channel_arguments(self) -> list:
+        """gRPC's `(name, value)` pairs; numbers as numbers.
+
+        Raises:
+          UsageError: an argument without `=`.
+        """
+        pairs = []
+        for argument in filter(None, self.grpc_channel_arguments.split(",")):
+            name, equals, value = argument.partition("=")
+            if not equals:
+                raise UsageError(f"--grpc_channel_arguments: wanted name=value, came {argument!r}")
+            pairs.append((name.strip(), int(value) if value.strip().lstrip("-").isdigit() else value.strip()))
+        return pairs
+
+    def threads(self) -> int:
+        """Requests worked on at a time."""
+        if self.grpc_max_threads is not None:
+            return self.grpc_max_threads
+        if self.batching is None:
+            return 4 * (os.cpu_count() or 1)
+        # A waiting request holds its thread, so a batch can't hold more requests than there are threads.
+        size = self.batching.max_batch_size.value or 1000
+        return min(max(2 * size, 8), 128)

@@ -59,7 +59,7 @@ class Servable:
         with graph_errors():
             if call is None:
                 call = self._compile(key)
-            return call(*arrays)
+            return [_as_array(value) for value in call(*arrays)]
 
     def _compile(self, key):
         from tensorflow.core.protobuf import config_pb2
@@ -80,6 +80,12 @@ class Servable:
             self._callables.clear()
             self._session.close()
             self._graph = None
+
+
+def _as_array(value) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value
+    return np.array(value, object if isinstance(value, bytes) else None)
 
 
 def _first_line(error: BaseException) -> str:

@@ -25,6 +25,11 @@ class RequestError(Exception):
         self.message = message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + TRUNCATED
 
 
+def code_number(name) -> int:
+    """The number of a status code given by name, as protobuf's JSON has it."""
+    return grpc.StatusCode[name].value[0]
+
+
 def invalid_argument(message: str) -> RequestError:
     """The request itself is wrong."""
     return RequestError(grpc.StatusCode.INVALID_ARGUMENT, message)

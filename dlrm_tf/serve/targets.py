@@ -5,7 +5,7 @@ from typing import Optional
 
 import numpy as np
 
-from dlrm_tf.errors import ServingError, UsageError, require
+from dlrm_tf.errors import ServingError, UsageError
 from dlrm_tf.serve.versions import versions_on_disk
 
 
@@ -105,14 +105,13 @@ class TFLiteTarget(_Target):
     """A quantized scorer, run by ai_edge_litert."""
 
     def __init__(self, path: str):
-        require("ai_edge_litert", "lite")
-        from dlrm_tf.lite import Scorer
+        from dlrm_tf.lite.scorer import Scorer
 
         self._scorer = Scorer(path)
 
     def score(self, dense, categorical) -> np.ndarray:
         """float32 `[rows]` probabilities."""
-        return np.asarray(self._scorer(np.asarray(dense, np.float32), np.asarray(categorical, np.int32))).reshape(-1)
+        return self._scorer.score(dense, categorical)
 
 
 class WeightsTarget(_Target):

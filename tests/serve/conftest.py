@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 
 class LinearScorer(tf.Module):
@@ -39,10 +40,41 @@ class Echo(tf.Module):
             return {"y": tf.sqrt(x)}
 
 
-def save(module, path, **signatures):
-    """Saves `module` whole or not at all, as an export does."""
+class ExampleModel(tf.Module):
+    """tf.Examples with a float feature `x` (and perhaps `bias`): classifies by sign, regresses `2 x + bias`."""
+
+    def _read(self, inputs):
+        spec = {"x": tf.io.FixedLenFeature([], tf.float32), "bias": tf.io.FixedLenFeature([], tf.float32, 0.0)}
+        features = tf.io.parse_example(inputs, spec)
+        return 2 * features["x"] + features["bias"]
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def classify(self, inputs):
+        score = tf.sigmoid(self._read(inputs))
+        classes = tf.tile([["no", "yes"]], [tf.size(inputs), 1])
+        return {"classes": classes, "scores": tf.stack([1 - score, score], 1)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def scores_only(self, inputs):
+        return {"scores": tf.sigmoid(self._read(inputs))[:, None]}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def regress(self, inputs):
+        return {"outputs": self._read(inputs)}
+
+
+def save(module, path, methods=(), **signatures):
+    """Saves `module` whole or not at all, as an export does; `methods` are (signature, method name) to write into the proto."""
     temporary = os.path.join(os.path.dirname(path), ".saving")
     tf.saved_model.save(module, temporary, signatures=signatures)
+    if methods:
+        file = os.path.join(temporary, "saved_model.pb")
+        with open(file, "rb") as f:
+            proto = saved_model_pb2.SavedModel.FromString(f.read())
+        for signature, method in methods:
+            proto.meta_graphs[0].signature_def[signature].method_name = f"tensorflow/serving/{method}"
+        with open(file, "wb") as f:
+            f.write(proto.SerializeToString())
     os.rename(temporary, path)
 
 
@@ -66,4 +98,15 @@ def echo_model(tmp_path_factory):
     base = tmp_path_factory.mktemp("echo")
     module = Echo()
     save(module, str(base / "1"), serving_default=module.echo, root=module.root)
+    return str(base)
+
+
+@pytest.fixture(scope="session")
+def example_model(tmp_path_factory):
+    """Base path of `ExampleModel` as version 3: signatures `classify`, `scores_only`, `regress`."""
+    base = tmp_path_factory.mktemp("example")
+    module = ExampleModel()
+    methods = (("classify", "classify"), ("scores_only", "classify"), ("regress", "regress"))
+    signatures = {name: getattr(module, name) for name, _ in methods}
+    save(module, str(base / "3"), methods, serving_default=module.classify, **signatures)
     return str(base)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dlrm_tf.cli.main import main
+from dlrm_tf.data.criteo import prepare
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, ServingError, UsageError
 from dlrm_tf.serve import ModelServer, open_target
@@ -85,26 +86,21 @@ def test_bad_line_stops_and_is_named(tmp_path):
         read_rows(str(path), 10)
 
 
-def test_records_are_scored_in_order(tmp_path, arrays):
-    import hashlib
-    import json
-
-    from dlrm_tf.data.records import row_dtype
-    from dlrm_tf.data.spec import CRITEO
-
-    table = np.zeros(ROWS, row_dtype(CRITEO))
-    table["dense"], table["categorical"] = np.arange(ROWS)[:, None], arrays[1]
-    (tmp_path / "test").mkdir()
-    (tmp_path / "test" / "00000.bin").write_bytes(table.tobytes())
-    shard = {"path": "test/00000.bin", "rows": ROWS, "sha256": hashlib.sha256(table.tobytes()).hexdigest()}
-    manifest = {"format": 1, "spec": CRITEO.to_dict(), "vocabulary": {"sizes": [2] * 26, "fingerprint": ""}}
-    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "shards": {"train": [], "test": [shard]}}))
-    batches = list(read_rows(str(tmp_path), 2))
-    assert [len(dense) for dense, _ in batches] == [2, 2, 1]
-    np.testing.assert_allclose(np.concatenate([dense for dense, _ in batches])[:, 3], np.log1p(np.arange(ROWS)), rtol=1e-6)
-    np.testing.assert_array_equal(np.concatenate([ids for _, ids in batches]), arrays[1])
-    with pytest.raises(DataError, match="the split train has no rows"):
-        list(read_rows(str(tmp_path), 2, split="train"))
+def test_records_and_their_tsv_give_the_same_rows(tmp_path):
+    tsv = tmp_path / "rows.tsv"
+    tsv.write_text("".join(tsv_line("1", str(row), key) + "\n" for row, key in enumerate(("68fd1e64", "", "a", "68fd1e64", "b"))))
+    prepare(str(tsv), str(tmp_path / "data"), test_fraction=0.4)
+    vocabulary = str(tmp_path / "data" / "vocabulary.npz")
+    (from_tsv,) = read_rows(str(tsv), 10, vocabulary=vocabulary)
+    train = list(read_rows(str(tmp_path / "data"), 2, split="train"))
+    test = list(read_rows(str(tmp_path / "data"), 2))
+    assert [len(dense) for dense, _ in train + test] == [2, 1, 2]
+    for column in (0, 1):
+        np.testing.assert_array_equal(np.concatenate([batch[column] for batch in train + test]), from_tsv[column])
+    np.testing.assert_allclose(from_tsv[0][:, 3], np.log1p(np.arange(5)), rtol=1e-6)
+    prepare(str(tsv), str(tmp_path / "all"), test_fraction=0)
+    with pytest.raises(DataError, match="the split test has no rows"):
+        list(read_rows(str(tmp_path / "all"), 2))
 
 
 @pytest.mark.parametrize(

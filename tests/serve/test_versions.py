@@ -110,12 +110,13 @@ def test_no_request_fails_while_versions_swap(save_linear, start):
 def test_a_version_is_kept_until_its_last_request_has_left(save_linear):
     from tensorflow_serving.apis import model_pb2
 
-    from dlrm_tf.serve.manager import ModelConfig, ModelManager
+    from dlrm_tf.serve.manager import ModelManager
+    from dlrm_tf.serve.model import ModelConfig
     from dlrm_tf.serve.servable import Servable
 
     base = save_linear(1)
     manager = ModelManager(lambda name, version, path: Servable(path), poll_seconds=0)
-    manager.start([ModelConfig(name="dlrm", base_path=base)])
+    manager.start([ModelConfig(name="dlrm", base_path=base, model_platform="tensorflow")])
     spec = model_pb2.ModelSpec(name="dlrm")
     with manager.servable(spec) as (servable, version):
         assert version == 1

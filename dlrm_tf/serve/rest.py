@@ -1,0 +1,133 @@
+"""The REST API: routes, statuses and bodies, after TensorFlow Serving's http_rest_api_handler.cc; knows no HTTP library."""
+
+import json
+import re
+import urllib.parse
+
+import grpc
+from google.protobuf import json_format
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_pb2,
+    regression_pb2,
+)
+
+from dlrm_tf.serve import rest_examples, rest_json
+from dlrm_tf.serve.predict import DEFAULT_SIGNATURE, run_signature
+from dlrm_tf.serve.status import RequestError, invalid_argument
+
+_WHICH = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+_CALL = re.compile(rf"/v1/models/(?P<name>[^/:]+){_WHICH}:(?P<method>classify|regress|predict)", re.IGNORECASE | re.ASCII)
+_INFO = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_WHICH}(?P<metadata>/metadata)?", re.IGNORECASE | re.ASCII)
+
+Code = grpc.StatusCode
+# http_server.cc: ToHTTPStatusCode.
+HTTP_STATUS = {
+    Code.CANCELLED: 499,
+    Code.INVALID_ARGUMENT: 400,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.PERMISSION_DENIED: 403,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.FAILED_PRECONDITION: 400,
+    Code.ABORTED: 409,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNIMPLEMENTED: 501,
+    Code.UNAVAILABLE: 503,
+    Code.UNAUTHENTICATED: 401,
+}
+
+
+def answer(core, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+    """Answers one HTTP request.
+
+    Args:
+      core: `ServerCore`.
+      method: `GET` or `POST`.
+      path: as sent, percent-encoded, without query.
+      body: of a POST, decompressed.
+
+    Returns:
+      `(HTTP status, JSON body)`.
+    """
+    if not path.lower().startswith("/v1/"):
+        return 404, error_body(f"Not found: {path}")
+    try:
+        match = {"POST": _CALL, "GET": _INFO}[method].fullmatch(path) if method in ("POST", "GET") else None
+        if match is None:
+            raise invalid_argument(f"Malformed request: {method} {path}")
+        spec = _model_spec(match)
+        if method == "GET":
+            return 200, _metadata(core, spec) if match["metadata"] else _status(core, spec)
+        call = {"predict": _predict, "classify": _classify, "regress": _regress}[match["method"].lower()]
+        return 200, call(core, spec, body)
+    except RequestError as e:
+        return HTTP_STATUS.get(e.code, 500), error_body(e.message)
+
+
+def error_body(message: str) -> bytes:
+    """The JSON of an error."""
+    return rest_json.dump({"error": message})
+
+
+def _model_spec(match) -> model_pb2.ModelSpec:
+    if match["name"] is None:
+        raise invalid_argument("Missing model name in request.")
+    spec = model_pb2.ModelSpec(name=urllib.parse.unquote(match["name"]))
+    if match["version"] is not None:
+        number = int(match["version"]) if len(match["version"]) < 20 else 2**63
+        if number >= 2**63:
+            raise invalid_argument(f"Failed to convert version: {match['version']} to numeric.")
+        spec.version.value = number
+    if match["label"] is not None:
+        spec.version_label = urllib.parse.unquote(match["label"])
+    return spec
+
+
+def _predict(core, spec, body: bytes) -> bytes:
+    with core.measured("Predict", "REST", spec), core.manager.servable(spec) as (servable, _):
+        document = rest_json.parse(body)
+        name = rest_json.signature_name(document) or DEFAULT_SIGNATURE
+        signature = servable.signatures.get(name)
+        if signature is None:
+            raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
+        if not signature.inputs:
+            raise invalid_argument(f"Failed to get input map for signature: {name}")
+        inputs, rows = rest_json.predict_inputs(document, dict(signature.inputs))
+        outputs = run_signature(servable, signature, inputs)
+        if not outputs:
+            raise invalid_argument("Cannot convert empty tensor map to JSON")
+        return rest_json.predictions(outputs, rows)
+
+
+def _classify(core, spec, body: bytes) -> bytes:
+    request = classification_pb2.ClassificationRequest(model_spec=spec)
+    rest_examples.fill_request(body, request)
+    return rest_examples.classifications(core.classify(request, "REST").result)
+
+
+def _regress(core, spec, body: bytes) -> bytes:
+    request = regression_pb2.RegressionRequest(model_spec=spec)
+    rest_examples.fill_request(body, request)
+    return rest_examples.regressions(core.regress(request, "REST").result)
+
+
+def _to_dict(message) -> dict:
+    return json_format.MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def _status(core, spec) -> bytes:
+    response = core.get_model_status(get_model_status_pb2.GetModelStatusRequest(model_spec=spec))
+    return json.dumps(_to_dict(response), indent=1).encode()
+
+
+def _metadata(core, spec) -> bytes:
+    request = get_model_metadata_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
+    response = core.get_model_metadata(request)
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    response.metadata["signature_def"].Unpack(signatures)
+    document = {"model_spec": _to_dict(response.model_spec), "metadata": {"signature_def": _to_dict(signatures)}}
+    return json.dumps(document, indent=1).encode()

@@ -1,0 +1,84 @@
+"""JSON of REST's classify and regress to tf.Examples, and their results to JSON, after TensorFlow Serving's json_tensor.cc."""
+
+import numpy as np
+from tensorflow.core.example import example_pb2, feature_pb2
+
+from dlrm_tf.serve.rest_json import decode_base64, dump, parse, shown, signature_name
+from dlrm_tf.serve.status import invalid_argument
+
+_FLOAT_MAX = float(np.finfo(np.float32).max)
+
+
+def fill_request(body: bytes, request) -> None:
+    """Fills signature and examples of a `ClassificationRequest` or `RegressionRequest`.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT saying where.
+    """
+    document = parse(body)
+    request.model_spec.signature_name = signature_name(document)
+    examples = document.get("examples")
+    if "examples" not in document:
+        raise invalid_argument("When method is classify, key 'examples' is expected and was not found")
+    if not isinstance(examples, list):
+        raise invalid_argument("Expecting 'examples' value to be an list/array")
+    if not examples:
+        raise invalid_argument("'examples' value is an empty array")
+    if "context" in document:
+        target = request.input.example_list_with_context
+        target.context.CopyFrom(_example(document["context"]))
+    else:
+        target = request.input.example_list
+    target.examples.extend(_example(example) for example in examples)
+
+
+def _example(document) -> example_pb2.Example:
+    if not isinstance(document, dict):
+        raise invalid_argument(f"Example must be JSON object but got JSON {shown(document)}")
+    example = example_pb2.Example()
+    for name, content in document.items():
+        try:
+            example.features.feature[name].CopyFrom(_feature(name, content if isinstance(content, list) else [content]))
+        except UnicodeEncodeError:
+            raise invalid_argument(f"Feature name {name!r} is not valid UTF-8") from None
+    return example
+
+
+def _feature(name: str, values: list) -> feature_pb2.Feature:
+    """The literal 2 makes an int64 feature, 2.0 a float one; a list must be of one kind."""
+    feature = feature_pb2.Feature()
+    for value in values:
+        if isinstance(value, (bool, int)):
+            kind = "int64_list"
+        elif isinstance(value, float):
+            kind = "float_list"
+        elif isinstance(value, str) or (isinstance(value, dict) and len(value) == 1 and "b64" in value):
+            kind = "bytes_list"
+        else:
+            raise invalid_argument(f"Feature: {name} has element with unexpected JSON type: {shown(value)}")
+        if feature.WhichOneof("kind") not in (None, kind):
+            expected = feature.WhichOneof("kind").split("_")[0]
+            raise invalid_argument(f"Unexpected element type in feature: {name} expecting type: {expected}")
+        if kind == "bytes_list":
+            value = decode_base64(value) if isinstance(value, dict) else value.encode("utf-8", "surrogatepass")
+        elif kind == "int64_list" and not -(2**63) <= value < 2**63:
+            raise invalid_argument(f"Feature: {name} has uint64 element. Only int64 is supported.")
+        elif kind == "float_list" and _FLOAT_MAX < abs(value) < float("inf"):
+            raise invalid_argument(f"Cannot convert JSON value: {shown(value)} to float without loss of precision.")
+        getattr(feature, kind).value.append(value)
+    return feature
+
+
+def classifications(result) -> bytes:
+    """A ClassificationResult as `results`: a list of `[label, score]` an example."""
+    return dump({"results": [[[entry.label, _short(entry.score)] for entry in one.classes] for one in result.classifications]})
+
+
+def regressions(result) -> bytes:
+    """A RegressionResult as `results`: a number an example."""
+    return dump({"results": [_short(one.value) for one in result.regressions]})
+
+
+def _short(value: float) -> float:
+    """The double whose shortest digits are those of the float32."""
+    return float(str(np.float32(value)))

@@ -1,0 +1,270 @@
+"""JSON of the REST API to arrays and back, after TensorFlow Serving's json_tensor.cc."""
+
+import base64
+import binascii
+import json
+from itertools import chain
+
+import grpc
+import numpy as np
+from tensorflow.core.framework import types_pb2
+
+from dlrm_tf.serve.status import RequestError, invalid_argument
+from dlrm_tf.serve.tensors import numpy_dtype
+
+# Deeper lists are no tensor: TensorFlow's own limit on dimensions.
+MAX_RANK = 254
+
+
+def parse(body: bytes) -> dict:
+    """A request's JSON object; NaN, Infinity and -Infinity are numbers.
+
+    Raises:
+      RequestError: not JSON, or not an object.
+    """
+    if not body:
+        raise invalid_argument("JSON Parse error: The document is empty")
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as e:
+        reason = "nested too deeply" if isinstance(e, RecursionError) else f"Invalid value. {e}"
+        raise invalid_argument(f"JSON Parse error: {reason}") from None
+    if not isinstance(document, dict):
+        raise invalid_argument(f"JSON Value: {shown(document)} Is not object")
+    return document
+
+
+def signature_name(document: dict) -> str:
+    """The optional `signature_name`; '' when there is none."""
+    name = document.get("signature_name", "")
+    if not isinstance(name, str):
+        raise invalid_argument(
+            f"JSON Value: {shown(document)} not formatted correctly. 'signature_name' key must be a string value."
+        )
+    return name
+
+
+def predict_inputs(document: dict, infos) -> tuple[dict, bool]:
+    """Arrays by input name.
+
+    Args:
+      document: parsed request with `instances` (a row each) or `inputs` (a tensor each).
+      infos: input name -> `TensorInfo` of the signature.
+
+    Returns:
+      `(arrays, whether the request is in row format)`.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT saying where.
+    """
+    if "instances" in document and "inputs" in document:
+        raise invalid_argument("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
+    if "instances" in document:
+        return _from_instances(document["instances"], infos), True
+    if "inputs" in document:
+        return _from_inputs(document["inputs"], infos), False
+    raise invalid_argument("Missing 'inputs' or 'instances' key")
+
+
+def _is_object(value) -> bool:
+    return isinstance(value, dict) and not _is_base64(value)
+
+
+def _is_base64(value: dict) -> bool:
+    return len(value) == 1 and isinstance(value.get("b64"), str)
+
+
+def _from_inputs(value, infos) -> dict:
+    if not _is_object(value):
+        if len(infos) != 1:
+            raise invalid_argument(
+                "inputs is a plain value/list, but expecting an object as multiple input tensors required as per tensorinfo_map"
+            )
+        (name,) = infos
+        return {name: to_array(value, infos[name].dtype)}
+    for name in infos:
+        if name not in value:
+            raise invalid_argument(f"Missing named input: {name} in 'inputs' object.")
+    return {name: to_array(value[name], infos[name].dtype) for name in infos}
+
+
+def _from_instances(instances, infos) -> dict:
+    if not isinstance(instances, list):
+        raise invalid_argument("Excepting 'instances' to be an list/array")
+    if not instances:
+        raise invalid_argument("No values in 'instances' array")
+    objects = _is_object(instances[0])
+    if not objects and len(infos) != 1:
+        raise invalid_argument(
+            "instances is a plain list, but expecting list of objects as multiple input tensors required as per tensorinfo_map"
+        )
+    for i, instance in enumerate(instances):
+        if _is_object(instance) != objects:
+            wanted = "Expecting object but got list" if objects else "Expecting value/list but got object"
+            raise invalid_argument(f"{wanted} at item {i} of input list")
+        if objects and instance.keys() != infos.keys():
+            raise invalid_argument(
+                f"Failed to process element: {i} of 'instances' list. JSON object: {shown(instance)} keys must be equal to: "
+                f"{','.join(sorted(infos))}"
+            )
+    columns = {name: [instance[name] for instance in instances] if objects else instances for name in infos}
+    arrays = {}
+    for name, column in columns.items():
+        try:
+            arrays[name] = to_array(column, infos[name].dtype)
+        except RequestError as error:
+            _blame_instance(name if objects else None, column, infos[name].dtype, error)
+    return arrays
+
+
+def _blame_instance(name, column, dtype: int, error: RequestError) -> None:
+    """Raises for the first element that is wrong by itself or unlike the first one; `error` when it is none of them."""
+    shape = None
+    for i, value in enumerate(column):
+        key = f" key: {name}" if name else ""
+        try:
+            array = to_array(value, dtype)
+            if shape is not None and array.shape != shape:
+                raise invalid_argument(f"Expecting shape {list(shape)} but got: {list(array.shape)}")
+            shape = array.shape
+        except RequestError as e:
+            raise invalid_argument(
+                f"Failed to process element: {i}{key} of 'instances' list. Error: {e.code.name}: {e.message}"
+            ) from None
+    raise error
+
+
+def to_array(value, dtype: int) -> np.ndarray:
+    """A JSON value or nested list as an array of DataType `dtype`; nothing is converted that could lose anything.
+
+    Raises:
+      RequestError: ragged, or a value of another type.
+    """
+    shape, level = [], [value]
+    while level and isinstance(level[0], list):
+        sizes = set(map(len, level)) if all(type(item) is list for item in level) else set()
+        if len(sizes) != 1:
+            raise invalid_argument(f"Encountered values at level: {len(shape)} that are not all lists of size: {len(level[0])}")
+        shape.append(sizes.pop())
+        if len(shape) > MAX_RANK:
+            raise invalid_argument(f"Encountered list at unexpected level: {len(shape)} expected < {MAX_RANK}")
+        level = list(chain.from_iterable(level))
+    for item in level:
+        if type(item) is list:
+            raise invalid_argument(f"Encountered list at unexpected level: {len(shape)} expected < {len(shape)}")
+    return _leaves(level, dtype).reshape(shape)
+
+
+def _leaves(values: list, dtype: int) -> np.ndarray:
+    target = numpy_dtype(dtype)
+    if target is None or target.kind in "cV" or target.itemsize == 2 and target.kind == "f":
+        raise RequestError(grpc.StatusCode.UNIMPLEMENTED, f"Conversion of JSON Value to type: {types_pb2.DataType.Name(dtype)}")
+    if dtype == types_pb2.DT_STRING:
+        array = np.empty(len(values), object)
+        array[:] = [_string(value) for value in values]
+        return array
+    wanted = {"f": {int, float}, "b": {bool}}.get(target.kind, {int})
+    for value in values if set(map(type, values)) - wanted else ():
+        if type(value) not in wanted:
+            raise _type_error(value, dtype)
+    if target.kind == "f":
+        return _floats(values, target)
+    try:
+        return np.array(values, target)
+    except OverflowError:
+        limits = np.iinfo(target)
+        raise _type_error(next(v for v in values if not limits.min <= v <= limits.max), dtype) from None
+
+
+def _floats(values: list, target: np.dtype) -> np.ndarray:
+    limits = np.finfo(target)
+    largest, largest_int = float(limits.max), (1 << (limits.nmant + 1)) - 1
+    try:
+        suspicious = bool((np.abs(np.array(values, np.float64)) > largest_int).any())
+    except OverflowError:  # an integer beyond any float
+        suspicious = True
+    for value in values if suspicious else ():
+        lossy = abs(value) > largest_int if type(value) is int else largest < abs(value) < np.inf
+        if lossy:
+            raise invalid_argument(f"Cannot convert JSON value: {shown(value)} to {target.name} without loss of precision.")
+    return np.array(values, target)
+
+
+def _string(value) -> bytes:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")
+    if isinstance(value, dict):
+        return decode_base64(value)
+    raise _type_error(value, types_pb2.DT_STRING)
+
+
+def decode_base64(value: dict) -> bytes:
+    """The bytes of `{"b64": "…"}`."""
+    if not _is_base64(value):
+        raise invalid_argument(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
+    try:
+        return base64.b64decode(value["b64"], validate=True)
+    except (binascii.Error, ValueError):
+        raise invalid_argument("Unable to base64 decode") from None
+
+
+def _type_error(value, dtype: int) -> RequestError:
+    kind = {bool: str(value), int: "Number", float: "Number", str: "String", type(None): "Null"}.get(type(value), "Object")
+    name = types_pb2.DataType.Name(dtype)[3:].lower()
+    return invalid_argument(f"JSON Value: {shown(value)} Type: {kind} is not of expected type: {name}")
+
+
+def shown(value, limit: int = 200) -> str:
+    """`value` as JSON for an error, cut."""
+    try:
+        text = json.dumps(value)
+    except (ValueError, RecursionError):
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+def predictions(outputs: dict, rows: bool) -> bytes:
+    """A Predict response: `predictions` (a row each) or `outputs`; a single output goes without its name.
+
+    Raises:
+      RequestError: an output without rows where rows were asked for, or of a type JSON has no form for.
+    """
+    plain = {name: _plain(name, array) for name, array in outputs.items()}
+    if not rows:
+        return dump({"outputs": plain if len(plain) > 1 else next(iter(plain.values()))})
+    size = None
+    for name, array in outputs.items():
+        if np.ndim(array) == 0:
+            raise invalid_argument(f"Tensor name: {name} has no shape information ")
+        if size not in (None, len(array)):
+            raise invalid_argument(f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {size}")
+        size = len(array)
+    if len(plain) == 1:
+        return dump({"predictions": next(iter(plain.values()))})
+    return dump({"predictions": [dict(zip(plain, row)) for row in zip(*plain.values())]})
+
+
+def _plain(name: str, array: np.ndarray):
+    if array.dtype == object:
+        if name.endswith("_bytes"):
+            return _mapped(array, lambda value: {"b64": base64.b64encode(value).decode()})
+        return _mapped(array, lambda value: value.decode("utf-8", "replace"))
+    if array.dtype.kind in "iub":
+        return array.tolist()
+    if array.dtype.kind == "c":
+        raise invalid_argument(f"Failed to write JSON value for tensor type: {array.dtype.name}")
+    if array.dtype.itemsize < 4:
+        array = array.astype(np.float32)
+    # The shortest digits that give the same float32 back, not those of its double.
+    return array.tolist() if array.dtype == np.float64 else array.astype(str).astype(np.float64).tolist()
+
+
+def _mapped(array: np.ndarray, function):
+    result = np.empty(array.shape, object)
+    result.ravel()[:] = [function(value) for value in array.ravel()]
+    return result.tolist()
+
+
+def dump(document) -> bytes:
+    """JSON bytes; NaN and the infinities as the literals TensorFlow Serving writes."""
+    return json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
