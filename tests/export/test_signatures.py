@@ -111,3 +111,19 @@ def test_another_vocabulary_is_refused(served, tmp_path):
     with pytest.raises(DataError, match="sizes .* do not fit"):
         export_savedmodel(tmp_path / "m.weights.h5", tmp_path / "out", vocabulary=tmp_path / "v.npz")
     assert not (tmp_path / "out").exists()
+
+
+def test_no_skew_between_training_and_serving(golden_dir, tmp_path):
+    """Every good line of a raw log, sent to `raw` as it stands, scores as its prepared row does in Keras."""
+    log = golden_dir / "criteo" / "train.txt"
+    records = dlrm_tf.prepare(log, tmp_path / "data")
+    model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig(records.sizes, embedding_dim=4, bottom_mlp=(8, 4), top_mlp=(16, 1)), seed=2)
+    model.save_weights(tmp_path / "m.weights.h5")
+    path = export_savedmodel(tmp_path / "m.weights.h5", tmp_path, vocabulary=tmp_path / "data" / "vocabulary.npz")
+    lines = [line.split("\t") for line in log.read_text().split("\n")]
+    cells = np.array([fields for fields in lines if len(fields) == 40], object)
+    dense = np.array([[float(cell) if cell else np.nan for cell in row] for row in cells[:, 1:14]], np.float32)
+    served = tf.saved_model.load(path).signatures["raw"](dense=tf.constant(dense), categorical=tf.constant(cells[:, 14:]))
+    logits = np.concatenate([model.predict(records.dataset(split, 256), verbose=0) for split in ("train", "test")])
+    assert len(logits) == records.rows("train") + records.rows("test") == 698
+    np.testing.assert_allclose(served["logit"], logits, atol=1e-6)
