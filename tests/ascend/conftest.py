@@ -46,7 +46,7 @@ class Processes:
     def start(self, arguments: list, journal: str = "journal", **variables) -> subprocess.Popen:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_VARIABLES)}
         environment.update(
-            PYTHONPATH=os.pathsep.join([str(FAKE), str(self.site), environment.get("PYTHONPATH", "")]),
+            PYTHONPATH=os.pathsep.join([str(FAKE), str(FAKE.parent), str(self.site), environment.get("PYTHONPATH", "")]),
             FAKE_NPU_JOURNAL=str(self.folder / journal),
             FAKE_HCCL_FOLDER=str(self.folder),
             TF_CPP_MIN_LOG_LEVEL="3",
