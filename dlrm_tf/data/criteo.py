@@ -55,8 +55,8 @@ def prepare(
       UsageError: an argument is out of range, or arguments exclude each other.
     """
     paths = [tsv_paths] if isinstance(tsv_paths, (str, os.PathLike)) else list(tsv_paths)
-    paths = [os.fspath(path) for path in paths]
-    _check_arguments(paths, vocabulary, grow, min_count, test_fraction, on_bad_line, shard_lines)
+    paths, out_dir = [os.fspath(path) for path in paths], os.fspath(out_dir)
+    _check_arguments(paths, vocabulary, grow, min_count, test_fraction, on_bad_line, shard_lines, threads)
     if vocabulary is not None and vocabulary.names != spec.categorical_names:
         raise DataError(f"the vocabulary has features {vocabulary.names}, the log {spec.categorical_names}")
     job = {
@@ -78,12 +78,12 @@ def prepare(
             sizes = [feature.size for feature in known]
             learning = grow or vocabulary is None
             scan = Scan(workspace, paths, spec, known, learning, shard_lines, on_bad_line == "stop")
-            scan.run(threads or os.cpu_count() or 1, quiet)
-            if not any(note["rows"] for note in scan.notes):
-                lines = sum(note["lines"] for note in scan.notes)
-                first = next((example for note in scan.notes for example in note["examples"]), "the input is empty")
+            try:
+                scan.run(threads or os.cpu_count() or 1, quiet)
+                _check_any_row(scan.notes)
+            except DataError:  # the input must change, so there is nothing to go on with
                 workspace.remove()
-                raise DataError(f"no good line among {lines:,}: {first}")
+                raise
             finish = Finish(workspace, out_dir, spec, scan.notes, scan.features)
             if min_count > 1:
                 finish.drop_rare(min_count, sizes)
@@ -92,7 +92,14 @@ def prepare(
     return Records.open(out_dir)
 
 
-def _check_arguments(paths, vocabulary, grow, min_count, test_fraction, on_bad_line, shard_lines) -> None:
+def _check_any_row(notes: list[dict]) -> None:
+    if not any(note["rows"] for note in notes):
+        lines = sum(note["lines"] for note in notes)
+        first = next((example for note in notes for example in note["examples"]), "the input is empty")
+        raise DataError(f"no good line among {lines:,}: {first}")
+
+
+def _check_arguments(paths, vocabulary, grow, min_count, test_fraction, on_bad_line, shard_lines, threads) -> None:
     if not paths:
         raise UsageError("wanted at least one input file")
     if grow and vocabulary is None:
@@ -101,5 +108,7 @@ def _check_arguments(paths, vocabulary, grow, min_count, test_fraction, on_bad_l
         raise UsageError("min_count changes a vocabulary, but a fixed one was given (grow appends to it)")
     if min_count < 1 or shard_lines < 1 or not 0 <= test_fraction < 1:
         raise UsageError(f"out of range: min_count {min_count}, shard_lines {shard_lines} or test_fraction {test_fraction}")
+    if threads is not None and threads < 1:
+        raise UsageError(f"wanted threads >= 1, got {threads}")
     if on_bad_line not in ("skip", "stop"):
         raise UsageError(f"on_bad_line: wanted skip or stop, got {on_bad_line!r}")

@@ -1,5 +1,6 @@
 """The file of a vocabulary: keys of several features with a JSON header, as an uncompressed `.npz`."""
 
+import contextlib
 import json
 import zipfile
 from collections.abc import Sequence
@@ -25,13 +26,13 @@ def write_keys(path: str, header: dict, parts: Sequence[tuple[np.ndarray, list[t
         )
 
 
-def read_keys(path: str) -> tuple[dict, list[tuple[np.ndarray, list[tuple[bytes, int]]]]]:
-    """Reads what `write_keys` wrote; nothing in the file can run code.
+def read_keys(path) -> tuple[dict, list[tuple[np.ndarray, list[tuple[bytes, int]]]]]:
+    """Reads what `write_keys` wrote, a path or an opened binary file; nothing in the file can run code.
 
     Raises:
       DataError: another kind of file, or damaged.
     """
-    with open(path, "rb") as file:
+    with contextlib.nullcontext(path) if hasattr(path, "read") else open(path, "rb") as file:
         try:
             _check_members(file)
             with np.load(file, allow_pickle=False) as arrays:

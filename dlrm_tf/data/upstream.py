@@ -18,6 +18,7 @@ _ADMITTED = {
     # Names of the same in pickles of Python 2's protocols.
     ("__builtin__", "dict"): dict,
     ("__builtin__", "int"): int,
+    ("__builtin__", "long"): int,
     ("__builtin__", "str"): str,
 }
 

@@ -86,8 +86,8 @@ class Vocabulary:
         write_keys(path, header, parts)
 
     @classmethod
-    def load(cls, path: str) -> "Vocabulary":
-        """Reads what `save` wrote.
+    def load(cls, path) -> "Vocabulary":
+        """Reads what `save` wrote, a path or an opened binary file.
 
         Raises:
           DataError: not a vocabulary file, another format, or damaged (its fingerprint does not fit).

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import json
 import os
 import shutil
@@ -44,6 +45,10 @@ class Workspace:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise DataError(f"{out_dir}: another dlrm-tf prepare is at work there") from None
+            # Temporary files of a killed run: with the lock held, no other process is writing them.
+            for folder in (workspace.folder, out_dir, os.path.join(out_dir, "train"), os.path.join(out_dir, "test")):
+                for leftover in glob.glob(os.path.join(glob.escape(folder), ".*.part")):
+                    os.unlink(leftover)
             started = workspace.read_json("job.json")
             if started is None:
                 workspace.write_json("job.json", job)
@@ -99,5 +104,7 @@ class Workspace:
         return np.array(read_keys(self.path(f"{number:05d}.npz"))[0]["bad_lines"], np.int64)
 
     def remove(self) -> None:
-        """Removes the work folder."""
+        """Removes the work folder, and the data folder when nothing else is in it."""
         shutil.rmtree(self.folder)
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.dirname(self.folder))

@@ -1,0 +1,56 @@
+"""FeatureSpec: positions, the file, and what is refused."""
+
+import json
+
+import pytest
+
+from dlrm_tf.data.spec import CRITEO, FeatureSpec
+from dlrm_tf.errors import DataError
+
+COLUMNS = [["id", "skip"], ["c", "categorical"], ["y", "label"], ["x", "float"], ["n", "int"]]
+
+
+def test_criteo():
+    assert CRITEO.label_column == 0
+    assert CRITEO.dense_columns == tuple(range(1, 14))
+    assert CRITEO.categorical_columns == tuple(range(14, 40))
+    assert CRITEO.categorical_names[0] == "C1"
+
+
+def test_file(tmp_path):
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps({"columns": COLUMNS, "separator": ",", "header": True}))
+    spec = FeatureSpec.load(path)
+    assert (spec.label_column, spec.dense_columns, spec.categorical_columns) == (2, (3, 4), (1,))
+    assert (spec.dense_names, spec.separator, spec.header) == (("x", "n"), ",", True)
+    assert FeatureSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"columns": COLUMNS[:2]}, "exactly one label column, got 0"),
+        ({"columns": COLUMNS + [["z", "label"]]}, "exactly one label column, got 2"),
+        ({"columns": [["y", "label"]]}, "at least one categorical"),
+        ({"columns": COLUMNS + [["c", "skip"]]}, "column name 'c' is used twice"),
+        ({"columns": COLUMNS + [["d", "string"]]}, "column 'd' has kind 'string'"),
+        ({"columns": COLUMNS, "separator": ";;"}, "separator must be one ASCII character"),
+        ({"columns": COLUMNS, "separator": "\n"}, "separator must be one ASCII character"),
+        ({"columns": [1]}, r"must be a list of \[name, kind\]"),
+        ({"columns": COLUMNS, "quote": "'"}, "wanted an object with"),
+        ([], "wanted an object with"),
+    ],
+)
+def test_refused(tmp_path, values, message):
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(DataError, match=message) as error:
+        FeatureSpec.load(path)
+    assert str(path) in str(error.value)
+
+
+def test_not_json(tmp_path):
+    path = tmp_path / "spec.json"
+    path.write_text("label: y")
+    with pytest.raises(DataError, match="spec.json"):
+        FeatureSpec.load(path)

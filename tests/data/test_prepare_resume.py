@@ -1,0 +1,147 @@
+"""prepare is killed, for real and at any moment, and called again: the same bytes as without, and never half a data set."""
+
+import pathlib
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dlrm_tf import prepare, synth
+from dlrm_tf.data.records import Records
+from dlrm_tf.errors import DataError
+
+# Small pieces and shards, so that there are many moments to be killed at.
+SHARD_LINES = 700
+CHILD = f"""
+import os, signal, sys
+from dlrm_tf.data import lines
+lines.PIECE_BYTES = 40_000
+left = int(sys.argv[4])
+if left:
+    def dying(call):  # killed just before the n-th change of the file system
+        def wrapper(*args, **kwargs):
+            global left
+            left -= 1
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*args, **kwargs)
+        return wrapper
+    os.replace, os.rename, os.unlink = dying(os.replace), dying(os.rename), dying(os.unlink)
+from dlrm_tf import prepare
+prepare(sys.argv[1], sys.argv[2], min_count=int(sys.argv[3]), shard_lines={SHARD_LINES})
+"""
+
+
+def tree(folder: pathlib.Path) -> dict[str, bytes]:
+    """All files of a folder by relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    """5000 lines, some of them bad."""
+    path = tmp_path_factory.mktemp("log") / "log.tsv"
+    synth(path, 5000, seed=4)
+    lines = path.read_bytes().splitlines(keepends=True)
+    for at in (3, 699, 700, 4321, 4999):
+        lines[at] = b"broken\n"
+    path.write_bytes(b"".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module", params=[1, 3], ids=lambda n: f"min_count={n}")
+def uninterrupted(request, log, tmp_path_factory):
+    """`(min_count, files)` of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    prepare(log, folder, min_count=request.param, shard_lines=SHARD_LINES)
+    return request.param, tree(folder)
+
+
+def start(log, out, min_count, steps=0):
+    return subprocess.Popen([sys.executable, "-c", CHILD, str(log), str(out), str(min_count), str(steps)])
+
+
+def assert_whole_or_refused(out, expected) -> None:
+    """A reader gets the finished set or an error."""
+    try:
+        Records.open(out)
+    except DataError:
+        return
+    assert {name: content for name, content in tree(out).items() if not name.startswith(".prepare")} == expected
+
+
+def test_killed_at_random_moments(log, uninterrupted, tmp_path):
+    min_count, expected = uninterrupted
+    rng = random.Random(min_count)
+    out = tmp_path / "out"
+    kills = 0
+    while not (out / "manifest.json").exists() or (out / ".prepare").exists():
+        process = start(log, out, min_count)
+        notes = set(out.glob(".prepare/*.json"))
+        while process.poll() is None and set(out.glob(".prepare/*.json")) <= notes:  # it has done something new
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.15))
+        if kills < 8 and process.poll() is None:
+            process.kill()
+            kills += 1
+        assert process.wait() in (0, -9)
+        assert_whole_or_refused(out, expected)
+    assert kills
+    assert tree(out) == expected
+
+
+def test_killed_before_each_change_of_the_file_system(log, uninterrupted, tmp_path):
+    """Each run gets two steps further than the last finished one, so that all steps are killed at, of scan and of finish."""
+    min_count, expected = uninterrupted
+    out = tmp_path / "out"
+    for _ in range(40):
+        process = start(log, out, min_count, steps=6)
+        code = process.wait()
+        assert code in (0, -9)
+        assert_whole_or_refused(out, expected)
+        if code == 0:
+            break
+    assert code == 0
+    assert tree(out) == expected
+
+
+def test_another_call_does_not_continue(log, tmp_path):
+    process = start(log, tmp_path / "out", 1, steps=8)
+    assert process.wait() == -9
+    with pytest.raises(DataError, match="interrupted prepare with other min_count"):
+        prepare(log, tmp_path / "out", min_count=2, shard_lines=SHARD_LINES)
+    log_stat = log.stat()
+    try:
+        with open(log, "a") as file:
+            file.write("\n")
+        with pytest.raises(DataError, match="interrupted prepare with other inputs"):
+            prepare(log, tmp_path / "out", shard_lines=SHARD_LINES)
+    finally:
+        import os
+
+        os.truncate(log, log_stat.st_size)
+        os.utime(log, ns=(log_stat.st_atime_ns, log_stat.st_mtime_ns))
+
+
+def test_two_at_once(log, tmp_path):
+    from dlrm_tf.data.workspace import Workspace
+
+    with Workspace.open(str(tmp_path / "out"), {}), pytest.raises(DataError, match="another dlrm-tf prepare is at work"):
+        prepare(log, tmp_path / "out")
+
+
+def test_a_finished_shard_is_not_scanned_again(log, tmp_path, monkeypatch):
+    """What a killed run has finished is kept: the rerun reads only what comes after."""
+    process = start(log, tmp_path / "out", 1, steps=13)  # three changes for a shard, one for the job
+    assert process.wait() == -9
+    kept = len(list((tmp_path / "out" / ".prepare").glob("0*.json")))
+    assert kept >= 3
+    from dlrm_tf.data import scan
+
+    scanned = []
+    monkeypatch.setattr(scan, "parse_block", lambda text, spec, parse=scan.parse_block: scanned.append(text) or parse(text, spec))
+    prepare(log, tmp_path / "out", shard_lines=SHARD_LINES)
+    # It starts at the piece in which the last finished shard ends.
+    assert b"".join(scanned).count(b"\n") < 5000 - (kept - 1) * SHARD_LINES

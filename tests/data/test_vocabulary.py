@@ -1,0 +1,179 @@
+"""Vocabulary: ids by first appearance, lookups, the file, and what is refused."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dlrm_tf.data.feature_keys import FeatureKeys, as_column
+from dlrm_tf.data.vocabulary import Vocabulary
+from dlrm_tf.errors import DataError
+
+key = st.one_of(
+    st.just(""),
+    st.integers(0, 30).map("{:08x}".format),
+    st.integers(2**32 - 5, 2**32 - 1).map("{:08X}".format),
+    st.text(max_size=9),
+    st.sampled_from(["a\0", "a", "\0", "0000000", "00000000", "\udcff"]),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(key, max_size=25), max_size=6), st.integers(0, 6))
+def test_ids_are_the_order_of_first_appearance(columns, journal_at):
+    feature, expected = FeatureKeys(), {}
+    copied = None
+    for number, column in enumerate(columns):
+        if number == journal_at:
+            feature.take_new()
+            copied = feature.copy()
+        known = [expected.get(key, -1) for key in column]
+        assert feature.find(*as_column(column)).tolist() == known
+        ids = feature.assign(*as_column(column))
+        for one in column:
+            expected.setdefault(one, len(expected))
+        assert ids.tolist() == [expected[one] for one in column]
+    assert feature.size == len(expected)
+    vocabulary = Vocabulary([("C", feature)])
+    assert vocabulary.keys("C") == list(expected)
+    if copied is not None:  # what take_new gives brings an older copy up to date
+        copied.append(*feature.take_new())
+        assert Vocabulary([("C", copied)]).fingerprint == vocabulary.fingerprint
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(key, unique=True, max_size=20), min_size=1, max_size=3))
+def test_file_gives_back_the_same(tmp_path_factory, columns):
+    vocabulary = Vocabulary.from_keys({f"C{i}": column for i, column in enumerate(columns)})
+    path = tmp_path_factory.mktemp("vocabulary") / "v.npz"
+    vocabulary.save(path)
+    loaded = Vocabulary.load(path)
+    assert (loaded.names, loaded.sizes, loaded.fingerprint) == (vocabulary.names, vocabulary.sizes, vocabulary.fingerprint)
+    for name, column in zip(loaded.names, columns):
+        assert loaded.keys(name) == column
+        assert loaded.lookup(name, column).tolist() == list(range(len(column)))
+
+
+def test_lookup():
+    vocabulary = Vocabulary.from_keys({"a": ["0000000a", "", "x"], "b": []})
+    assert vocabulary.sizes == (3, 0)
+    ids = vocabulary.lookup("a", [["", "0000000a"], ["0000000A", "x"]])
+    assert ids.dtype == np.int32
+    assert ids.tolist() == [[1, 0], [3, 2]]
+    assert vocabulary.lookup("a", np.array([b"x", b"y"])).tolist() == [2, 3]
+    assert vocabulary.lookup("b", ["x"]).tolist() == [0]
+    with pytest.raises(DataError, match="no feature 'c'; it has a, b"):
+        vocabulary.lookup("c", ["x"])
+
+
+def test_numeric_keys_and_others_for_a_lookup_in_a_graph():
+    feature = Vocabulary.from_keys({"a": ["ffffffff", "", "00000001", "x"]}).feature("a")
+    values, ids = feature.numeric()
+    assert (values.dtype, values.tolist(), ids.tolist()) == (np.uint32, [0xFFFFFFFF, 1], [0, 2])
+    assert feature.others() == [(b"", 1), (b"x", 3)]
+
+
+def test_keep():
+    feature = Vocabulary.from_keys({"a": ["00000005", "", "00000001", "x", "00000003"]}).feature("a")
+    kept = feature.keep(np.array([False, True, True, True, False]))
+    assert Vocabulary([("a", kept)]).keys("a") == ["", "00000001", "x"]
+
+
+def test_fingerprint_tells_every_difference():
+    def fingerprint(**keys):
+        return Vocabulary.from_keys(keys).fingerprint
+
+    base = fingerprint(a=["00000001", "00000002"], b=["x"])
+    assert base == fingerprint(a=["00000001", "00000002"], b=["x"])
+    assert len({base, fingerprint(a=["00000002", "00000001"], b=["x"]), fingerprint(a=["00000001"], b=["00000002", "x"])}) == 3
+    assert fingerprint(a=["00000001", "x"]) != fingerprint(a=["x", "00000001"]) != fingerprint(b=["x", "00000001"])
+    # Stable over versions and machines: the definition, written out.
+    import hashlib
+    import json
+
+    by_hand = hashlib.sha256(json.dumps(["a", 3, [["78", 1]]]).encode() + bytes([1, 0, 0, 0, 2, 0, 0, 0])).hexdigest()
+    assert fingerprint(a=["00000001", "x", "00000002"]) == by_hand
+
+
+def test_keys_twice_are_refused():
+    with pytest.raises(DataError, match="feature 'a' has 1 keys twice"):
+        Vocabulary.from_keys({"a": ["x", "", "x"]})
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "v.npz"
+    Vocabulary.from_keys({"a": ["00000001", "00000002", "x"], "b": ["", "0000000f"]}).save(path)
+    return path
+
+
+def rewritten(path, name, change):
+    """The file with the array `name` changed."""
+    with np.load(path) as arrays:
+        content = {key: arrays[key] for key in arrays.files}
+    content[name] = change(content[name])
+    np.savez(path, **content)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("hex_keys", lambda a: a[::-1]),
+        ("hex_keys", lambda a: a[:-1]),
+        ("hex_keys", lambda a: a.astype("<i8")),
+        ("counts", lambda a: a - 1),
+        ("counts", lambda a: a.astype("<i8") * 2**40),
+        ("counts", lambda a: a[:1]),
+        ("other_ids", lambda a: a + 100),
+        ("other_ids", lambda a: a * 0),
+        ("other_lengths", lambda a: a + 1),
+        ("other_lengths", lambda a: -a),
+        ("other_keys", lambda a: a[:0]),
+        ("header", lambda a: a[:-1]),
+        ("header", lambda a: np.frombuffer(b"[]", np.uint8)),
+        ("header", lambda a: np.frombuffer(b'{"format": 9}', np.uint8)),
+        ("header", lambda a: np.array([{}], dtype=object)),
+    ],
+)
+def test_damaged_files_are_refused(saved, name, change):
+    rewritten(saved, name, change)
+    with pytest.raises(DataError, match=str(saved)):
+        Vocabulary.load(saved)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"not a zip", b"PK\x03\x04" + bytes(100)])
+def test_foreign_files_are_refused(tmp_path, content):
+    path = tmp_path / "v.npz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="not a vocabulary file"):
+        Vocabulary.load(path)
+
+
+def test_every_cut_of_the_file_is_refused(saved):
+    content = saved.read_bytes()
+    for length in range(0, len(content), 41):
+        saved.write_bytes(content[:length])
+        with pytest.raises(DataError):
+            Vocabulary.load(saved)
+
+
+def test_a_stated_length_takes_no_memory(saved):
+    """An array header that promises a terabyte is refused before an array is made for it."""
+    huge = io.BytesIO()
+    np.lib.format.write_array_header_1_0(huge, {"descr": "<u4", "fortran_order": False, "shape": (1 << 38,)})
+    with zipfile.ZipFile(saved) as old:
+        parts = {name: old.read(name) for name in old.namelist()}
+    parts["hex_keys.npy"] = huge.getvalue()
+    with zipfile.ZipFile(saved, "w") as new:
+        for name, content in parts.items():
+            new.writestr(name, content)
+    with pytest.raises(DataError, match="has not the length it states"):
+        Vocabulary.load(saved)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Vocabulary.load(tmp_path / "none.npz")
