@@ -55,6 +55,11 @@ class Vocabulary:
             digest.update(feature.numeric()[0].astype("<u4").tobytes())
         return digest.hexdigest()
 
+    def first(self, sizes: Sequence[int]) -> "Vocabulary":
+        """The vocabulary of each feature's first `sizes` keys: what this one was before it grew."""
+        features = [(name, self._features[name]) for name in self.names]
+        return Vocabulary([(name, keys.keep(np.arange(keys.size) < size)) for (name, keys), size in zip(features, sizes)])
+
     def feature(self, name: str) -> FeatureKeys:
         """Keys and ids of one feature, as arrays."""
         if name not in self._features:

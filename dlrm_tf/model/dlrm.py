@@ -6,6 +6,7 @@ from dlrm_tf.config import DLRMConfig
 from dlrm_tf.keras2 import recommenders, tensorflow
 from dlrm_tf.model import weights
 from dlrm_tf.model.embedding import FusedEmbedding
+from dlrm_tf.model.grow import grow
 from dlrm_tf.model.interaction import CatInteraction, DotInteraction
 
 tf = tensorflow()
@@ -128,6 +129,10 @@ class DLRM(tfrs.models.Model):
         if self.compiled_metrics is not None:
             self.compiled_metrics.update_state(label, logits, sample_weight)
         return {metric.name: metric.result() for metric in self.metrics}
+
+    def grow(self, sizes, seed=None):
+        """A larger copy of this model, optimizer and its state included, with room for new ids; see `dlrm_tf.model.grow.grow`."""
+        return grow(self, sizes, seed)
 
     def get_config(self):
         """What `from_config` needs to build the same architecture."""

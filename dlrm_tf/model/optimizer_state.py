@@ -7,6 +7,7 @@ the group's attributes, among them `optimizer` (`"sgd"`, `"momentum"`, `"adagrad
 import numpy as np
 
 from dlrm_tf.errors import CheckpointError
+from dlrm_tf.model import hdf5
 from dlrm_tf.model.weights import WeightsReader, WeightsWriter, weight_shapes
 
 GROUP = "optimizer_state"
@@ -51,26 +52,19 @@ class OptimizerStateReader:
     """
 
     def __init__(self, reader: WeightsReader):
-        import h5py
-
-        self._shapes = shapes = weight_shapes(reader.config)
-        self.attributes, self.slots, self._group = {}, (), None
-        self.paths = tuple(shapes)
-        if reader._file.get(GROUP, getclass=True, getlink=True) is not h5py.HardLink:
-            return
-        self._group = reader._file[GROUP]
-        self.attributes = dict(self._group.attrs)
-        first = next(iter(shapes))
-        self.slots = tuple(sorted(self._group.get(first, {})))
-        faults = []
-        for path, shape in shapes.items():
-            for slot in self.slots:
-                name = f"{path}/{slot}"
-                dataset = self._group[name] if self._group.get(name, getclass=True, getlink=True) is h5py.HardLink else None
-                if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
-                    faults.append(f"{GROUP}/{name} is missing")
-                elif dataset.shape != shape or dataset.dtype != np.float32:
-                    faults.append(f"{GROUP}/{name} wanted float32 {shape}, came {dataset.dtype} {dataset.shape}")
+        self._path = reader.path
+        self._shapes = weight_shapes(reader.config)
+        self.paths = tuple(self._shapes)
+        self.attributes, self.slots = {}, ()
+        with hdf5.damage_reported(reader.path):
+            self._group = hdf5.find(reader._file, GROUP)
+            if self._group is None:
+                return
+            self.attributes = dict(self._group.attrs)
+            self.slots = tuple(sorted(hdf5.find(self._group, self.paths[0]) or ()))
+            wanted = [(f"{path}/{slot}", shape) for path, shape in self._shapes.items() for slot in self.slots]
+            faults = [hdf5.fault(self._group, path, shape, may_be_constant=True) for path, shape in wanted]
+        faults = [f"{GROUP}/{fault}" for fault in faults if fault]
         if faults:
             raise CheckpointError(f"{reader.path}: {'; '.join(faults[:8])}")
 
@@ -80,4 +74,5 @@ class OptimizerStateReader:
 
     def read(self, slot: str, path: str, start: int, stop: int) -> np.ndarray:
         """Rows `start` to `stop` of one weight's slot, float32."""
-        return self._group[f"{path}/{slot}"][start:stop]
+        with hdf5.damage_reported(self._path):
+            return self._group[f"{path}/{slot}"][start:stop]

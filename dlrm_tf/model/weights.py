@@ -13,6 +13,7 @@ import numpy as np
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import CheckpointError, DataError
 from dlrm_tf.files import atomic_file
+from dlrm_tf.model import hdf5
 
 FORMAT = "dlrm_tf.weights.1"
 TABLE = "embedding/vars/0"
@@ -143,22 +144,15 @@ class WeightsReader:
         self.path = os.fspath(path)
         if not os.path.exists(self.path):
             raise CheckpointError(f"{self.path}: no such file")
-        try:
+        with hdf5.damage_reported(self.path):
             self._file = h5py.File(self.path, "r")
-        except OSError as e:
-            raise CheckpointError(f"{self.path}: not a readable HDF5 file ({' '.join(str(e).split())})") from e
-        try:
-            self._check(config)
-        except BaseException as e:
-            self._file.close()
-            # h5py reports damage deep in a file as KeyError, OSError, RuntimeError or ValueError.
-            if isinstance(e, (KeyError, OSError, RuntimeError, ValueError)) and not isinstance(e, CheckpointError):
-                raise CheckpointError(f"{self.path}: damaged weights file ({' '.join(str(e).split())})") from e
-            raise
+            try:
+                self._check(config)
+            except BaseException:
+                self._file.close()
+                raise
 
     def _check(self, expected) -> None:
-        import h5py
-
         self.attributes = {}
         for name in ("format", "config", "source_sha256", "vocabulary_fingerprint"):
             value = self._file.attrs.get(name, "")
@@ -174,19 +168,10 @@ class WeightsReader:
                 f"{self.path}: wanted a weights file of dlrm_tf (root attribute format={FORMAT!r}), "
                 f"came format={self.attributes['format']!r}; files saved by Keras alone carry no configuration"
             )
-        faults = []
-        for path, shape in weight_shapes(self.config).items():
-            # get(getlink=True): an external or soft link could lead out of this file.
-            link = self._file.get(path, getlink=True) if path in self._file else None
-            dataset = self._file[path] if isinstance(link, h5py.HardLink) else None
-            if not isinstance(dataset, h5py.Dataset):
-                faults.append(f"{path} is missing")
-            elif dataset.shape != shape or dataset.dtype != np.float32:
-                faults.append(f"{path} wanted float32 {shape}, came {dataset.dtype} {dataset.shape}")
-            elif dataset.external or dataset.is_virtual:
-                faults.append(f"{path} keeps its data in another file")
+        faults = [hdf5.fault(self._file, path, shape) for path, shape in weight_shapes(self.config).items()]
+        faults = [fault for fault in faults if fault]
         if faults:
-            raise CheckpointError(f"{self.path}: {'; '.join(faults)}")
+            raise CheckpointError(f"{self.path}: {'; '.join(faults[:8])}")
 
     def __enter__(self):
         return self
@@ -196,11 +181,13 @@ class WeightsReader:
 
     def dense(self, mlp: str, layer: int) -> tuple:
         """`(kernel [in, out], bias [out])` of one dense layer, float32."""
-        return tuple(self._file[dense_path(mlp, layer, part)][...] for part in ("kernel", "bias"))
+        with hdf5.damage_reported(self.path):
+            return tuple(self._file[dense_path(mlp, layer, part)][...] for part in ("kernel", "bias"))
 
     def table(self, start: int, stop: int) -> np.ndarray:
         """Rows `[stop - start, D]` of the fused table, float32."""
-        return self._file[TABLE][start:stop]
+        with hdf5.damage_reported(self.path):
+            return self._file[TABLE][start:stop]
 
     def rows(self, feature: int, start: int, stop: int) -> np.ndarray:
         """Rows of one feature's ids `start` to `stop`; id `size` is the OOV row."""

@@ -1,0 +1,24 @@
+"""Give a trained model room for new ids: old ids keep their rows (and optimizer state), new ones get initial rows."""
+
+
+def add_arguments(parser):
+    """Adds the verb's options."""
+    parser.add_argument("weights", help=".weights.h5 to grow")
+    parser.add_argument(
+        "--vocabulary", required=True, metavar="FILE", help="the larger vocabulary (prepare --vocabulary OLD --grow)"
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help=".weights.h5 to write")
+    parser.add_argument("--seed", type=int, help="of the new rows")
+
+
+def run(args):
+    """Grows; prints how many ids were added."""
+    from dlrm_tf.data.vocabulary import Vocabulary
+    from dlrm_tf.model.grow import grow_weights
+    from dlrm_tf.model.weights import WeightsReader
+
+    with WeightsReader(args.weights) as reader:
+        before = sum(reader.config.categorical_feature_sizes)
+    config = grow_weights(args.weights, args.output, Vocabulary.load(args.vocabulary), args.seed)
+    after = sum(config.categorical_feature_sizes)
+    print(f"{args.output}: {after:,} ids, {after - before:,} of them new")
