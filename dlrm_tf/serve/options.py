@@ -106,19 +106,19 @@ class ServerOptions:
         config.model_config_list.config.add(name=self.model_name, base_path=self.model_base_path, model_platform="tensorflow")
         return config
 
-    def channel_arguments(self) -> list:
-        """gRPC's `(name, value)` pairs; numbers as numbers.
+    def channel_arguments(self) -> dict:
+        """gRPC's arguments by name; numbers as numbers.
 
         Raises:
           UsageError: an argument without `=`.
         """
-        pairs = []
+        arguments = {}
         for argument in filter(None, self.grpc_channel_arguments.split(",")):
             name, equals, value = argument.partition("=")
             if not equals:
                 raise UsageError(f"--grpc_channel_arguments: wanted name=value, came {argument!r}")
-            pairs.append((name.strip(), int(value) if value.strip().lstrip("-").isdigit() else value.strip()))
-        return pairs
+            arguments[name.strip()] = int(value) if value.strip().lstrip("-").isdigit() else value.strip()
+        return arguments
 
     def threads(self) -> int:
         """Requests worked on at a time."""

@@ -33,6 +33,8 @@ _SERVICES = tuple(
     file.DESCRIPTOR.services_by_name[name].full_name
     for file, name in ((prediction_service_pb2, "PredictionService"), (model_service_pb2, "ModelService"))
 )
+# No limit on a message's size unless asked for, as in TF Serving; no second server may share the port.
+_CHANNEL_ARGUMENTS = {"grpc.max_receive_message_length": -1, "grpc.max_send_message_length": -1, "grpc.so_reuseport": 0}
 # Beyond the threads, so many calls may wait; the next is refused with RESOURCE_EXHAUSTED.
 WAITING_CALLS = 4096
 
@@ -135,13 +137,7 @@ class ModelServer:
         threads = options.threads()
         self._grpc = grpc.server(
             futures.ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
-            # No limit on a message's size unless asked for, as in TF Serving; no second server may share the port.
-            options=(
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),
-                *self._channel_arguments,
-            ),
+            options=list({**_CHANNEL_ARGUMENTS, **self._channel_arguments}.items()),
             maximum_concurrent_rpcs=threads + WAITING_CALLS,
         )
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(self._core), self._grpc)
