@@ -69,7 +69,7 @@ def main() -> None:
         as_hub = f", the Hub's size is {HUB_BYTES:,}" if args.fraction == 1 else ""
         print(f"source {size:,} bytes{as_hub}; made in {made:.1f} s; kept {4 * config.num_parameters:,} bytes")
         measure(CONVERT, source, target)
-        print(f"{'':<34}{'seconds (median)':>18}{'all':>24}{'peak memory':>14}")
+        print(f"{'':<34}{'seconds (median)':>18}{'all':>34}{'peak memory':>14}")
         for warm in (False, True):
             times = {"copy of the kept bytes": [], "convert": []}
             for _ in range(args.repeat):  # interleaved, so that a slow moment of the disk hits both
@@ -102,7 +102,7 @@ def report(name: str, runs: list) -> None:
     """Prints one line: median and all seconds, largest peak memory."""
     seconds = [s for s, _ in runs]
     every = " ".join(f"{s:.2f}" for s in seconds)
-    print(f"{name:<34}{statistics.median(seconds):>18.2f}{every:>24}{max(m for _, m in runs) / 1e6:>11,.0f} MB")
+    print(f"{name:<34}{statistics.median(seconds):>18.2f}{every:>34}{max(m for _, m in runs) / 1e6:>11,.0f} MB")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from dlrm_tf.mindspore.digest import KNOWN, known_sha256, sha256_file
 from dlrm_tf.mindspore.infer import infer_config
 from dlrm_tf.mindspore.names import assign
 from dlrm_tf.mindspore.source import open_checkpoint
+from dlrm_tf.model.hdf5 import SIGNATURE
 
 _KINDS = {"ckpt": "MindSpore .ckpt", "safetensors": ".safetensors", "pytorch": "PyTorch checkpoint"}
-_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 def describe(path, check: bool = False) -> dict:
@@ -30,7 +30,7 @@ def describe(path, check: bool = False) -> dict:
     if not os.path.exists(path):
         raise CheckpointError(f"{path}: no such file")
     with open(path, "rb") as f:
-        hdf5 = f.read(len(_HDF5_MAGIC)) == _HDF5_MAGIC
+        hdf5 = f.read(len(SIGNATURE)) == SIGNATURE
     report = _weights_file(path) if hdf5 else _checkpoint(path, check)
     report["sha256"] = sha256_file(path, quiet=False) if check else known_sha256(path)
     report["known_as"] = KNOWN.get(report["sha256"] or report.get("source_sha256", ""), "")

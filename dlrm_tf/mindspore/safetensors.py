@@ -53,7 +53,16 @@ def index(file, size: int, path: str) -> tuple[dict[str, TensorInfo], dict[str, 
         if not 0 < len(name) <= MAX_NAME_BYTES or not name.isprintable():
             raise CheckpointError(f"{path}: a tensor's name is empty, too long or not text: {name[:40]!r}")
         found[name] = _entry(name, entry, begin, size, path)
-    return dict(sorted(found.items(), key=lambda item: item[1].slices[0][0])), metadata
+    found = dict(sorted(found.items(), key=lambda item: item[1].slices[0]))
+    end = begin
+    for info in found.values():
+        offset, nbytes = info.slices[0]
+        if offset != end:
+            raise CheckpointError(f"{path}: tensor {info.name}: begins at byte {offset:,}, the one before it ends at {end:,}")
+        end = offset + nbytes
+    if end != size:
+        raise CheckpointError(f"{path}: the tensors end at byte {end:,}, the file has {size:,}: damaged or foreign")
+    return found, metadata
 
 
 def _header(file, size: int, path: str) -> tuple[dict, int]:

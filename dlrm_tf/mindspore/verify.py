@@ -104,7 +104,8 @@ def _compare(source: Source, reader: WeightsReader, quiet: bool):
     """Yields the report of every weight."""
     config = source.config
     names = source.found.weights
-    with Progress("verify", 4 * config.num_parameters, "B", quiet=quiet) as progress:
+    oov_rows = config.num_categorical * config.embedding_dim
+    with Progress("verify", 4 * (config.num_parameters - oov_rows), "B", quiet=quiet) as progress:
         for weight, shape in weights_of(config).items():
             theirs, ours = hashlib.sha256(), hashlib.sha256()
             if weight.part == "embedding":
@@ -117,7 +118,9 @@ def _compare(source: Source, reader: WeightsReader, quiet: bool):
             else:
                 part = ("kernel", "bias").index(weight.kind)
                 theirs.update(np.ascontiguousarray(source.dense(weight.part, weight.index)[part]))
-                ours.update(reader.dense(weight.part, weight.index)[part])
+                values = reader.dense(weight.part, weight.index)[part]
+                ours.update(values)
+                progress.update(values.nbytes)
             digests = {"checkpoint": theirs.hexdigest(), "weights_file": ours.hexdigest()}
             equal = digests["checkpoint"] == digests["weights_file"]
             yield {"name": names[weight], "shape": list(shape), "sha256": digests, "equal": equal}

@@ -139,18 +139,14 @@ class WeightsReader:
     """
 
     def __init__(self, path, config=None):
-        import h5py
-
         self.path = os.fspath(path)
-        if not os.path.exists(self.path):
-            raise CheckpointError(f"{self.path}: no such file")
-        with hdf5.damage_reported(self.path):
-            self._file = h5py.File(self.path, "r")
-            try:
+        self._file = hdf5.open_file(self.path)
+        try:
+            with hdf5.damage_reported(self.path):
                 self._check(config)
-            except BaseException:
-                self._file.close()
-                raise
+        except BaseException:
+            self._file.close()
+            raise
 
     def _check(self, expected) -> None:
         self.attributes = {}

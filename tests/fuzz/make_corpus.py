@@ -1,0 +1,64 @@
+"""Makes the seeds in tests/fuzz/corpus and the data folder in tests/fuzz/data; what fuzzing has added to the corpus stays."""
+
+import pathlib
+import shutil
+import tempfile
+
+import numpy as np
+from targets import CORPUS
+
+import dlrm_tf
+from dlrm_tf import DLRMConfig, convert
+from dlrm_tf.mindspore.checkpoint import Checkpoint
+from dlrm_tf.mindspore.ckpt_writer import array_tensor, write_checkpoint
+from dlrm_tf.mindspore.initial import write_initial_checkpoint
+from dlrm_tf.mindspore.safetensors import write_safetensors
+from dlrm_tf.mindspore.tensor import TensorInfo
+
+CONFIG = DLRMConfig((3, 2), dense_dim=2, embedding_dim=2, bottom_mlp=(2,), top_mlp=(1,))
+
+
+def main() -> None:
+    """Writes every seed."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        for target in ("ckpt", "weights", "vocabulary", "manifest"):
+            (CORPUS / target).mkdir(parents=True, exist_ok=True)
+        _checkpoints(folder)
+        _data(folder)
+
+
+def _checkpoints(folder: pathlib.Path) -> None:
+    plain = folder / "plain.ckpt"
+    write_initial_checkpoint(plain, CONFIG)
+    with Checkpoint(plain) as checkpoint:
+        tensors = [array_tensor(n, checkpoint.read(n)) for n in checkpoint.names]
+    write_checkpoint(folder / "crc.ckpt", tensors, crc=True)
+    write_checkpoint(folder / "sliced.ckpt", tensors, slice_bytes=8)
+    half = [(TensorInfo(i.name, "BFloat16", i.shape), [np.zeros(i.shape, "<u2")]) for i, _ in tensors[:6]]
+    write_checkpoint(folder / "bfloat16.ckpt", half)
+    write_safetensors(folder / "plain.safetensors", tensors)
+    write_safetensors(folder / "crc.safetensors", tensors[:7], crc=True)
+    for path in folder.glob("*.ckpt"):
+        shutil.copy(path, CORPUS / "ckpt")
+    for path in folder.glob("*.safetensors"):
+        shutil.copy(path, CORPUS / "ckpt")
+    convert(plain, folder / "plain.weights.h5", quiet=True)
+    convert(plain, folder / "state.weights.h5", optimizer_state=True, quiet=True)
+    for path in folder.glob("*.weights.h5"):
+        shutil.copy(path, CORPUS / "weights")
+
+
+def _data(folder: pathlib.Path) -> None:
+    dlrm_tf.synth(str(folder / "log.tsv"), 30, seed=0)
+    dlrm_tf.prepare(str(folder / "log.tsv"), str(folder / "data"), quiet=True)
+    target = CORPUS.parent / "data"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(folder / "data", target)
+    shutil.copy(target / "manifest.json", CORPUS / "manifest")
+    for path in target.glob("vocabulary*"):
+        shutil.copy(path, CORPUS / "vocabulary")
+
+
+if __name__ == "__main__":
+    main()

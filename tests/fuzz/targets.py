@@ -1,0 +1,97 @@
+"""What the fuzzers call: every reader of files from outside, on arbitrary bytes. Only a `DLRMError` of one line may come out."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+
+import numpy as np
+
+from dlrm_tf.data.records import Records
+from dlrm_tf.data.vocabulary import Vocabulary
+from dlrm_tf.errors import DLRMError
+from dlrm_tf.mindspore.checkpoint import Checkpoint
+from dlrm_tf.mindspore.source import Source
+from dlrm_tf.model.optimizer_state import OptimizerStateReader
+from dlrm_tf.model.weights import WeightsReader
+
+CORPUS = pathlib.Path(__file__).parent / "corpus"
+
+
+_FOLDER = tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+
+
+def as_file(data: bytes) -> str:
+    """Path of a file (in memory where the system has such a folder) with these bytes."""
+    path = os.path.join(_FOLDER.name, "input")
+    with open(path, "wb") as f:
+        f.write(data)
+    return path
+
+
+def ckpt(data: bytes) -> None:
+    """`.ckpt` or `.safetensors`: index, contents, checksum, and the DLRM in it."""
+    path = as_file(data)
+    with Checkpoint(path) as checkpoint:
+        infos = [checkpoint.info(name) for name in checkpoint.names]
+        assert sum(info.nbytes for info in infos) <= len(data), "more content than file"
+        for info in infos:
+            assert checkpoint.read(info.name).shape == info.shape
+            if info.shape:
+                rows = sum(len(part) for _, part in checkpoint.chunks(info.name, 64))
+                assert rows == (info.shape[0] if info.size else 0)
+        with contextlib.suppress(DLRMError):
+            checkpoint.check_crc()
+    with Source(path) as source:
+        for mlp, layer, _, _ in source.config.dense_shapes():
+            source.dense(mlp, layer)
+        for f in range(source.config.num_categorical):
+            source.gather(f, np.zeros(1, np.int64))
+
+
+def weights(data: bytes) -> None:
+    """`.weights.h5`, with optimizer state."""
+    with WeightsReader(as_file(data)) as reader:
+        assert 4 * reader.config.num_parameters <= len(data), "more weights than file"
+        for mlp, layer, _, _ in reader.config.dense_shapes():
+            reader.dense(mlp, layer)
+        for f in range(reader.config.num_categorical):
+            reader.rows(f, 0, 2)
+        state = OptimizerStateReader(reader)
+        for slot in state.slots:
+            for weight in state.paths:
+                state.read(slot, weight, 0, 2)
+
+
+def vocabulary(data: bytes) -> None:
+    """A vocabulary file."""
+    read = Vocabulary.load(as_file(data))
+    for name, size in zip(read.names, read.sizes):
+        assert (read.lookup(name, ["", "nowhere"]) <= size).all()
+
+
+def manifest(data: bytes) -> None:
+    """manifest.json of a data folder whose other files are good."""
+    folder = os.path.join(_FOLDER.name, "data")
+    if not os.path.isdir(folder):
+        shutil.copytree(CORPUS.parent / "data", folder)
+    with open(os.path.join(folder, "manifest.json"), "wb") as f:
+        f.write(data)
+    records = Records.open(folder)
+    for split in ("train", "test"):
+        records.numpy(split, 0, min(4, records.rows(split)))
+
+
+TARGETS = {"ckpt": ckpt, "weights": weights, "vocabulary": vocabulary, "manifest": manifest}
+
+
+def run(target: str, data: bytes) -> bool:
+    """Calls a target; True if the bytes were read, False if they were refused as they should be."""
+    try:
+        TARGETS[target](data)
+    except DLRMError as e:
+        message = str(e)
+        assert message and len(message) < 4000 and message.isprintable(), f"not one clear line: {message[:300]!r}"
+        return False
+    return True
