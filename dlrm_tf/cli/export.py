@@ -1,22 +1,39 @@
-"""Export a trained model: `savedmodel` for TensorFlow Serving, `tflite` for a device."""
+"""Export a trained model: `savedmodel` for TensorFlow Serving, `tflite` for a device, `ascend` for an NPU's offline inference."""
 
 from dlrm_tf.errors import UsageError
 
 
 def add_arguments(parser):
     """Adds the verb's options."""
-    parser.add_argument("kind", choices=["savedmodel", "tflite"])
+    parser.add_argument("kind", choices=["savedmodel", "tflite", "ascend"])
     parser.add_argument("--weights", required=True, metavar="FILE", help=".weights.h5 to export")
-    parser.add_argument("-o", "--output", metavar="PATH", help="savedmodel: folder of models (saved_models); tflite: file")
+    parser.add_argument(
+        "-o", "--output", metavar="PATH", help="savedmodel: folder of models (saved_models); tflite: file; ascend: folder"
+    )
     parser.add_argument("--vocabulary", metavar="FILE", help="vocabulary the ids come from; carried along")
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="prepared data. tflite: compare with the float model on its test split, choose ids on its train split; "
+        "ascend: tells which ids to keep of a table over 2 GB",
+    )
     parser.add_argument("--name", default="dlrm", help="savedmodel: the model's name (dlrm)")
     parser.add_argument("--version", type=int, help="savedmodel: version number (newest + 1)")
-    parser.add_argument(
+    lite = parser.add_argument_group("tflite")
+    lite.add_argument(
         "--mlp",
-        default="mixed",
+        default="dynamic",
         choices=["float32", "float16", "dynamic", "mixed"],
-        help="tflite: precision of the dense layers; dynamic is int8, mixed is int8 but for top layer 0 (mixed)",
+        help="precision of the dense layers; dynamic is int8, mixed is int8 but for top layer 0 (dynamic)",
     )
+    lite.add_argument("--rows", default="int8", choices=["int8", "int4"], help="table rows; int4 needs --data (int8)")
+    lite.add_argument("--max-size", metavar="SIZE", help="such as 20MB: keep the ids whose loss would cost most; needs --data")
+    lite.add_argument("--max-auc-loss", type=float, metavar="X", help="write no file whose AUC is lower by more; needs --data")
+    lite.add_argument("--curve", metavar="PNG", help="also measure budgets around --max-size: a table, and a picture here")
+    npu = parser.add_argument_group("ascend")
+    npu.add_argument("--batches", default="64", metavar="N,N", help="rows of a call, one or several numbers (64)")
+    npu.add_argument("--soc-version", default="Ascend310P3", metavar="CHIP", help="the chip (Ascend310P3)")
+    npu.add_argument("--precision", default="float32", choices=["float32", "mixed"], help="mixed lets atc take float16 (float32)")
 
 
 def run(args):
@@ -26,8 +43,27 @@ def run(args):
 
         print(export_savedmodel(args.weights, args.output or "saved_models", args.name, args.version, args.vocabulary))
     elif not args.output:
-        raise UsageError("export tflite needs -o FILE.tflite")
-    else:
-        from dlrm_tf.export.tflite import export_tflite
+        raise UsageError(f"export {args.kind} needs -o {'FILE.tflite' if args.kind == 'tflite' else 'DIR'}")
+    elif args.kind == "ascend":
+        from dlrm_tf.export.ascend import export_ascend
 
-        print(export_tflite(args.weights, args.output, args.mlp))
+        batches = args.batches.split(",")
+        if not all(n.isdigit() for n in batches):
+            raise UsageError(f"--batches: wanted numbers with commas, came {args.batches!r}")
+        settings = {"soc_version": args.soc_version, "precision": args.precision, "data": args.data}
+        print(export_ascend(args.weights, args.output, [int(n) for n in batches], vocabulary=args.vocabulary, **settings))
+    elif args.curve and not (args.max_size and args.data):
+        raise UsageError("--curve needs --max-size SIZE and --data DIR")
+    else:
+        from dlrm_tf.export.budget import parse_size
+        from dlrm_tf.export.tflite import TFLiteExporter
+
+        max_size = parse_size(args.max_size) if args.max_size else None
+        exporter = TFLiteExporter(args.weights, data=args.data, vocabulary=args.vocabulary)
+        print(exporter.export(args.output, args.mlp, args.rows, max_size, args.max_auc_loss))
+        if args.curve:
+            from dlrm_tf.export.lite_curve import budgets_around, draw_curve, format_curve, size_curve
+
+            reports = size_curve(exporter, budgets_around(max_size), args.mlp, args.rows)
+            print(format_curve(reports))
+            draw_curve(reports, args.curve)

@@ -29,12 +29,11 @@ def add_buffer(model: schema.ModelT, data) -> int:
     return len(model.buffers) - 1
 
 
-def add_metadata(model: schema.ModelT) -> int:
-    """Appends the (still empty) metadata entry; returns its buffer's number. It must stay the last buffer."""
+def add_metadata(model: schema.ModelT, name: str, data: bytes) -> None:
+    """Appends an entry to Model.metadata. Our JSON comes last of all buffers, so that it can be replaced in the written file."""
     entry = schema.MetadataT()
-    entry.name, entry.buffer = METADATA, add_buffer(model, b"{}")
+    entry.name, entry.buffer = name, add_buffer(model, data)
     model.metadata = [*(model.metadata or []), entry]
-    return entry.buffer
 
 
 def write(path: str, model: schema.ModelT, streams: dict) -> None:
@@ -52,20 +51,8 @@ def write(path: str, model: schema.ModelT, streams: dict) -> None:
     Raises:
       DLRMError: the file would be too large for a flatbuffer; nothing is written.
     """
-    import flatbuffers
-
-    constants = {}
-    for i, buffer in enumerate(model.buffers):
-        if i in streams:
-            constants[i] = streams[i]
-        elif buffer.data is not None and len(buffer.data):
-            constants[i] = (len(buffer.data), [bytes(buffer.data)])
-        if i in constants:
-            buffer.data = b"\0"
-    builder = flatbuffers.Builder(1 << 16)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    graph = bytearray(builder.Output())
-    total = len(graph) + sum(size + 2 * _ALIGNMENT for size, _ in constants.values())
+    graph, constants = _pack(model, streams)
+    total = _total(graph, constants)
     if total > MAX_BYTES:
         raise DLRMError(f"{path}: {total:,} bytes, but a TFLite file holds at most {MAX_BYTES:,}: keep fewer ids (--max-size)")
     root = schema.Model.GetRootAs(graph, 0)
@@ -86,10 +73,46 @@ def write(path: str, model: schema.ModelT, streams: dict) -> None:
                 raise AssertionError(f"buffer {i}: announced {size} bytes, came {file.tell() - starts[i] - 4}")
 
 
+def packed_size(model: schema.ModelT, sizes: dict, extras) -> int:
+    """At most how many bytes `write` would make of the model.
+
+    Args:
+      model: the graph; it is left as it was.
+      sizes: buffer number -> bytes of a constant that is streamed.
+      extras: constants (bytes) that are to be added.
+    """
+    held = [buffer.data for buffer in model.buffers]
+    packed = _total(*_pack(model, {i: (size, ()) for i, size in sizes.items()}))
+    for buffer, data in zip(model.buffers, held):
+        buffer.data = data
+    return packed + sum(len(data) + 2 * _ALIGNMENT for data in extras)
+
+
+def _pack(model: schema.ModelT, streams: dict) -> tuple:
+    """`(the graph with one-byte constants as bytearray, buffer number -> (size, pieces))`."""
+    import flatbuffers
+
+    constants = {}
+    for i, buffer in enumerate(model.buffers):
+        if i in streams:
+            constants[i] = streams[i]
+        elif buffer.data is not None and len(buffer.data):
+            constants[i] = (len(buffer.data), [bytes(buffer.data)])
+        if i in constants:
+            buffer.data = b"\0"
+    builder = flatbuffers.Builder(1 << 16)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytearray(builder.Output()), constants
+
+
+def _total(graph: bytearray, constants: dict) -> int:
+    return len(graph) + sum(size + 2 * _ALIGNMENT for size, _ in constants.values())
+
+
 def set_metadata(path: str, values: dict) -> None:
     """Replaces the metadata of a file that `write` made; it is the file's last vector."""
     with mapped(path) as model:
-        position = data_field(metadata_buffer(model))
+        position = data_field(metadata_buffer(model, METADATA))
         start = position + struct.unpack_from("<I", model._tab.Bytes, position)[0]
     text = json.dumps(values).encode()
     with open(path, "r+b") as file:

@@ -29,7 +29,7 @@ def table_rows(config: DLRMConfig) -> int:
 
 
 def convert(config: DLRMConfig, dense_layers: dict, quantizer: RowQuantizer) -> bytes:
-    """The graph as a float TFLite model, with a stand-in `[STAND_IN_ROWS, 1 + D]` int8 table.
+    """The graph as a float TFLite model, with a stand-in int8 table `[STAND_IN_ROWS, quantizer.width(D)]`.
 
     Args:
       config: the architecture.
@@ -55,7 +55,7 @@ class _Scorer(tf.Module):
         super().__init__()
         self._config, self._quantizer = config, quantizer
         # Not constant: the converter must not fold a lookup.
-        rows = np.arange(STAND_IN_ROWS * (1 + config.embedding_dim), dtype=np.int64) % 251 - 125
+        rows = np.arange(STAND_IN_ROWS * quantizer.width(config.embedding_dim), dtype=np.int64) % 251 - 125
         self.table = tf.Variable(rows.reshape(STAND_IN_ROWS, -1).astype(np.int8), trainable=False)
         self.dense_layers = {
             f"{mlp}/{i}": [tf.Variable(array, trainable=False) for array in arrays] for (mlp, i), arrays in dense_layers.items()
@@ -80,10 +80,15 @@ class _Scorer(tf.Module):
     def _embedding(self, categorical):
         sizes = np.asarray(self._config.categorical_feature_sizes, np.int32)
         rows = tf.maximum(tf.minimum(categorical, sizes), -1) + table_offsets(self._config)
-        # B X F X (1 + D)
+        # B X F X width
         packed = tf.cast(tf.gather(self.table, rows), tf.float32)
         scales = tf.exp(packed[:, :, :1] * np.float32(self._quantizer.step) + np.float32(self._quantizer.mid))
-        return packed[:, :, 1:] * scales
+        integers = packed[:, :, 1:]
+        if self._quantizer.bits == 4:
+            high = tf.floor(integers * np.float32(1 / 16))
+            integers = tf.concat([high, integers - (16 * high + 8)], axis=2)
+        # B X F X D
+        return integers * scales
 
     def _interaction(self, stack):
         config = self._config

@@ -1,63 +1,47 @@
 """Export a trained model as one quantized TFLite file for a device."""
 
 import dataclasses
+import functools
 import os
-from typing import Optional
+import tempfile
+from typing import Optional, Union
 
 import numpy as np
 
-from dlrm_tf.errors import DataError, UsageError, require
+from dlrm_tf.errors import DataError, DLRMError, UsageError, require
+from dlrm_tf.export.lite_report import TFLiteReport, compare
 from dlrm_tf.export.quantize import RowQuantizer, table_range
 from dlrm_tf.files import atomic_file
 from dlrm_tf.model.weights import WeightsReader
 from dlrm_tf.progress import Progress
 
+FORMAT = "dlrm_tf.tflite.1"
+PREPROCESSING = "dense: log(max(x, 0) + 1), missing 0; categorical: ids, any id outside [0, size) is out of vocabulary"
+ROW_BITS = {"int8": 8, "int4": 4}
+# What four-bit rows may cost in AUC unless the caller says otherwise.
+INT4_AUC_LOSS = 0.001
+# Rows of the test split an export is compared on, and rows of the train split ids are ranked on.
+EVALUATION_ROWS = 200_000
+RANKING_ROWS = 1_000_000
 # Rows quantized at a time: 16 MiB of a 16-wide float32 table.
 _CHUNK_ROWS = 1 << 18
-FORMAT = "dlrm_tf.tflite.1"
-PREPROCESSING = "dense: log(max(x, 0) + 1), missing 0; categorical: ids of the vocabulary, any other id is out of vocabulary"
+# Bytes set aside for the metadata, which is written last.
+_METADATA_BYTES = 8192
 
 
-@dataclasses.dataclass(frozen=True)
-class TFLiteReport:
-    """What an export wrote, and how far its probabilities are from the float model's.
-
-    Attributes:
-      path: the file.
-      bytes: its size.
-      table_rows: rows of the device's table; a block is OOV row, ids, OOV row.
-      bytes_per_row: bytes a table row takes.
-      mlp: precision of the dense layers.
-      float_bytes: size of the float32 weights.
-      rows: rows compared, 0 when no evaluation rows were given; then the errors are None.
-      max_error: largest |probability - float probability|.
-      mean_error: mean of it.
-    """
-
-    path: str
-    bytes: int
-    table_rows: int
-    bytes_per_row: int
-    mlp: str
-    float_bytes: int
-    rows: int = 0
-    max_error: Optional[float] = None
-    mean_error: Optional[float] = None
-
-    def __str__(self):
-        lines = [
-            f"{self.path}: {self.bytes:,} bytes ({self.float_bytes / self.bytes:.1f} times smaller than float32)",
-            f"table {self.table_rows:,} rows of {self.bytes_per_row} bytes, dense layers {self.mlp}",
-        ]
-        if self.rows:
-            lines.append(
-                f"|probability - float probability| on {self.rows:,} rows: max {self.max_error:.5f}, mean {self.mean_error:.5f}"
-            )
-        return "\n".join(lines)
-
-
-def export_tflite(weights, path, mlp: str = "mixed", evaluation=None, quiet: bool = False) -> TFLiteReport:
-    """Writes a quantized scorer: int8 table rows with a scale each, and dense layers of the precision `mlp`.
+def export_tflite(
+    weights,
+    path,
+    mlp: str = "dynamic",
+    evaluation=None,
+    rows: str = "int8",
+    max_size: Optional[int] = None,
+    max_auc_loss: Optional[float] = None,
+    data=None,
+    vocabulary=None,
+    quiet: bool = False,
+) -> TFLiteReport:
+    """Writes a quantized scorer: table rows of integers with a scale each, and dense layers of the precision `mlp`.
 
     The table is quantized while it is read from the weights file and streamed behind the graph: memory stays at some tens of
     megabytes whatever its size. The file appears whole or not at all. Run it with `dlrm_tf.lite.Scorer`, or with any TFLite
@@ -68,70 +52,255 @@ def export_tflite(weights, path, mlp: str = "mixed", evaluation=None, quiet: boo
       path: the `.tflite` file to write.
       mlp: `"float32"`, `"float16"`, `"dynamic"` (int8, activations quantized on the fly) or `"mixed"` (dynamic, but float16 in
         the layer that reads the interactions).
-      evaluation: `(dense float32 [n, dense_dim], categorical int32 [n, F])`, rows on which to compare with the float model;
-        `dense` already log(max(x, 0) + 1).
+      evaluation: `(dense float32 [n, dense_dim], categorical int32 [n, F])` or that and `label [n]`, rows on which to compare
+        with the float model; `dense` already log(max(x, 0) + 1). By default the test split of `data`.
+      rows: `"int8"`, or `"int4"`: half the size, some ten times the error; needs labels, and is refused when it costs more than
+        `max_auc_loss` (0.001 unless given).
+      max_size: bytes the file may have. When the model is larger, the ids whose loss costs least become out of vocabulary; needs
+        `data`.
+      max_auc_loss: how far AUC may fall below the float model's; a worse file is not written. Needs labels.
+      data: a folder made by `prepare`, or opened `Records`.
+      vocabulary: path of the vocabulary; its keys (of the ids kept) travel in the file, and `Scorer.score_raw` takes raw rows.
       quiet: show no progress.
 
     Returns:
       A `TFLiteReport`.
 
     Raises:
-      CheckpointError: not a weights file, or a table row that is not finite.
-      DataError: evaluation rows of another shape than the model takes.
-      UsageError: an unknown `mlp`.
-      DLRMError: the file would exceed the format's 2 GiB.
+      CheckpointError: not a weights file, one that belongs to other data, or a table row that is not finite.
+      DataError: evaluation rows of another shape than the model takes, or a vocabulary of other sizes.
+      UsageError: an unknown `mlp` or `rows`, or an option without the data it needs.
+      DLRMError: a budget too small for the dense layers, a loss of AUC beyond the limit, or a file beyond the format's 2 GiB.
     """
-    weights, path = os.fspath(weights), os.fspath(path)
-    require("ai_edge_litert", "lite")
-    from dlrm_tf.export import flatbuffer, lite_dense, lite_graph
+    exporter = TFLiteExporter(weights, evaluation, data, vocabulary, quiet)
+    return exporter.export(path, mlp, rows, max_size, max_auc_loss)
 
-    if mlp not in lite_dense.MLP_CHOICES:
-        raise UsageError(f"mlp must be one of {', '.join(lite_dense.MLP_CHOICES)}. Received {mlp!r}")
-    with WeightsReader(weights) as reader:
-        config = reader.config
-        evaluation = _checked(evaluation, config)
-        dense_layers = {(m, i): reader.dense(m, i) for m, i, _, _ in config.dense_shapes()}
-        quantizer = RowQuantizer.fit(*table_range(_chunks(reader, "measure", quiet), weights))
+
+class TFLiteExporter:
+    """Exports one model, several times at will: what exports share (reference scores, ranking of ids) is computed once.
+
+    See `export_tflite` for the arguments.
+    """
+
+    def __init__(self, weights, evaluation=None, data=None, vocabulary=None, quiet: bool = False):
+        require("ai_edge_litert", "lite")
+        self.weights, self._quiet = os.fspath(weights), quiet
+        with WeightsReader(self.weights) as reader:
+            self.config = reader.config
+            self._attributes = reader.attributes
+        self._records = self._open(data)
+        self._vocabulary = self._load(vocabulary)
+        if evaluation is None and self._records is not None and self._records.rows("test"):
+            dense, categorical, label = self._records.numpy("test", 0, EVALUATION_ROWS)
+            evaluation = np.log1p(dense), categorical, label
+        self._evaluation, self._label = _checked(evaluation, self.config)
+
+    def export(self, path, mlp="dynamic", rows="int8", max_size=None, max_auc_loss=None) -> TFLiteReport:
+        """Writes one file; see `export_tflite`."""
+        from dlrm_tf.export.lite_dense import MLP_CHOICES
+
+        path = os.fspath(path)
+        if mlp not in MLP_CHOICES:
+            raise UsageError(f"mlp must be one of {', '.join(MLP_CHOICES)}. Received {mlp!r}")
+        if rows not in ROW_BITS:
+            raise UsageError(f"rows must be one of {', '.join(ROW_BITS)}. Received {rows!r}")
+        if rows == "int4" and self.config.embedding_dim % 2:
+            raise UsageError(f"int4 rows need an even embedding_dim. Received {self.config.embedding_dim}")
+        if rows == "int4" and max_auc_loss is None:
+            max_auc_loss = INT4_AUC_LOSS
+        if max_auc_loss is not None and self._label is None:
+            what = "int4 rows" if rows == "int4" else "a limit on the loss of AUC (--max-auc-loss)"
+            raise UsageError(f"{what}: needs labelled rows to measure it on (--data DIR)")
+        kept = self._choose(max_size, mlp, rows) if max_size is not None else None
+        if kept is None:
+            return self._write(path, self.weights, None, mlp, rows, max_auc_loss)
+        from dlrm_tf.export.budget import prune_weights
+
+        with tempfile.TemporaryDirectory(prefix="dlrm_tf_prune_") as folder:
+            pruned = os.path.join(folder, "pruned.weights.h5")
+            prune_weights(self.weights, kept, self._counts, pruned, self._quiet)
+            return self._write(path, pruned, kept, mlp, rows, max_auc_loss)
+
+    def _open(self, data):
+        if data is None:
+            return None
+        from dlrm_tf.data.records import Records
+        from dlrm_tf.train.evaluate import check_fits
+
+        records = data if isinstance(data, Records) else Records.open(data)
+        check_fits(self.config, self._attributes["vocabulary_fingerprint"], records, self.weights)
+        return records
+
+    def _load(self, path):
+        if path is None:
+            return None
+        from dlrm_tf.data.vocabulary import Vocabulary
+
+        vocabulary = Vocabulary.load(path)
+        if vocabulary.sizes != self.config.categorical_feature_sizes:
+            raise DataError(f"{path}: sizes {vocabulary.sizes} are not the model's, {self.config.categorical_feature_sizes}")
+        trained = self._attributes["vocabulary_fingerprint"]
+        if trained and trained != vocabulary.fingerprint:
+            raise DataError(
+                f"{path}: is vocabulary {vocabulary.fingerprint[:12]}…, {self.weights} was trained with {trained[:12]}…"
+            )
+        return vocabulary
+
+    @functools.cached_property
+    def _float_probabilities(self):
+        from dlrm_tf.export.subset import float_probabilities
+
+        return float_probabilities(self.weights, *self._evaluation)
+
+    @functools.cached_property
+    def _counts(self):
+        from dlrm_tf.export.budget import count_ids
+
+        return count_ids(self._records, self._quiet)
+
+    @functools.cached_property
+    def _ranking(self):
+        from dlrm_tf.export.budget import IdRanking, id_values, loss_of_dropping
+
+        dense, categorical, _ = self._records.numpy("train", 0, RANKING_ROWS)
+        measured = loss_of_dropping(self.weights, np.log1p(dense), categorical, self._counts, quiet=self._quiet)
+        return IdRanking(id_values(*measured, self._counts))
+
+    def _choose(self, max_size: int, mlp: str, rows: str) -> Optional[list]:
+        """The ids a file of at most `max_size` bytes can keep, or None when it holds them all."""
+        quantizer = RowQuantizer(1.0, 0.0, ROW_BITS[rows])
+        model, _, table = self._graph(self.weights, mlp, quantizer)
+        width, features = quantizer.width(self.config.embedding_dim), self.config.num_categorical
+
+        def size(ids: int, extras: dict) -> int:
+            from dlrm_tf.export import flatbuffer
+
+            table_bytes = (ids + 2 * features) * width
+            return flatbuffer.packed_size(model, {table: table_bytes}, extras.values()) + _METADATA_BYTES
+
+        if size(sum(self.config.categorical_feature_sizes), self._extras(None)) <= max_size:
+            return None
+        if self._records is None:
+            raise UsageError("a size budget (--max-size) needs data to choose ids by (--data DIR)")
+        ids = self._ranking.total
+        while True:
+            kept = self._ranking.keep(ids)
+            needed = size(ids, self._extras(kept))
+            if needed <= max_size:
+                return kept
+            if ids == self._ranking.minimum:
+                raise DLRMError(f"max_size {max_size:,} bytes is too small: one id a feature and {mlp} layers take {needed:,}")
+            # Sizes grow nearly in proportion to the ids: a few steps arrive just below the budget.
+            smallest = size(0, {})
+            share = max(max_size - smallest, 0) / (needed - smallest)
+            ids = max(min(int(ids * share), ids - 1), self._ranking.minimum)
+
+    def _extras(self, kept: Optional[list]) -> dict:
+        """Metadata entries beside the JSON: name -> bytes."""
+        from dlrm_tf.export.lite_vocabulary import vocabulary_bytes
+        from dlrm_tf.lite.ids import KEPT_IDS, encode_kept_ids
+        from dlrm_tf.lite.metadata import VOCABULARY
+
+        extras = {} if kept is None else {KEPT_IDS: encode_kept_ids(kept)}
+        if self._vocabulary is not None:
+            extras[VOCABULARY] = vocabulary_bytes(self._vocabulary, kept)
+        return extras
+
+    def _graph(self, weights: str, mlp: str, quantizer: RowQuantizer) -> tuple:
+        """`(model, configuration, buffer of the table)` of the graph without its table."""
+        from dlrm_tf.export import flatbuffer, lite_dense, lite_graph
+
+        with WeightsReader(weights) as reader:
+            config = reader.config
+            dense_layers = {(m, i): reader.dense(m, i) for m, i, _, _ in config.dense_shapes()}
         model = flatbuffer.read(lite_graph.convert(config, dense_layers, quantizer))
         lite_dense.quantize_dense_layers(model, dense_layers, lite_dense.layer_precision(config, mlp))
-        table = flatbuffer.resize_table(model, lite_graph.STAND_IN_ROWS, lite_graph.table_rows(config))
-        flatbuffer.add_metadata(model)
-        rows, width = lite_graph.table_rows(config), 1 + config.embedding_dim
-        with atomic_file(path) as temporary:
-            pieces = (part.tobytes() for part in _device_rows(reader, quantizer, quiet))
-            flatbuffer.write(temporary, model, {table: (rows * width, pieces)})
-            metadata = {
-                "format": FORMAT,
-                "config": dataclasses.asdict(config),
-                "inputs": {"dense": "float32 [batch_size, dense_dim]", "categorical": "int32 [batch_size, F]"},
-                "outputs": {"probability": "float32 [batch_size, 1]"},
-                "preprocessing": PREPROCESSING,
-                "quantization": {"rows": "int8", "scale_step": quantizer.step, "scale_mid": quantizer.mid, "mlp": mlp},
-                "source_sha256": reader.attributes["source_sha256"],
-                "vocabulary_fingerprint": reader.attributes["vocabulary_fingerprint"],
-            }
-            flatbuffer.set_metadata(temporary, metadata)
-            flatbuffer.check_operators(temporary)
-            errors = _compare(weights, temporary, evaluation)
-            flatbuffer.set_metadata(temporary, {**metadata, "errors": errors})
-    return TFLiteReport(path, os.path.getsize(path), rows, width, mlp, 4 * config.num_parameters, **errors)
+        return model, config, flatbuffer.resize_table(model, lite_graph.STAND_IN_ROWS, lite_graph.table_rows(config))
+
+    def _write(self, path: str, weights: str, kept, mlp: str, rows: str, max_auc_loss) -> TFLiteReport:
+        from dlrm_tf.export import flatbuffer, lite_graph
+
+        with WeightsReader(weights) as reader:
+            chunks = _chunks(reader, self._quiet)
+            quantizer = RowQuantizer.fit(*table_range(chunks, self.weights), bits=ROW_BITS[rows])
+            model, config, table = self._graph(weights, mlp, quantizer)
+            for name, data in self._extras(kept).items():
+                flatbuffer.add_metadata(model, name, data)
+            flatbuffer.add_metadata(model, flatbuffer.METADATA, b"{}")
+            table_rows, width = lite_graph.table_rows(config), quantizer.width(config.embedding_dim)
+            metadata = self._metadata(config, quantizer, mlp, rows, kept)
+            with atomic_file(path) as temporary:
+                pieces = (part.tobytes() for part in _device_rows(reader, quantizer, self._quiet))
+                flatbuffer.write(temporary, model, {table: (table_rows * width, pieces)})
+                flatbuffer.set_metadata(temporary, metadata)
+                flatbuffer.check_operators(temporary)
+                errors = self._compare(temporary)
+                _check_auc(path, errors, max_auc_loss)
+                flatbuffer.set_metadata(temporary, {**metadata, "errors": errors})
+        ids, total = sum(config.categorical_feature_sizes), sum(self.config.categorical_feature_sizes)
+        float_bytes = 4 * self.config.num_parameters
+        return TFLiteReport(path, os.path.getsize(path), float_bytes, table_rows, width, rows, mlp, ids, total, **errors)
+
+    def _metadata(self, config, quantizer: RowQuantizer, mlp: str, rows: str, kept) -> dict:
+        metadata = {
+            "format": FORMAT,
+            "config": dataclasses.asdict(config),
+            "inputs": {"dense": "float32 [batch_size, dense_dim]", "categorical": "int32 [batch_size, F]"},
+            "outputs": {"probability": "float32 [batch_size, 1]"},
+            "preprocessing": PREPROCESSING,
+            "quantization": {"rows": rows, "scale_step": quantizer.step, "scale_mid": quantizer.mid, "mlp": mlp},
+            "source_sha256": self._attributes["source_sha256"],
+            "vocabulary_fingerprint": self._attributes["vocabulary_fingerprint"],
+        }
+        if self._records is not None:
+            spec = self._records.spec
+            metadata["features"] = {"dense": list(spec.dense_names), "categorical": list(spec.categorical_names)}
+        elif self._vocabulary is not None:
+            metadata["features"] = {"categorical": list(self._vocabulary.names)}
+        if kept is not None:
+            metadata["original_sizes"] = list(self.config.categorical_feature_sizes)
+        return metadata
+
+    def _compare(self, path: str) -> dict:
+        """The last fields of the report: the written file against the float model of all ids."""
+        if self._evaluation is None:
+            return {"rows": 0}
+        from dlrm_tf.lite.scorer import Scorer
+
+        return compare(Scorer(path).score(*self._evaluation), self._float_probabilities, self._label)
 
 
-def _checked(evaluation, config):
-    """The evaluation rows as arrays of the right type, or None."""
-    if evaluation is None:
-        return None
+def _checked(evaluation, config) -> tuple:
+    """Evaluation rows as `((dense, categorical) or None, label or None)`, of the right types and shapes."""
+    if evaluation is None or not len(evaluation[0]):
+        return None, None
     dense, categorical = np.asarray(evaluation[0], np.float32), np.asarray(evaluation[1])
     wanted = (len(dense), config.dense_dim), (len(dense), config.num_categorical)
     if (dense.shape, categorical.shape) != wanted:
         raise DataError(f"evaluation rows: wanted shapes {wanted[0]} and {wanted[1]}, came {dense.shape} and {categorical.shape}")
-    return dense, categorical.astype(np.int32)
+    label = np.asarray(evaluation[2], np.float32).reshape(-1) if len(evaluation) > 2 else None
+    if label is not None and len(label) != len(dense):
+        raise DataError(f"evaluation rows: wanted {len(dense)} labels, came {len(label)}")
+    return (dense, categorical.astype(np.int32)), label
 
 
-def _chunks(reader, label: str, quiet: bool):
+def _check_auc(path: str, errors: dict, limit: Union[float, None]) -> None:
+    if limit is None:
+        return
+    if errors["quality"] is None:
+        raise DLRMError(f"{path}: the AUC can't be measured: the evaluation rows have one class only")
+    before, after = errors["float_quality"]["auc"], errors["quality"]["auc"]
+    if before - after > limit:
+        raise DLRMError(
+            f"{path}: AUC falls by {before - after:.5f} (from {before:.5f} to {after:.5f}), more than the limit {limit:g}: "
+            "nothing was written; allow a larger file (--max-size) or wider numbers (--rows int8, --mlp mixed)"
+        )
+
+
+def _chunks(reader, quiet: bool):
     """Yields `(first row, rows)` over the float table."""
     total = reader.config.table_rows
-    with Progress(label, total, "rows", quiet=quiet) as progress:
+    with Progress("measure", total, "rows", quiet=quiet) as progress:
         for start in range(0, total, _CHUNK_ROWS):
             rows = reader.table(start, min(start + _CHUNK_ROWS, total))
             yield start, rows
@@ -147,14 +316,3 @@ def _device_rows(reader, quantizer: RowQuantizer, quiet: bool):
                 rows = reader.rows(feature, start, start + _CHUNK_ROWS)
                 yield quantizer.quantize(rows)
                 progress.update(len(rows))
-
-
-def _compare(weights: str, path: str, evaluation) -> dict:
-    """`rows`, `max_error`, `mean_error` of the written file against the float model."""
-    if evaluation is None or not len(evaluation[0]):
-        return {"rows": 0, "max_error": None, "mean_error": None}
-    from dlrm_tf.export.subset import float_probabilities
-    from dlrm_tf.lite.scorer import Scorer
-
-    error = np.abs(Scorer(path).score(*evaluation) - float_probabilities(weights, *evaluation))
-    return {"rows": len(error), "max_error": float(error.max()), "mean_error": float(error.mean())}

@@ -8,8 +8,9 @@ import struct
 
 from dlrm_tf.errors import DLRMError, require
 
-# Name of our entry in Model.metadata.
+# Names of our entries in Model.metadata: the JSON, and the vocabulary file of the ids kept.
 METADATA = "dlrm_tf"
+VOCABULARY = "dlrm_tf.vocabulary"
 
 
 @contextlib.contextmanager
@@ -36,25 +37,36 @@ def data_field(buffer) -> int:
     return buffer._tab.Pos + buffer._tab.Offset(4)
 
 
-def metadata_buffer(model):
-    """The `schema.Buffer` with our JSON, or None."""
+def metadata_buffer(model, name: str):
+    """The `schema.Buffer` of an entry of Model.metadata, or None."""
     for i in range(model.MetadataLength()):
-        if model.Metadata(i).Name() == METADATA.encode():
+        if model.Metadata(i).Name() == name.encode():
             return model.Buffers(model.Metadata(i).Buffer())
     return None
 
 
+def read_entry(path: str, name: str) -> bytes:
+    """The bytes of an entry of Model.metadata; b"" when there is none.
+
+    Raises:
+      DLRMError: not a TFLite file, or a damaged one.
+    """
+    with mapped(path) as model:
+        buffer = metadata_buffer(model, name)
+        try:
+            # NumPy checks the announced length against the file's size. A copy: the map is closed on leaving.
+            return b"" if buffer is None or buffer.DataIsNone() else buffer.DataAsNumpy().tobytes()
+        except ValueError as e:
+            raise DLRMError(f"{path}: damaged TFLite file, its entry {name} is cut ({e})") from e
+
+
 def read_metadata(path: str) -> dict:
-    """What `export_tflite` wrote into the file.
+    """The JSON that `export_tflite` wrote into the file, as a dict.
 
     Raises:
       DLRMError: not a TFLite file, or not one that dlrm_tf exported.
     """
-    with mapped(path) as model:
-        buffer = metadata_buffer(model)
-        try:
-            # NumPy checks the announced length against the file's size. A copy: the map is closed on leaving.
-            text = b"" if buffer is None or buffer.DataIsNone() else buffer.DataAsNumpy().tobytes()
-            return dict(json.loads(text))
-        except ValueError as e:
-            raise DLRMError(f"{path}: a TFLite file, but not one that dlrm_tf exported (no metadata {METADATA!r})") from e
+    try:
+        return dict(json.loads(read_entry(path, METADATA)))
+    except ValueError as e:
+        raise DLRMError(f"{path}: a TFLite file, but not one that dlrm_tf exported (no metadata {METADATA!r})") from e

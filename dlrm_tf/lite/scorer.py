@@ -1,11 +1,14 @@
 """Scorer: probabilities from an exported .tflite file."""
 
+import functools
+import io
 import os
 
 import numpy as np
 
 from dlrm_tf.errors import DataError, DLRMError, require
-from dlrm_tf.lite.metadata import read_metadata
+from dlrm_tf.lite.ids import KEPT_IDS, KeptIds
+from dlrm_tf.lite.metadata import VOCABULARY, read_entry, read_metadata
 
 SIGNATURE = "score"
 
@@ -51,11 +54,12 @@ class Scorer:
         self._rows = None
 
     def score(self, dense, categorical) -> np.ndarray:
-        """Click probabilities.
+        """Click probabilities of prepared rows.
 
         Args:
           dense: float32 `[batch_size, dense_dim]`, already log(max(x, 0) + 1).
-          categorical: integer ids `[batch_size, F]`; an id outside its feature's range counts as out of vocabulary.
+          categorical: integer ids `[batch_size, F]` of the vocabulary the model was trained with, also where the file keeps a
+            part of it only; an id outside its feature's range, or one that was not kept, counts as out of vocabulary.
 
         Returns:
           float32 `[batch_size]`.
@@ -63,23 +67,65 @@ class Scorer:
         Raises:
           DataError: an array of another width, numbers of rows that differ, or ids that are not integers.
         """
-        dense = np.ascontiguousarray(self._checked("dense", dense), np.float32)
-        categorical = self._checked("categorical", categorical)
+        dense, categorical = self._checked("dense", dense), self._checked("categorical", categorical)
         if not np.issubdtype(categorical.dtype, np.integer):
             raise DataError(f"{self.path}: categorical must be integer ids, came {categorical.dtype}")
-        if categorical.dtype != np.int32:
+        if self._kept_ids is not None:
+            categorical = self._kept_ids.translate(categorical)
+        elif categorical.dtype != np.int32:
             # 2**32 + 3 is out of vocabulary, not id 3.
             limits = np.iinfo(np.int32)
             categorical = np.clip(categorical, limits.min, limits.max).astype(np.int32)
-        if len(dense) != len(categorical):
-            raise DataError(f"{self.path}: dense has {len(dense)} rows, categorical {len(categorical)}")
-        probabilities = np.empty(len(dense), np.float32)
-        for start in range(0, len(dense), self._BATCH):
-            stop = min(start + self._BATCH, len(dense))
-            probabilities[start:stop] = self._run(dense[start:stop], categorical[start:stop])
-        return probabilities
+        return self._score(np.ascontiguousarray(dense, np.float32), categorical)
 
     __call__ = score
+
+    def score_raw(self, dense, categorical) -> np.ndarray:
+        """Click probabilities of raw rows, as they stand in a log; needs a file that carries its vocabulary.
+
+        Args:
+          dense: numbers `[batch_size, dense_dim]`; NaN or None is a missing one.
+          categorical: strings `[batch_size, F]`; '' is a category like any other, one that is not known is out of vocabulary.
+
+        Returns:
+          float32 `[batch_size]`.
+
+        Raises:
+          DLRMError: the file carries no vocabulary.
+          DataError: an array of another width, numbers of rows that differ, or dense values that are no numbers.
+        """
+        if self._vocabulary is None:
+            raise DLRMError(f"{self.path}: carries no vocabulary; export it with --vocabulary FILE to score raw rows")
+        try:
+            dense = np.asarray(dense, np.float32)
+        except (TypeError, ValueError) as e:
+            raise DataError(f"{self.path}: dense must be numbers, NaN or None where missing ({e})") from e
+        dense, categorical = self._checked("dense", dense), self._checked("categorical", np.asarray(categorical, object))
+        if np.isinf(dense).any():
+            raise DataError(f"{self.path}: dense must be finite, NaN or None where missing, came infinity")
+        ids = np.empty(categorical.shape, np.int32)
+        for f, name in enumerate(self._vocabulary.names):
+            ids[:, f] = self._vocabulary.lookup(name, categorical[:, f])
+        # NaN is not greater than 0.
+        return self._score(np.log1p(np.where(dense > 0, dense, np.float32(0))), ids)
+
+    @functools.cached_property
+    def _kept_ids(self):
+        """Translation of ids where the file keeps a part of the vocabulary, else None; read when first needed."""
+        if "original_sizes" not in self.metadata:
+            return None
+        sizes = self.metadata["config"]["categorical_feature_sizes"]
+        return KeptIds(read_entry(self.path, KEPT_IDS), sizes, self.metadata["original_sizes"], self.path)
+
+    @functools.cached_property
+    def _vocabulary(self):
+        """The file's own `Vocabulary`, or None; read when first needed."""
+        data = read_entry(self.path, VOCABULARY)
+        if not data:
+            return None
+        from dlrm_tf.data.vocabulary import Vocabulary
+
+        return Vocabulary.load(io.BytesIO(data))
 
     def _checked(self, name: str, array) -> np.ndarray:
         array = np.asarray(array)
@@ -87,14 +133,24 @@ class Scorer:
             raise DataError(f"{self.path}: {name} must be [batch_size, {self._widths[name]}], came {list(array.shape)}")
         return array
 
-    def _run(self, dense, categorical) -> np.ndarray:
+    def _score(self, dense: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Probabilities of float32 `dense` and int32 ids in the file's own numbering."""
+        if len(dense) != len(ids):
+            raise DataError(f"{self.path}: dense has {len(dense)} rows, categorical {len(ids)}")
+        probabilities = np.empty(len(dense), np.float32)
+        for start in range(0, len(dense), self._BATCH):
+            stop = min(start + self._BATCH, len(dense))
+            probabilities[start:stop] = self._run(dense[start:stop], np.ascontiguousarray(ids[start:stop]))
+        return probabilities
+
+    def _run(self, dense, ids) -> np.ndarray:
         interpreter = self._interpreter
         if len(dense) != self._rows:
             interpreter.resize_tensor_input(self._dense, dense.shape)
-            interpreter.resize_tensor_input(self._categorical, categorical.shape)
+            interpreter.resize_tensor_input(self._categorical, ids.shape)
             interpreter.allocate_tensors()
             self._rows = len(dense)
         interpreter.set_tensor(self._dense, dense)
-        interpreter.set_tensor(self._categorical, np.ascontiguousarray(categorical))
+        interpreter.set_tensor(self._categorical, ids)
         interpreter.invoke()
         return interpreter.get_tensor(self._probability)[:, 0]

@@ -102,7 +102,9 @@ def test_errors_are_reported_and_small(weights, tmp_path, mlp, bound):
     assert 0 < report.max_error < bound
     assert report.bytes == os.path.getsize(path)
     assert f"mean {report.mean_error:.5f}" in str(report)
-    assert read_metadata(path)["errors"] == {"rows": 500, "max_error": report.max_error, "mean_error": report.mean_error}
+    written = read_metadata(path)["errors"]
+    assert (written["rows"], written["max_error"], written["mean_error"]) == (500, report.max_error, report.mean_error)
+    assert written["quality"] is None
 
 
 def test_size_is_rows_and_layers(weights, tmp_path):

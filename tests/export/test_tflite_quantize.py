@@ -13,7 +13,7 @@ ROWS = hnp.arrays(np.float32, st.tuples(st.integers(1, 40), st.just(4)), element
 
 
 def test_codes_by_hand():
-    quantizer = RowQuantizer(step=float(np.float32(np.log(2))), mid=0.0, limit=127)
+    quantizer = RowQuantizer(step=float(np.float32(np.log(2))), mid=0.0)
     # 254 / 127 = 2 = 2^1: code 1, and 3.9 -> 2 (1.95 rounds to 2). 100 / 127 < 1: code 0, scale 1.
     packed = quantizer.quantize(np.array([[254, -254, 3.9, 0], [100, -1.4, 0.4, -0.6], [0, 0, 0, 0]], np.float32))
     assert packed.dtype == np.int8
@@ -21,16 +21,41 @@ def test_codes_by_hand():
     np.testing.assert_allclose(quantizer.dequantize(packed)[:2], [[254, -254, 4, 0], [100, -1, 0, -1]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("limit", [127, 7])
+def test_four_bit_codes_by_hand():
+    quantizer = RowQuantizer(step=float(np.float32(np.log(2))), mid=0.0, bits=4)
+    # Scale 2^1: 14, -7, 3, -14 -> 7, -4 (-3.5 to even), 2 (1.5 to even), -7. Bytes 16 * 7 + (2 + 8), 16 * -4 + (-7 + 8).
+    rows = np.array([[14, -7, 3, -14]], np.float32)
+    packed = quantizer.quantize(rows)
+    np.testing.assert_array_equal(packed, [[1, 122, -63]])
+    np.testing.assert_allclose(quantizer.dequantize(packed), [[14, -8, 4, -14]], rtol=1e-6)
+    assert quantizer.width(16) == 9
+
+
+@given(rows=hnp.arrays(np.int8, (20, 6), elements=st.integers(-7, 7)), codes=hnp.arrays(np.int8, (20, 1)))
+def test_every_pair_of_four_bit_integers_comes_back(rows, codes):
+    packed = np.concatenate([codes, 16 * rows[:, :3].astype(int) + rows[:, 3:] + 8], axis=1).astype(np.int8)
+    quantizer = RowQuantizer(step=0.01, mid=0.0, bits=4)
+    np.testing.assert_allclose(quantizer.dequantize(packed), rows * quantizer.scales(codes[:, 0])[:, None], rtol=1e-6)
+
+
+def test_saturating_four_bit_rows_lowers_the_squared_error():
+    rows = np.random.default_rng(0).normal(0, 1, (2000, 16)).astype(np.float32)
+    quantizer = RowQuantizer.fit(*table_range([(0, rows)], "t"), bits=4)
+    scale = np.abs(rows).max(axis=1, keepdims=True) / 7
+    plain = ((np.rint(rows / scale) * scale - rows) ** 2).mean()
+    ours = ((quantizer.dequantize(quantizer.quantize(rows)) - rows) ** 2).mean()
+    assert ours < 0.95 * plain
+
+
 @settings(deadline=None)
 @given(rows=ROWS)
-def test_error_is_at_most_half_a_scale(limit, rows):
+def test_error_is_at_most_half_a_scale(rows):
     smallest, largest = table_range([(0, rows)], "t")
-    quantizer = RowQuantizer.fit(smallest, largest, limit)
+    quantizer = RowQuantizer.fit(smallest, largest)
     restored = quantizer.dequantize(quantizer.quantize(rows))
-    ideal = np.abs(rows).max(axis=1) / limit
+    ideal = np.abs(rows).max(axis=1) / 127
     coarser = np.exp(quantizer.step) * (1 + 1e-4)
-    floor = largest / limit * np.exp(-2 * CODE_LIMIT * MAX_STEP)
+    floor = largest / 127 * np.exp(-2 * CODE_LIMIT * MAX_STEP)
     bound = 0.5 * np.maximum(ideal * coarser, floor * 1.01) + 1e-30
     assert quantizer.step <= MAX_STEP * 1.000001
     assert (np.abs(restored - rows) <= bound[:, None] * (1 + 1e-4)).all()

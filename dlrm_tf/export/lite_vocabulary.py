@@ -1,0 +1,34 @@
+"""The vocabulary inside a TFLite file: the keys of the ids it kept."""
+
+import os
+import tempfile
+from typing import Optional
+
+import numpy as np
+
+from dlrm_tf.data.feature_keys import FeatureKeys
+from dlrm_tf.data.vocabulary import Vocabulary
+
+
+def prune_vocabulary(vocabulary: Vocabulary, kept: list) -> Vocabulary:
+    """The vocabulary in which feature f has the ids `kept[f]` (ascending), numbered anew from 0."""
+    features = []
+    for name, ids in zip(vocabulary.names, kept):
+        feature = vocabulary.feature(name)
+        new_id = np.full(feature.size, -1, np.int64)
+        new_id[ids] = np.arange(len(ids))
+        values, value_ids = feature.numeric()
+        others = [(key, int(new_id[i])) for key, i in feature.others() if new_id[i] >= 0]
+        features.append((name, FeatureKeys(values[new_id[value_ids] >= 0], others)))
+    return Vocabulary(features)
+
+
+def vocabulary_bytes(vocabulary: Vocabulary, kept: Optional[list]) -> bytes:
+    """The file that `Vocabulary.save` writes, of all ids or of those `kept`."""
+    if kept is not None:
+        vocabulary = prune_vocabulary(vocabulary, kept)
+    with tempfile.TemporaryDirectory(prefix="dlrm_tf_vocabulary_") as folder:
+        path = os.path.join(folder, "vocabulary.npz")
+        vocabulary.save(path)
+        with open(path, "rb") as file:
+            return file.read()

@@ -1,0 +1,56 @@
+"""The ids a pruned file kept, in Model.metadata: from ids of the whole vocabulary to the file's own."""
+
+import zlib
+
+import numpy as np
+
+from dlrm_tf.errors import DLRMError
+
+# Name of the entry in Model.metadata.
+KEPT_IDS = "dlrm_tf.kept_ids"
+
+
+def encode_kept_ids(kept: list) -> bytes:
+    """Per feature the ascending ids that were kept, as compressed differences (about a byte an id)."""
+    return zlib.compress(np.concatenate([np.diff(ids, prepend=0) for ids in kept]).astype("<i4").tobytes(), 9)
+
+
+class KeptIds:
+    """Translates ids of the whole vocabulary into those of a pruned file.
+
+    Args:
+      data: what `encode_kept_ids` gave.
+      sizes: how many ids each feature kept.
+      original_sizes: how many ids each feature has in the whole vocabulary.
+      source: named in errors.
+
+    Raises:
+      DLRMError: the data does not fit the sizes.
+    """
+
+    def __init__(self, data: bytes, sizes: list, original_sizes: list, source: str):
+        expected = 4 * sum(sizes)
+        decoder = zlib.decompressobj()
+        try:
+            # One byte more than expected: a bomb ends there.
+            raw = decoder.decompress(data, expected + 1)
+        except zlib.error as e:
+            raise DLRMError(f"{source}: damaged list of kept ids ({e})") from e
+        if len(raw) != expected:
+            raise DLRMError(f"{source}: damaged list of kept ids, wanted {expected} bytes, came {len(raw)}")
+        steps = np.frombuffer(raw, "<i4")
+        self._sizes = np.asarray(sizes, np.int32)
+        self._original_sizes = np.asarray(original_sizes, np.int64)
+        # One ascending array for all features: a whole batch is one binary search.
+        self._offsets = np.cumsum([0, *original_sizes[:-1]])
+        self._firsts = np.cumsum([0, *sizes[:-1]])
+        parts = np.split(steps, self._firsts[1:])
+        self._rows = np.concatenate([np.cumsum(part, dtype=np.int64) + offset for part, offset in zip(parts, self._offsets)])
+
+    def translate(self, categorical: np.ndarray) -> np.ndarray:
+        """int32 `[n, F]` in the file's numbering; an id that was not kept becomes its feature's size."""
+        known = (categorical >= 0) & (categorical < self._original_sizes)
+        rows = np.where(known, categorical, 0) + self._offsets
+        places = np.searchsorted(self._rows, rows)
+        known &= self._rows[np.minimum(places, len(self._rows) - 1)] == rows
+        return np.where(known, places - self._firsts, self._sizes).astype(np.int32)
