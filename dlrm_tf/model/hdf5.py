@@ -1,6 +1,7 @@
 """Reading datasets of an HDF5 file that anybody may have made: nothing outside the file is opened, no size is believed."""
 
 import contextlib
+import math
 import os
 
 import numpy as np
@@ -78,7 +79,7 @@ def fault(group, path: str, shape: tuple, may_be_constant: bool = False) -> str:
     stored = dataset.id.get_storage_size()
     if may_be_constant and not stored and dataset.chunks is None:
         return ""
-    nbytes = 4 * int(np.prod(shape, dtype=object))
+    nbytes = 4 * math.prod(shape)
     offset = dataset.id.get_offset()
     if stored != nbytes or dataset.chunks is not None:
         return f"{path} wanted {nbytes:,} plain bytes, came {stored:,}: compressed, chunked or never written"
