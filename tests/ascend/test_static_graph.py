@@ -1,0 +1,76 @@
+"""What the NPU's graph engine would compile anew for every batch: operations whose shape depends on values."""
+
+import pytest
+
+import dlrm_tf
+from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.train.optimizers import make_optimizer
+
+tf = tensorflow()
+# Their output's shape is known only once they have run.
+DYNAMIC = {
+    "Where", "Unique", "UniqueV2", "UniqueWithCounts", "NonMaxSuppression", "NonMaxSuppressionV2", "NonMaxSuppressionV3",
+    "NonMaxSuppressionV4", "NonMaxSuppressionV5", "DynamicPartition", "ListDiff", "SparseToDense", "StringSplit",
+}  # fmt: skip
+KINDS = [{}, {"interaction": "cat"}, {"self_interaction": True}]
+BATCH = 32
+
+
+def model_of(kind):
+    config = dlrm_tf.DLRMConfig((7, 5, 101), dense_dim=4, embedding_dim=4, bottom_mlp=(8, 4), top_mlp=(8, 1), **kind)
+    return dlrm_tf.DLRM(config, seed=0)
+
+
+def specs(config):
+    features = {
+        "dense": tf.TensorSpec([BATCH, config.dense_dim], tf.float32),
+        "categorical": tf.TensorSpec([BATCH, config.num_categorical], tf.int32),
+    }
+    return features, tf.TensorSpec([BATCH, 1], tf.float32)
+
+
+def loss_and_gradients(model):
+    @tf.function
+    def step(features, label):
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss((features, label), training=True)
+        # The table's gradient stays sparse: rows and their numbers.
+        return loss, tape.gradient(loss, model.trainable_variables)
+
+    return step.get_concrete_function(*specs(model.config))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_forward_and_backward_have_static_shapes(kind):
+    graph = loss_and_gradients(model_of(kind)).graph
+    types = {op.type for op in graph.get_operations()}
+    assert {"ResourceGather", "MatMul"} <= types
+    assert not types & DYNAMIC
+    for op in graph.get_operations():
+        for output in op.outputs:
+            assert output.dtype == tf.resource or output.shape.is_fully_defined(), f"{op.type} {op.name}: {output.shape}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_operation_of_a_type_the_npu_lacks(kind):
+    for op in loss_and_gradients(model_of(kind)).graph.get_operations():
+        for output in op.outputs:
+            assert output.dtype not in (tf.float64, tf.string, tf.complex64, tf.complex128), f"{op.type} {op.name}"
+
+
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "rowwise_adagrad"])
+def test_on_several_devices_the_optimizer_has_none_either(name):
+    """There the table's gradient comes dense from the all-reduce, so that no duplicates are left to be summed."""
+    model = model_of({})
+    optimizer = make_optimizer(name, 0.1)
+
+    @tf.function
+    def step(features, label):
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss((features, label), training=True)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        dense = [tf.convert_to_tensor(g) for g in gradients]
+        optimizer.apply_gradients(zip(dense, model.trainable_variables))
+
+    types = {op.type for op in step.get_concrete_function(*specs(model.config)).graph.get_operations()}
+    assert not types & DYNAMIC
