@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import zipfile
 from collections.abc import Sequence
 
@@ -70,7 +71,7 @@ def _check_members(file) -> None:
                 version = np.lib.format.read_magic(member)
                 read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 shape, _, dtype = read(member)
-                length = dtype.itemsize * int(np.prod(shape, dtype=object))
+                length = dtype.itemsize * math.prod(shape)
                 if info.compress_type != zipfile.ZIP_STORED or member.tell() + length != info.file_size:
                     raise ValueError(f"{info.filename} has not the length it states")
     file.seek(0)
