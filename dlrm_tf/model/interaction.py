@@ -17,8 +17,9 @@ class DotInteraction(tfrs.layers.feature_interaction.DotInteraction):
     """TFRS's DotInteraction with the same result and a static output shape (Naumov et al. 2019, section 2.1.3).
 
     TFRS picks the triangle with `boolean_mask`, whose inner shape is dynamic: slow, and not compilable on Ascend or TPU.
-    Here it is a gather with constant indices. Its gradient is one gather and one product with the symmetric matrix
-    (dZ + dZ^T) instead of a scatter.
+    For inference it is one gather with constant indices: few operations, which is what a batch of one costs. For training it is
+    a slice a row, which copies runs instead of single numbers; its gradient puts the triangle back into a matrix L and is
+    (L + L^T) T, instead of a scatter.
 
     Args:
       vectors: number of interacting vectors (F + 1).
@@ -28,37 +29,42 @@ class DotInteraction(tfrs.layers.feature_interaction.DotInteraction):
     def __init__(self, vectors: int, self_interaction: bool = False, **kwargs):
         super().__init__(self_interaction=self_interaction, **kwargs)
         rows, columns = triangle_pairs(vectors, self_interaction)
-        # Position in the flat Gram matrix of every kept pair, and back: which pair an entry belongs to.
+        # Position in the flat Gram matrix of every kept pair.
         self._flat = (rows * vectors + columns).astype(np.int32)
-        pair = np.zeros((vectors, vectors), np.int32)
-        pair[rows, columns] = pair[columns, rows] = np.arange(len(rows))
-        self._pair = pair.reshape(-1)
-        # d(t_i . t_i) = 2 t_i; without self-interaction the diagonal gets nothing.
-        weight = np.ones((vectors, vectors), np.float32)
-        np.fill_diagonal(weight, 2.0 if self_interaction else 0.0)
-        self._weight = weight
+        # Pairs kept in every row of the Gram matrix.
+        self._lengths = [row + int(self_interaction) for row in range(vectors)]
         self._vectors = vectors
 
-    def call(self, stack):
+    def call(self, stack, training=None):
         """Dot products of all pairs.
 
         Args:
           stack: `[batch_size, F + 1, D]`.
+          training: whether a gradient will be asked for; the result is the same.
 
         Returns:
           `[batch_size, pairs]`, pairs = (F+1)F/2, or (F+1)(F+2)/2 with self-interaction.
         """
+        return self._triangle(stack) if training else tf.gather(self._gram(stack), self._flat, axis=1)
 
+    def _gram(self, stack):
+        # [B, F+1, F+1] -> [B, (F+1)^2]
+        return tf.reshape(tf.matmul(stack, stack, transpose_b=True), [-1, self._vectors**2])
+
+    def _triangle(self, stack):
         @tf.custom_gradient
         def triangle(vectors):
-            # [B, F+1, F+1]
-            gram = tf.matmul(vectors, vectors, transpose_b=True)
-            # [B, (F+1)^2] -> [B, pairs]
-            pairs = tf.gather(tf.reshape(gram, [-1, self._vectors**2]), self._flat, axis=1)
+            gram, n = self._gram(vectors), self._vectors
+            pairs = tf.concat([gram[:, i * n : i * n + length] for i, length in enumerate(self._lengths) if length], axis=1)
 
             def gradient(upstream):
-                both = tf.reshape(tf.gather(upstream, self._pair, axis=1), [-1, self._vectors, self._vectors])
-                return tf.matmul(both * tf.cast(self._weight, both.dtype), vectors)
+                zeros, pieces, start = tf.zeros([tf.shape(upstream)[0], n], upstream.dtype), [], 0
+                for length in self._lengths:
+                    pieces += [upstream[:, start : start + length], zeros[:, length:]]
+                    start += length
+                # [B, F+1, F+1]; a pair's product hands its gradient to both of its vectors, the diagonal's to one twice.
+                lower = tf.reshape(tf.concat(pieces, axis=1), [-1, n, n])
+                return tf.matmul(lower, vectors) + tf.matmul(lower, vectors, transpose_a=True)
 
             return pairs, gradient
 

@@ -70,12 +70,30 @@ def make_optimizer(
             "adam": lambda: legacy.Adam(dense_rate),
         }[dense]()
     table = {
-        "sgd": lambda: legacy.SGD(rate),
+        "sgd": lambda: SGD(rate),
         "adagrad": lambda: legacy.Adagrad(rate, initial_accumulator_value=initial_accumulator, epsilon=0.0),
         "rowwise_adagrad": lambda: RowwiseAdagrad(rate, initial_accumulator),
         "lazy_adam": lambda: LazyAdam(rate),
     }[name]()
     return table if dense is None else TableAndDense(table, dense)
+
+
+class SGD(legacy.SGD):
+    """Stochastic gradient descent without momentum, which gives the same bits every time.
+
+    Keras's adds the rows of a batch to the table one by one from several threads, so that rows used more than once are summed
+    in another order in every run. Here duplicates are summed first, in the order of the batch.
+    """
+
+    def __init__(self, learning_rate=0.15, name="SGD", **kwargs):
+        super().__init__(learning_rate, name=name, **kwargs)
+
+    def _resource_apply_sparse_duplicate_indices(self, grad, var, indices, **kwargs):
+        rows, place = tf.unique(indices)
+        grad = tf.math.unsorted_segment_sum(grad, place, tf.shape(rows)[0])
+        key = (var.device, var.dtype.base_dtype)
+        rate = (kwargs.get("apply_state", {}).get(key) or self._fallback_apply_state(*key))["lr_t"]
+        return tf.raw_ops.ResourceScatterSub(resource=var.handle, indices=rows, updates=rate * grad)
 
 
 class RowwiseAdagrad(legacy.Optimizer):
