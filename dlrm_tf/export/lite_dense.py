@@ -5,6 +5,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.export import flatbuffer
+from dlrm_tf.export.lite_calibration import INTERACTION_LAYER
 from dlrm_tf.export.quantize import quantize_kernel
 
 # What --mlp offers. "mixed" keeps the layer that reads the interactions in float16: its inputs differ most in magnitude, and
@@ -19,7 +20,7 @@ def layer_precision(config: DLRMConfig, choice: str) -> dict:
     precision = {}
     for mlp, i, fan_in, fan_out in config.dense_shapes():
         kind = {"dynamic": "int8", "mixed": "int8"}.get(choice, choice)
-        if choice == "mixed" and (mlp, i) == ("top_mlp", 0):
+        if choice == "mixed" and (mlp, i) == INTERACTION_LAYER:
             kind = "float16"
         if kind == "int8" and fan_in * fan_out < _SMALL:
             kind = "float32"
@@ -27,7 +28,7 @@ def layer_precision(config: DLRMConfig, choice: str) -> dict:
     return precision
 
 
-def quantize_dense_layers(model: schema.ModelT, dense_layers: dict, precision: dict) -> None:
+def quantize_dense_layers(model: schema.ModelT, dense_layers: dict, precision: dict, factors=None) -> None:
     """Rewrites the float kernels of a converted graph in place.
 
     Done here and not by the converter because its optimizations take the whole graph: one precision for every layer, and
@@ -37,6 +38,8 @@ def quantize_dense_layers(model: schema.ModelT, dense_layers: dict, precision: d
       model: a graph as `lite_graph.convert` gives it.
       dense_layers: `(mlp, layer)` -> `(kernel [in, out], bias [out])`, float32: how a layer is found in the graph.
       precision: `(mlp, layer)` -> `"float32"`, `"float16"` or `"int8"`.
+      factors: float32 `[in]` that the input of `INTERACTION_LAYER` is multiplied by, or None. Not part of the converted graph
+        because the converter would fold them into the kernel.
     """
     graph = model.subgraphs[0]
     known = {key: np.ascontiguousarray(kernel.T).tobytes() for key, (kernel, _) in dense_layers.items()}
@@ -47,6 +50,8 @@ def quantize_dense_layers(model: schema.ModelT, dense_layers: dict, precision: d
             data = bytes(model.buffers[graph.tensors[number].buffer].data)
             key = next(k for k, kernel in known.items() if kernel == data)
             del known[key]
+            if key == INTERACTION_LAYER and factors is not None:
+                operators.append(_multiply_input(model, graph, operator, factors))
             if precision[key] != "float32":
                 replaced.add(number)
                 rewrite = _to_int8 if precision[key] == "int8" else _to_float16
@@ -84,6 +89,21 @@ def _add_tensor(model, graph, name: bytes, shape, kind: int, data) -> int:
     tensor.buffer = 0 if data is None else flatbuffer.add_buffer(model, data)
     graph.tensors.append(tensor)
     return len(graph.tensors) - 1
+
+
+def _multiply_input(model, graph, operator, factors):
+    """Returns a MUL by constant factors that now stands before the operator."""
+    before = graph.tensors[operator.inputs[0]]
+    constant = _add_tensor(model, graph, before.name + b"_factors", [len(factors)], schema.TensorType.FLOAT32, factors.tobytes())
+    product = _add_tensor(model, graph, before.name + b"_equalized", before.shape, schema.TensorType.FLOAT32, None)
+    graph.tensors[product].shapeSignature = before.shapeSignature
+    multiply = schema.OperatorT()
+    multiply.opcodeIndex = _operator_code(model, schema.BuiltinOperator.MUL, 1)
+    multiply.inputs = np.array([operator.inputs[0], constant], np.int32)
+    multiply.outputs = np.array([product], np.int32)
+    multiply.builtinOptionsType, multiply.builtinOptions = schema.BuiltinOptions.MulOptions, schema.MulOptionsT()
+    operator.inputs[0] = product
+    return multiply
 
 
 def _to_int8(model, graph, operator, kernel) -> list:

@@ -59,7 +59,8 @@ def export_tflite(
       max_size: bytes the file may have. When the model is larger, the ids whose loss costs least become out of vocabulary; needs
         `data`.
       max_auc_loss: how far AUC may fall below the float model's; a worse file is not written. Needs labels.
-      data: a folder made by `prepare`, or opened `Records`.
+      data: a folder made by `prepare`, or opened `Records`. Inputs of its train split (else those of `evaluation`) also calibrate
+        int8 layers, which lowers their error.
       vocabulary: path of the vocabulary; its keys (of the ids kept) travel in the file, and `Scorer.score_raw` takes raw rows.
       quiet: show no progress.
 
@@ -169,7 +170,7 @@ class TFLiteExporter:
     def _choose(self, max_size: int, mlp: str, rows: str) -> Optional[list]:
         """The ids a file of at most `max_size` bytes can keep, or None when it holds them all."""
         quantizer = RowQuantizer(1.0, 0.0, ROW_BITS[rows])
-        model, _, table = self._graph(self.weights, mlp, quantizer)
+        model, _, table = self._graph(self.weights, mlp, quantizer, None)
         width, features = quantizer.width(self.config.embedding_dim), self.config.num_categorical
 
         def size(ids: int, extras: dict) -> int:
@@ -206,16 +207,33 @@ class TFLiteExporter:
             extras[VOCABULARY] = vocabulary_bytes(self._vocabulary, kept)
         return extras
 
-    def _graph(self, weights: str, mlp: str, quantizer: RowQuantizer) -> tuple:
+    def _graph(self, weights: str, mlp: str, quantizer: RowQuantizer, calibration) -> tuple:
         """`(model, configuration, buffer of the table)` of the graph without its table."""
-        from dlrm_tf.export import flatbuffer, lite_dense, lite_graph
+        from dlrm_tf.export import flatbuffer, lite_calibration, lite_dense, lite_graph
 
         with WeightsReader(weights) as reader:
             config = reader.config
-            dense_layers = {(m, i): reader.dense(m, i) for m, i, _, _ in config.dense_shapes()}
-        model = flatbuffer.read(lite_graph.convert(config, dense_layers, quantizer))
-        lite_dense.quantize_dense_layers(model, dense_layers, lite_dense.layer_precision(config, mlp))
+            layers, factors = {(m, i): reader.dense(m, i) for m, i, _, _ in config.dense_shapes()}, None
+        precision = lite_dense.layer_precision(config, mlp)
+        if calibration is not None:
+            layers, factors = lite_calibration.correct(layers, precision, calibration)
+        model = flatbuffer.read(lite_graph.convert(config, layers, quantizer))
+        lite_dense.quantize_dense_layers(model, layers, precision, factors)
         return model, config, flatbuffer.resize_table(model, lite_graph.STAND_IN_ROWS, lite_graph.table_rows(config))
+
+    def _calibrate(self, weights: str, kept):
+        """`Calibration` on training rows, else on the evaluation rows (labels play no part), else None."""
+        from dlrm_tf.export.lite_calibration import CALIBRATION_ROWS, calibrate
+        from dlrm_tf.export.subset import renumber
+
+        if self._records is not None and self._records.rows("train"):
+            dense, categorical, _ = self._records.numpy("train", 0, CALIBRATION_ROWS)
+            dense = np.log1p(dense)
+        elif self._evaluation is not None:
+            dense, categorical = self._evaluation
+        else:
+            return None
+        return calibrate(weights, dense, categorical if kept is None else renumber(categorical, kept))
 
     def _write(self, path: str, weights: str, kept, mlp: str, rows: str, max_auc_loss) -> TFLiteReport:
         from dlrm_tf.export import flatbuffer, lite_graph
@@ -223,12 +241,14 @@ class TFLiteExporter:
         with WeightsReader(weights) as reader:
             chunks = _chunks(reader, self._quiet)
             quantizer = RowQuantizer.fit(*table_range(chunks, self.weights), bits=ROW_BITS[rows])
-            model, config, table = self._graph(weights, mlp, quantizer)
+            calibration = self._calibrate(weights, kept)
+            model, config, table = self._graph(weights, mlp, quantizer, calibration)
             for name, data in self._extras(kept).items():
                 flatbuffer.add_metadata(model, name, data)
             flatbuffer.add_metadata(model, flatbuffer.METADATA, b"{}")
             table_rows, width = lite_graph.table_rows(config), quantizer.width(config.embedding_dim)
             metadata = self._metadata(config, quantizer, mlp, rows, kept)
+            metadata["quantization"]["calibration_rows"] = 0 if calibration is None else calibration.rows
             with atomic_file(path) as temporary:
                 pieces = (part.tobytes() for part in _device_rows(reader, quantizer, self._quiet))
                 flatbuffer.write(temporary, model, {table: (table_rows * width, pieces)})
