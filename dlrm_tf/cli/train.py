@@ -1,5 +1,7 @@
 """Train a DLRM on prepared data; the run folder gets checkpoints, TensorBoard events, history.json and the weights."""
 
+from dlrm_tf.errors import UsageError
+
 
 def add_arguments(parser) -> None:
     parser.add_argument("--data", required=True, help="folder made by dlrm-tf prepare")
@@ -23,6 +25,16 @@ def add_arguments(parser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in RUN")
     parser.add_argument("--checkpoint-steps", type=int, metavar="N", help="checkpoint every N steps, not only every epoch")
     parser.add_argument("--steps-per-execution", type=int, default=1, metavar="N", help="steps run without returning to Python")
+    parser.add_argument(
+        "--strategy",
+        choices=("one", "mirrored", "multi_worker", "parameter_server", "tpu", "ascend"),
+        default="one",
+        help="which devices and processes train together, see README (default: one); ascend: one process a Huawei NPU",
+    )
+    parser.add_argument(
+        "--precision", choices=("float32", "mixed"), default="float32", help="with --strategy ascend (default: float32)"
+    )
+    parser.add_argument("--loss-scale", metavar="X", help="with --precision mixed: a number, or dynamic (default)")
     parser.add_argument("--no-validation", action="store_true", help="do not measure the test split after every epoch")
     parser.add_argument("--quiet", action="store_true", help="no progress line")
 
@@ -50,6 +62,9 @@ def run(args) -> None:
         checkpoint_steps=args.checkpoint_steps,
         steps_per_execution=args.steps_per_execution,
         validate=not args.no_validation,
+        strategy=args.strategy,
+        precision=args.precision,
+        loss_scale=_loss_scale(args.loss_scale),
         quiet=args.quiet,
     )
     print("epoch      loss    rows/s       AUC   logloss        NE  calibration")
@@ -59,3 +74,12 @@ def run(args) -> None:
         figures = "".join(f"{v[name]:>10.5f}" if v and v[name] is not None else f"{'-':>10}" for name in names)
         print(f"{entry['epoch']:>5}{entry['loss']:>10.5f}{entry['rows_per_second']:>10,.0f}{figures}")
     print(f"last weights: {trained.weights}\nbest weights: {trained.best_weights}")
+
+
+def _loss_scale(text):
+    if text in (None, "dynamic"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--loss-scale: wanted a number or dynamic, came {text!r}") from None

@@ -131,17 +131,24 @@ class SaveRun(tf.keras.callbacks.Callback):
 
     A signal is only noted; the step in work is finished, so that weights and position belong together. A second Ctrl-C stops at
     once.
+
+    Args:
+      position: the run's position.
+      checkpoints: the run's `RunCheckpoints`.
+      every: steps between two checkpoints, or None.
+      catch_signals: whether signals are noted; otherwise they do what they do.
     """
 
-    def __init__(self, position: EpochPosition, checkpoints, every=None):
+    def __init__(self, position: EpochPosition, checkpoints, every=None, catch_signals: bool = True):
         super().__init__()
+        self._catch_signals = catch_signals
         self._position, self._checkpoints, self._every = position, checkpoints, every
         self._asked = None
         self._handlers = {}
         self._seen = 0
 
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
+        if self._catch_signals and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._ask)
         return self

@@ -1,6 +1,8 @@
 """`fit`: trains a DLRM on prepared data, in a run folder that can be resumed."""
 
+import contextlib
 import dataclasses
+import functools
 import json
 import os
 import time
@@ -8,19 +10,18 @@ from typing import Optional
 
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.records import Records
-from dlrm_tf.errors import CheckpointError, DataError
-from dlrm_tf.files import atomic_file
+from dlrm_tf.errors import DataError
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.progress import Progress
 from dlrm_tf.train import callbacks as on
 from dlrm_tf.train.checkpoints import RunCheckpoints
 from dlrm_tf.train.evaluate import check_fits, evaluate
 from dlrm_tf.train.optimizers import DEFAULT_LEARNING_RATES, make_optimizer
+from dlrm_tf.train.run_folder import BEST, LAST, end_epoch, open_run, read_history
 from dlrm_tf.train.schedules import WarmUpThenDecay
+from dlrm_tf.train.strategies import distribute, is_chief, make_strategy
 
 tf = tensorflow()
-
-LAST, BEST, HISTORY, SETTINGS = "model.weights.h5", "best.weights.h5", "history.json", "settings.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,9 @@ def fit(
     checkpoint_steps: Optional[int] = None,
     steps_per_execution: int = 1,
     validate: bool = True,
+    strategy: str = "one",
+    precision: str = "float32",
+    loss_scale=None,
     quiet: bool = False,
 ) -> Trained:
     """Trains on the `train` split and measures on the `test` split after every epoch.
@@ -81,12 +85,18 @@ def fit(
       steps_per_execution: steps run without returning to Python; saves time with small batches. Progress, checkpoints and the
         check for NaN then come once in so many steps.
       validate: measure on the test split after every epoch.
+      strategy: which devices and processes train together. `"one"`, `"mirrored"`, `"multi_worker"`, `"parameter_server"`, `"tpu"`:
+        see `dlrm_tf.train.strategies.make_strategy`. `"ascend"`: one process a Huawei NPU, told by the plugin's environment
+        variables (`dlrm_tf.ascend`); a last batch that is not full is left out, and `loss` in the history is that of its own
+        rows. `batch_size` is that of all together, and only the chief process writes.
+      precision, loss_scale: with `"ascend"`, see `dlrm_tf.ascend.device.open_device`.
       quiet: show no progress.
 
     Returns:
       A `Trained`.
 
     Raises:
+      AscendError: the plugin, its environment or the NPU is not ready.
       CheckpointError: `weights` does not fit the data, or the run folder holds another run.
       DataError: `data` is not prepared data, or has no training rows.
       TrainingError: the loss became NaN or infinite.
@@ -99,6 +109,14 @@ def fit(
     for name, value in (("epochs", epochs), ("batch_size", batch_size), ("steps_per_execution", steps_per_execution)):
         if value < 1:
             raise ValueError(f"{name} must be positive. Received {value}")
+    device = _open_device(strategy, precision, loss_scale)
+    distribution = make_strategy(strategy if device is None else "one")
+    chief = is_chief(strategy) if device is None else device.is_chief
+    if device is not None:
+        device.local_batch_size(batch_size)
+        rows -= rows % batch_size
+        if rows == 0:
+            raise DataError(f"{records.folder}: {records.rows('train')} training rows make no batch of {batch_size}")
     validate = validate and records.rows("test") > 0
     run_dir = os.fspath(run_dir)
     if learning_rate is None:
@@ -113,51 +131,67 @@ def fit(
         steps = position.batches * epochs
         return WarmUpThenDecay(rate, steps, warmup_steps, int(steps * decay), power=1.0)
 
-    model = _model(records, weights, config, seed)
-    model.compile(
-        make_optimizer(
+    with distribution.scope():
+        model = _model(records, weights, config, seed)
+        keras_optimizer = make_optimizer(
             optimizer,
             scheduled(learning_rate),
             momentum,
             dense=dense_optimizer,
             dense_learning_rate=scheduled(dense_learning_rate),
-        ),
-        steps_per_execution=steps_per_execution,
-    )
-    checkpoints = RunCheckpoints(run_dir, model, model.optimizer)
-    _open_run(
-        run_dir,
-        checkpoints,
-        resume,
-        {
-            "config": json.loads(model.config.to_json()),
-            "vocabulary": records.manifest["vocabulary"]["fingerprint"],
-            "rows": rows,
-            "optimizer": optimizer,
-            "learning_rate": learning_rate,
-            "momentum": momentum,
-            "dense_optimizer": dense_optimizer,
-            "dense_learning_rate": dense_learning_rate,
-            "warmup_steps": warmup_steps,
-            # The end of a decay hangs on the number of epochs; without one a run may be given more.
-            "decay": [decay, epochs if decay else 0],
-            "batch_size": batch_size,
-            "seed": seed,
-        },
-    )
-    step = checkpoints.restore() if resume else 0
-    history = _read_history(run_dir, step) if resume else []
+        )
+        if device is not None:
+            keras_optimizer = device.distribute(keras_optimizer, model)
+        model.compile(keras_optimizer, steps_per_execution=steps_per_execution)
+    checkpoints = RunCheckpoints(run_dir, model, model.optimizer, write=chief)
+    settings = {
+        "config": json.loads(model.config.to_json()),
+        "vocabulary": records.manifest["vocabulary"]["fingerprint"],
+        "rows": rows,
+        "optimizer": optimizer,
+        "learning_rate": learning_rate,
+        "momentum": momentum,
+        "dense_optimizer": dense_optimizer,
+        "dense_learning_rate": dense_learning_rate,
+        "warmup_steps": warmup_steps,
+        # The end of a decay hangs on the number of epochs; without one a run may be given more.
+        "decay": [decay, epochs if decay else 0],
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    if chief:
+        open_run(run_dir, checkpoints, resume, settings)
+    # An NPU process gets the chief's state by broadcast, any other reads it.
+    step = checkpoints.restore() if resume and (chief or device is None) else 0
+    history = read_history(run_dir, step) if resume and chief else []
+    if device is not None:
+        device.broadcast(model, [checkpoints.step])
+        step = int(checkpoints.step.numpy())
 
-    summaries = on.Summaries(position, os.path.join(run_dir, "tensorboard"))
-    with (
-        Progress("train", rows * epochs, "rows", quiet=quiet) as progress,
-        on.SaveRun(position, checkpoints, checkpoint_steps) as saver,
-    ):
-        loop = [position, on.StopAtNonFiniteLoss(position), on.ProgressLine(position, progress), summaries, saver]
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Progress("train", rows * epochs, "rows", quiet=quiet or not chief))
+        loop = [position, on.StopAtNonFiniteLoss(position), on.ProgressLine(position, progress)]
+        if chief:
+            summaries = on.Summaries(position, os.path.join(run_dir, "tensorboard"))
+            # Of several processes that a signal reaches, none can finish its step: the others may be gone from the all-reduce.
+            alone = strategy not in ("multi_worker", "ascend") or (device is not None and device.world_size == 1)
+            saver = stack.enter_context(on.SaveRun(position, checkpoints, checkpoint_steps, catch_signals=alone))
+            loop += [summaries, saver]
+        if device is not None:
+            loop.append(device.loop_callback(steps_per_execution))
         for epoch in range(step // position.batches, epochs):
             position.start(step, float(checkpoints.loss_sum.numpy()) if step % position.batches else 0.0)
             start, first_rows = time.monotonic(), min(position.batch * batch_size, rows)
-            dataset = records.dataset("train", batch_size, shuffle_seed=seed, repeat=True, start_batch=step)
+            batches = functools.partial(
+                records.dataset,
+                "train",
+                batch_size,
+                shuffle_seed=seed,
+                repeat=True,
+                start_batch=step,
+                drop_remainder=device is not None,
+            )
+            dataset = distribute(distribution, batches) if device is None else device.share(batches())
             model.fit(dataset, steps_per_epoch=position.batches - position.batch, callbacks=loop, verbose=0)
             step = position.step
             seconds = time.monotonic() - start
@@ -167,15 +201,28 @@ def fit(
                 "loss": position.mean_loss,
                 "seconds": seconds,
                 "rows_per_second": (rows - first_rows) / seconds,
-                "validation": evaluate(records, model, quiet=True) if validate else None,
+                "validation": evaluate(records, model, quiet=True) if validate and chief else None,
             }
             history = [e for e in history if e["epoch"] != entry["epoch"]] + [entry]
-            _end_epoch(run_dir, model, history, summaries)
-            saver.save()
-            saver.stop_if_asked()
-    model.save_weights(os.path.join(run_dir, LAST))
+            if chief:
+                end_epoch(run_dir, model, history, summaries)
+                saver.save()
+                saver.stop_if_asked()
+    if chief:
+        model.save_weights(os.path.join(run_dir, LAST))
     best = os.path.join(run_dir, BEST if validate else LAST)
     return Trained(model, os.path.join(run_dir, LAST), best, history)
+
+
+def _open_device(strategy: str, precision: str, loss_scale):
+    """The NPU of this process, or None; it must be opened before anything else of TensorFlow runs."""
+    if strategy == "ascend":
+        from dlrm_tf.ascend.device import open_device
+
+        return open_device(precision, loss_scale)
+    if precision != "float32" or loss_scale is not None:
+        raise ValueError(f"precision and loss_scale go with strategy 'ascend'. Received {precision!r}, {loss_scale!r}")
+    return None
 
 
 def _model(records: Records, weights, config, seed):
@@ -199,50 +246,3 @@ def _model(records: Records, weights, config, seed):
     check_fits(model.config, model.vocabulary_fingerprint, records, os.fspath(weights) if weights else "the model")
     model.vocabulary_fingerprint = records.manifest["vocabulary"]["fingerprint"]
     return model
-
-
-def _open_run(run_dir: str, checkpoints: RunCheckpoints, resume: bool, settings: dict) -> None:
-    """Makes the run folder, or checks that the run in it is the one to go on with."""
-    path = os.path.join(run_dir, SETTINGS)
-    if not os.path.exists(path):
-        if checkpoints.steps():
-            raise CheckpointError(f"{run_dir}: has checkpoints but no {SETTINGS}; choose another folder")
-        with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as f:
-            json.dump(settings, f, indent=1)
-        return
-    if not resume:
-        raise CheckpointError(f"{run_dir}: already holds a run; go on with it (--resume) or choose another folder")
-    try:
-        with open(path, encoding="utf-8") as f:
-            before = json.load(f)
-    except ValueError as e:
-        raise CheckpointError(f"{path}: damaged ({e}); this run can't be resumed") from e
-    wanted = json.loads(json.dumps(settings))
-    differ = [f"{name} was {before.get(name)}, now {wanted[name]}" for name in wanted if before.get(name) != wanted[name]]
-    if differ:
-        raise CheckpointError(f"{run_dir}: can't resume with other settings: {'; '.join(differ)}")
-
-
-def _read_history(run_dir: str, step: int) -> list:
-    """The epochs finished before `step`."""
-    path = os.path.join(run_dir, HISTORY)
-    if not os.path.exists(path):
-        return []
-    try:
-        with open(path, encoding="utf-8") as f:
-            return [entry for entry in json.load(f) if entry["step"] <= step]
-    except (ValueError, KeyError, TypeError) as e:
-        raise CheckpointError(f"{path}: damaged ({e}); remove it to resume without the earlier epochs' figures") from e
-
-
-def _end_epoch(run_dir: str, model, history: list, summaries) -> None:
-    """Writes the epoch's figures, and its weights when they are the best so far."""
-    entry = history[-1]
-    summaries.write(entry["step"], {"loss": entry["loss"]}, "epoch/")
-    if entry["validation"]:
-        scalars = {name: v for name, v in entry["validation"].items() if not isinstance(v, list)}
-        summaries.write(entry["step"], scalars, "validation/")
-        if entry["validation"]["logloss"] <= min(e["validation"]["logloss"] for e in history if e["validation"]):
-            model.save_weights(os.path.join(run_dir, BEST))
-    with atomic_file(os.path.join(run_dir, HISTORY)) as temporary, open(temporary, "w", encoding="utf-8") as f:
-        json.dump(history, f, indent=1)
