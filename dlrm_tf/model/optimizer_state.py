@@ -7,7 +7,6 @@ the group's attributes, among them `optimizer` (`"sgd"`, `"momentum"`, `"adagrad
 import numpy as np
 
 from dlrm_tf.errors import CheckpointError
-from dlrm_tf.model import hdf5
 from dlrm_tf.model.weights import WeightsReader, WeightsWriter, weight_shapes
 
 GROUP = "optimizer_state"
@@ -52,19 +51,20 @@ class OptimizerStateReader:
     """
 
     def __init__(self, reader: WeightsReader):
-        self._path = reader.path
+        self._file = reader.file
         self._shapes = weight_shapes(reader.config)
         self.paths = tuple(self._shapes)
-        self.attributes, self.slots = {}, ()
-        with hdf5.damage_reported(reader.path):
-            self._group = hdf5.find(reader._file, GROUP)
-            if self._group is None:
-                return
-            self.attributes = dict(self._group.attrs)
-            self.slots = tuple(sorted(hdf5.find(self._group, self.paths[0]) or ()))
-            wanted = [(f"{path}/{slot}", shape) for path, shape in self._shapes.items() for slot in self.slots]
-            faults = [hdf5.fault(self._group, path, shape, may_be_constant=True) for path, shape in wanted]
-        faults = [f"{GROUP}/{fault}" for fault in faults if fault]
+        self.attributes = reader.file.group_attributes.get(GROUP, {})
+        first = f"{GROUP}/{self.paths[0]}/"
+        self.slots = tuple(sorted(path[len(first) :] for path in reader.file.datasets if path.startswith(first)))
+        faults = []
+        for path, shape in self._shapes.items():
+            for slot in self.slots:
+                found = reader.file.datasets.get(f"{GROUP}/{path}/{slot}")
+                if found is None:
+                    faults.append(f"{GROUP}/{path}/{slot} is missing")
+                elif found.shape != shape:
+                    faults.append(f"{GROUP}/{path}/{slot} wanted float32 {shape}, came float32 {found.shape}")
         if faults:
             raise CheckpointError(f"{reader.path}: {'; '.join(faults[:8])}")
 
@@ -74,5 +74,4 @@ class OptimizerStateReader:
 
     def read(self, slot: str, path: str, start: int, stop: int) -> np.ndarray:
         """Rows `start` to `stop` of one weight's slot, float32."""
-        with hdf5.damage_reported(self._path):
-            return self._group[f"{path}/{slot}"][start:stop]
+        return self._file.read(f"{GROUP}/{path}/{slot}", start, stop)

@@ -14,9 +14,12 @@ from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import CheckpointError, DataError
 from dlrm_tf.files import atomic_file
 from dlrm_tf.model import hdf5
+from dlrm_tf.model.keras_file import KerasFile, is_keras_file
 
 FORMAT = "dlrm_tf.weights.1"
 TABLE = "embedding/vars/0"
+# The group of an MLP's layers has an entry a layer and Keras's empty `vars`.
+MAX_LAYERS = hdf5.MAX_ENTRIES - 1
 # Rows moved at a time: 64 MiB of a 16-wide float32 table.
 CHUNK_ROWS = 1 << 20
 
@@ -57,6 +60,8 @@ class WeightsWriter:
     def __init__(self, path, config: DLRMConfig, source_sha256: str = "", vocabulary_fingerprint: str = ""):
         if not os.fspath(path).endswith(".weights.h5"):
             raise CheckpointError(f"{path}: the name of a weights file must end in .weights.h5")
+        if max(len(config.bottom_mlp), len(config.top_mlp)) > MAX_LAYERS:
+            raise CheckpointError(f"{path}: a weights file holds at most {MAX_LAYERS} layers an MLP")
         self.config = config
         self._path = os.fspath(path)
         self._attributes = {
@@ -88,6 +93,8 @@ class WeightsWriter:
 
     def __exit__(self, exc_type, exc, tb):
         try:
+            if self._file[TABLE].id.get_offset() is None:
+                self._file[TABLE][0] = 0  # makes its bytes be there: the reader wants all of a weight in the file
             self._file.close()
             if exc_type is None and self._missing:
                 raise CheckpointError(f"{self._path}: never written: {', '.join(sorted(self._missing))}")
@@ -128,6 +135,7 @@ class WeightsReader:
 
     Attributes:
       config: the file's `DLRMConfig`.
+      file: the open file, an `hdf5.File`.
       attributes: dict of the root attributes (`format`, `config`, `source_sha256`, `vocabulary_fingerprint`).
 
     Args:
@@ -140,19 +148,19 @@ class WeightsReader:
 
     def __init__(self, path, config=None):
         self.path = os.fspath(path)
-        self._file = hdf5.open_file(self.path)
+        if config is not None and is_keras_file(path):
+            self.file = KerasFile(path, weight_shapes(config))
+        else:
+            self.file = hdf5.File(path)
         try:
-            with hdf5.damage_reported(self.path):
-                self._check(config)
+            self._check(config)
         except BaseException:
-            self._file.close()
+            self.file.close()
             raise
 
     def _check(self, expected) -> None:
-        self.attributes = {}
-        for name in ("format", "config", "source_sha256", "vocabulary_fingerprint"):
-            value = self._file.attrs.get(name, "")
-            self.attributes[name] = value.decode() if isinstance(value, bytes) else str(value)
+        names = ("format", "config", "source_sha256", "vocabulary_fingerprint")
+        self.attributes = {name: str(self.file.attributes.get(name, "")) for name in names}
         self.config = expected
         if self.attributes["format"] == FORMAT:
             try:
@@ -164,8 +172,15 @@ class WeightsReader:
                 f"{self.path}: wanted a weights file of dlrm_tf (root attribute format={FORMAT!r}), "
                 f"came format={self.attributes['format']!r}; files saved by Keras alone carry no configuration"
             )
-        faults = [hdf5.fault(self._file, path, shape) for path, shape in weight_shapes(self.config).items()]
-        faults = [fault for fault in faults if fault]
+        faults = []
+        for path, shape in weight_shapes(self.config).items():
+            found = self.file.datasets.get(path)
+            if found is None:
+                faults.append(f"{path} is missing")
+            elif found.shape != shape:
+                faults.append(f"{path} wanted float32 {shape}, came float32 {found.shape}")
+            elif found.offset is None:
+                faults.append(f"{path} was never written")
         if faults:
             raise CheckpointError(f"{self.path}: {'; '.join(faults[:8])}")
 
@@ -173,17 +188,16 @@ class WeightsReader:
         return self
 
     def __exit__(self, *exc):
-        self._file.close()
+        self.file.close()
 
     def dense(self, mlp: str, layer: int) -> tuple:
         """`(kernel [in, out], bias [out])` of one dense layer, float32."""
-        with hdf5.damage_reported(self.path):
-            return tuple(self._file[dense_path(mlp, layer, part)][...] for part in ("kernel", "bias"))
+        paths = (dense_path(mlp, layer, part) for part in ("kernel", "bias"))
+        return tuple(self.file.read(path, 0, self.file.datasets[path].shape[0]) for path in paths)
 
     def table(self, start: int, stop: int) -> np.ndarray:
         """Rows `[stop - start, D]` of the fused table, float32."""
-        with hdf5.damage_reported(self.path):
-            return self._file[TABLE][start:stop]
+        return self.file.read(TABLE, start, stop)
 
     def rows(self, feature: int, start: int, stop: int) -> np.ndarray:
         """Rows of one feature's ids `start` to `stop`; id `size` is the OOV row."""

@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+from unittest import mock
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DLRMError
 from dlrm_tf.mindspore.checkpoint import Checkpoint
 from dlrm_tf.mindspore.source import Source
+from dlrm_tf.model import hdf5
 from dlrm_tf.model.optimizer_state import OptimizerStateReader
 from dlrm_tf.model.weights import WeightsReader
 
@@ -52,7 +54,7 @@ def ckpt(data: bytes) -> None:
 
 def weights(data: bytes) -> None:
     """`.weights.h5`, with optimizer state."""
-    with WeightsReader(as_file(data)) as reader:
+    with mock.patch.object(hdf5, "lookup3", _no_checksums), WeightsReader(as_file(data)) as reader:
         assert 4 * reader.config.num_parameters <= len(data), "more weights than file"
         for mlp, layer, _, _ in reader.config.dense_shapes():
             reader.dense(mlp, layer)
@@ -84,6 +86,16 @@ def manifest(data: bytes) -> None:
 
 
 TARGETS = {"ckpt": ckpt, "weights": weights, "vocabulary": vocabulary, "manifest": manifest}
+
+
+def _no_checksums(data: bytes):
+    """Stands in for a checksum that is always right: else nearly every mutation would be refused for its checksum alone."""
+    return _AnyNumber()
+
+
+class _AnyNumber:
+    def __ne__(self, other):
+        return False
 
 
 def run(target: str, data: bytes) -> bool:
