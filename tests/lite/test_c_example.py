@@ -1,0 +1,69 @@
+"""The C example: built against the library of the ai-edge-litert wheel, it scores as Scorer does."""
+
+import pathlib
+import shutil
+import subprocess
+
+import ai_edge_litert
+import numpy as np
+import pytest
+
+import dlrm_tf
+from dlrm_tf.lite import Scorer
+
+SOURCE = pathlib.Path(__file__).parents[2] / "examples" / "c" / "score.c"
+LIBRARY = pathlib.Path(ai_edge_litert.__file__).parent / "libLiteRt.so"
+CONFIG = dlrm_tf.DLRMConfig.preset("tiny")
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("cc") is None or not LIBRARY.exists(), reason="needs a C compiler, and a wheel that brings libLiteRt.so"
+)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("c")
+    program = folder / "score"
+    linker = ["-L", str(LIBRARY.parent), "-lLiteRt", f"-Wl,-rpath,{LIBRARY.parent}", "-lm"]
+    subprocess.run(["cc", "-Wall", "-Wextra", "-Werror", "-O2", "-o", str(program), str(SOURCE), *linker], check=True)
+    dlrm_tf.DLRM(CONFIG, seed=1).save_weights(folder / "m.weights.h5")
+    dlrm_tf.export_tflite(folder / "m.weights.h5", folder / "m.tflite", quiet=True)
+    return program, folder / "m.tflite"
+
+
+def run(built, text):
+    return subprocess.run([str(built[0]), str(built[1])], input=text, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("rows", [1, 64, 150])
+def test_scores_as_the_python_scorer(built, rows):
+    generator = np.random.default_rng(rows)
+    dense = generator.integers(-3, 2000, (rows, 13)).astype(np.float32)
+    categorical = np.stack([generator.integers(-2, s + 2, rows) for s in CONFIG.categorical_feature_sizes], 1)
+    missing = generator.random(dense.shape) < 0.2
+    lines = [
+        "\t".join(["" if m else f"{x:g}" for x, m in zip(d, gone)] + [str(i) for i in ids])
+        for d, gone, ids in zip(dense, missing, categorical)
+    ]
+    done = run(built, "\n".join(lines) + "\n")
+    assert done.returncode == 0, done.stderr
+    prepared = np.log1p(np.where(missing | (dense < 0), 0, dense))
+    np.testing.assert_allclose(
+        np.array(done.stdout.split(), np.float32), Scorer(built[1]).score(prepared, categorical), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("1\t2", "line 1: wanted 39 fields, came 2"),
+        ("\t".join(["1"] * 40), "line 1: more than 39 fields"),
+        ("\t".join(["x"] + ["1"] * 38), "line 1, field 1: not a number: 'x'"),
+        ("\t".join(["1"] * 38 + [""]), "line 1, field 39: not a number: ''"),
+    ],
+)
+def test_bad_rows_are_named(built, line, message):
+    done = run(built, line + "\n")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.strip().endswith(message)
