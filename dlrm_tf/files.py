@@ -1,9 +1,12 @@
 """Files and directories that appear whole or not at all: written beside, synced, then renamed."""
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
+
+from dlrm_tf.errors import DLRMError
 
 
 def _fsync_dir(path: str) -> None:
@@ -23,6 +26,15 @@ def sync_file(path: str) -> None:
         os.close(fd)
 
 
+def _raise_if_full(error: BaseException, path: str) -> None:
+    """Names the file when the disk is full: the system, HDF5 and TensorFlow each say it in their own way, without the name."""
+    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error)
+    if full and not isinstance(error, DLRMError):
+        raise DLRMError(
+            f"{path}: no space left on the disk; what was there before is untouched, the unfinished part is removed"
+        ) from error
+
+
 @contextlib.contextmanager
 def atomic_file(path: str):
     """Yields a temporary path in `path`'s folder; renamed to `path` at the end, removed on any error.
@@ -31,8 +43,13 @@ def atomic_file(path: str):
     """
     path = os.path.abspath(path)
     folder = os.path.dirname(path)
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, "wanted a file's name, came a folder", path)
     os.makedirs(folder, exist_ok=True)
-    fd, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", suffix=".part", dir=folder)
+    try:
+        fd, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", suffix=".part", dir=folder)
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, path) from e  # the user knows this name, not the temporary one
     os.close(fd)
     try:
         yield temporary
@@ -43,9 +60,10 @@ def atomic_file(path: str):
         sync_file(temporary)
         os.replace(temporary, path)
         _fsync_dir(folder)
-    except BaseException:
+    except BaseException as e:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        _raise_if_full(e, path)
         raise
 
 
@@ -73,6 +91,7 @@ def atomic_dir(path: str):
             _fsync_dir(root)
         os.rename(temporary, path)
         _fsync_dir(parent)
-    except BaseException:
+    except BaseException as e:
         shutil.rmtree(temporary, ignore_errors=True)
+        _raise_if_full(e, path)
         raise

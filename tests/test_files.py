@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from dlrm_tf.errors import DLRMError
 from dlrm_tf.files import atomic_dir, atomic_file
 
 
@@ -44,3 +45,21 @@ def test_a_failed_folder_is_removed(tmp_path):
         os.makedirs(os.path.join(folder, "deep"))
         raise RuntimeError
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("write failed: No space left on device [Op]")]
+)
+def test_a_full_disk_is_said_with_the_files_name(tmp_path, error):
+    for context, path in ((atomic_file, tmp_path / "a.bin"), (atomic_dir, tmp_path / "d")):
+        with pytest.raises(DLRMError, match=f"{path}: no space left on the disk"), context(path):
+            raise error
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_place_that_takes_no_files_is_named(tmp_path):
+    with pytest.raises(OSError) as caught, atomic_file("/proc/dlrm.bin"):
+        pass
+    assert caught.value.filename == "/proc/dlrm.bin"
+    with pytest.raises(IsADirectoryError), atomic_file(tmp_path):
+        pass
