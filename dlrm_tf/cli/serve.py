@@ -8,6 +8,7 @@ import sys
 import threading
 
 from dlrm_tf.errors import MissingExtraError
+from dlrm_tf.keras2 import tensorflow
 
 
 def add_arguments(parser):
@@ -43,6 +44,7 @@ def _missing(error: ModuleNotFoundError) -> MissingExtraError:
 
 def run(args):
     """Serves until SIGINT or SIGTERM; prints one line on stdout once ready."""
+    tensorflow()  # the protos import it too, with its chatter
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="dlrm-tf serve: %(message)s")
     fields = {field.name for field in dataclasses.fields(_server_options())}
     try:
@@ -55,7 +57,9 @@ def run(args):
     try:
         # Loading may take minutes, or wait for a first version; a signal must be heard meanwhile.
         threading.Thread(target=_start, args=(server, failure, stopped), daemon=True).start()
-        stopped.wait()
+        # A wait without end would sleep on when the kernel hands the signal to one of gRPC's or TensorFlow's threads.
+        while not stopped.wait(0.2):
+            pass
         if failure:
             raise failure[0]
         server.stop()

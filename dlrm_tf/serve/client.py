@@ -9,6 +9,7 @@ from typing import Optional
 import numpy as np
 
 from dlrm_tf.errors import ServingError
+from dlrm_tf.keras2 import tensorflow
 
 # Seconds before the first retry; doubled for each further one, and shortened by chance so that clients don't come in step.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
@@ -80,6 +81,7 @@ class Client:
         if target.startswith(("http://", "https://")):
             from dlrm_tf.serve.rest_transport import RestTransport as Transport
         else:
+            tensorflow()  # the stubs import it too, with its chatter
             from dlrm_tf.serve.grpc_transport import GrpcTransport as Transport
         self._transport = Transport(target, model_name, version, label, tls)
 

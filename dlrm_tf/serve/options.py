@@ -45,6 +45,10 @@ class ServerOptions:
     rest_api_max_body_bytes: int = _flag(256 << 20, "a larger REST body is refused with 413", "BYTES")
     enable_batching: bool = _flag(False, "put requests that wait together into one run of the graph")
     batching_parameters_file: Optional[str] = _flag(None, "BatchingParameters; needs --enable_batching", "FILE", str)
+    tensorflow_inter_op_parallelism: int = _flag(
+        1, "operations of one run worked on at a time; 1 is fastest for small graphs, 0 leaves it to TensorFlow", "N"
+    )
+    tensorflow_intra_op_parallelism: int = _flag(0, "threads of one operation; 0 leaves it to TensorFlow", "N")
     enable_model_warmup: bool = _flag(True, "run assets.extra/tf_serving_warmup_requests before a version serves")
     monitoring_config_file: Optional[str] = _flag(None, "MonitoringConfig: Prometheus metrics on the REST port", "FILE", str)
     enable_grpc_healthcheck_service: bool = _flag(True, "answer grpc.health.v1")

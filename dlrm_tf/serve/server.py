@@ -90,11 +90,12 @@ class ModelServer:
         return f"http://{self.options.host}:{self.rest_api_port}"
 
     def _load(self, name: str, version: int, path: str) -> Servable:
-        servable = Servable(path)
-        if self.options.batching is not None:
-            servable.run = Batcher(servable.run, self.options.batching, self._batch_slots, self.metrics.batch).run
+        options = self.options
+        servable = Servable(path, options.tensorflow_inter_op_parallelism, options.tensorflow_intra_op_parallelism)
+        if options.batching is not None:
+            servable.run = Batcher(servable.run, options.batching, self._batch_slots, self.metrics.batch).run
         try:
-            if self.options.enable_model_warmup:
+            if options.enable_model_warmup:
                 warm_up(servable, version)
         except BaseException:
             servable.close()

@@ -1,7 +1,5 @@
 """What a request ends with when it does not end well: a gRPC status code and TensorFlow Serving's message for it."""
 
-import contextlib
-
 import grpc
 
 # TensorFlow Serving cuts messages so that they fit HTTP/2 trailers (util/status_util: 1024 characters).
@@ -35,12 +33,6 @@ def invalid_argument(message: str) -> RequestError:
     return RequestError(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
-@contextlib.contextmanager
-def graph_errors():
-    """Turns an error of TensorFlow's runtime into a `RequestError` with the same code and text."""
-    import tensorflow as tf
-
-    try:
-        yield
-    except tf.errors.OpError as e:
-        raise RequestError(_CODES.get(e.error_code, grpc.StatusCode.UNKNOWN), e.message) from None
+def runtime_error(error) -> RequestError:
+    """An error of TensorFlow's runtime (`tf.errors.OpError`), with the same code and text."""
+    return RequestError(_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), error.message)
