@@ -5,7 +5,7 @@
     python benchmarks/train.py --contenders ours,torch --ids uniform
 
 Contenders run in processes of their own and take turns, one round of `--seconds` each, so that a slow spell of the machine hits
-all; a waiting process is idle. Figures are medians of the rounds. `limit` is what the step's own matrix products cost, forward and
+all; a waiting process is idle. Figures are medians of the rounds. `limit`: what the step's own matrix products cost, forward and
 backward, measured alone: no implementation with these products is faster.
 
 `torch` is facebookresearch/dlrm's way: 26 EmbeddingBag(mode="sum", sparse=True), SGD (pip install torch). `keras` is the naive
@@ -192,8 +192,13 @@ def measure(names, vocabulary, batch, ids, rounds, seconds) -> dict:
     """Samples a second of every contender in every round."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, os.path.abspath(__file__), "--vocabulary", str(vocabulary), "--batch", str(batch), "--ids", ids]
+    with tempfile.TemporaryFile("w+") as errors:
+        return take_turns(command, environment, errors, names, rounds, seconds)
+
+
+def take_turns(command, environment, errors, names, rounds, seconds) -> dict:
+    """See `measure`; the contenders' stderr goes to the file `errors` and is shown when one of them dies."""
     processes, figures = {}, {name: [] for name in names}
-    errors = tempfile.TemporaryFile("w+")
     try:
         for name in names:
             processes[name] = subprocess.Popen(

@@ -55,6 +55,8 @@ class DLRM(tfrs.models.Model):
         self._task = tfrs.tasks.Ranking(
             loss=tf.keras.losses.BinaryCrossentropy(from_logits=True, reduction=tf.keras.losses.Reduction.NONE)
         )
+        # A metric's result already is that of all replicas; Keras would sum it over workers once more.
+        self.distribute_reduction_method = "first"
         self._loss_mean = tf.keras.metrics.Mean(name="loss")
         # Makes every variable now, so that weights can be loaded and strategies see them in their scope.
         self({"dense": tf.zeros([1, config.dense_dim]), "categorical": tf.zeros([1, config.num_categorical], tf.int32)})
@@ -104,7 +106,9 @@ class DLRM(tfrs.models.Model):
         label = tf.reshape(tf.cast(label, tf.float32), [-1, 1])
         if sample_weight is not None:
             sample_weight = tf.reshape(tf.cast(sample_weight, tf.float32), [-1])
-        return tf.reduce_mean(self._task(labels=label, predictions=logits, sample_weight=sample_weight))
+        losses = self._task(labels=label, predictions=logits, sample_weight=sample_weight)
+        # A replica may have no row of a small last batch.
+        return tf.math.divide_no_nan(tf.reduce_sum(losses), tf.cast(tf.size(losses), tf.float32))
 
     def train_step(self, data):
         """One optimizer step; the reported `loss` is the mean over the epoch so far."""
@@ -112,10 +116,17 @@ class DLRM(tfrs.models.Model):
         with tf.GradientTape() as tape:
             logits = self(features, training=True)
             loss = self._mean_loss(label, logits, sample_weight)
-            # Gradients of replicas are summed: each contributes its share of the global batch's mean.
-            share = loss / tf.distribute.get_strategy().num_replicas_in_sync
+            share = loss * self._share_of_batch(logits)
         self.optimizer.minimize(share, self.trainable_variables, tape=tape)
         return self._update_metrics(label, logits, sample_weight, loss)
+
+    @staticmethod
+    def _share_of_batch(logits):
+        """This replica's part of the global batch; gradients of replicas are summed, each with its part of the mean."""
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+            return 1.0
+        rows = tf.cast(tf.shape(logits)[0], tf.float32)
+        return rows / tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, rows)
 
     def test_step(self, data):
         """Loss and metrics of one batch, without training."""

@@ -25,17 +25,27 @@ class RunCheckpoints:
       run_dir: the run's folder.
       model: the model.
       optimizer: its optimizer.
+      write: whether this process writes; the others of a cluster only restore.
 
     Attributes:
       step: optimizer steps done, an int64 variable.
       loss_sum: sum of the row losses of the unfinished epoch, a float64 variable.
     """
 
-    def __init__(self, run_dir: str, model, optimizer):
+    def __init__(self, run_dir: str, model, optimizer, write: bool = True):
+        self._write = write
         self._folder = os.path.join(run_dir, "checkpoints")
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self.loss_sum = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="loss_sum")
-        self._checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, step=self.step, loss_sum=self.loss_sum)
+        # Not the model itself: its metrics are sums over replicas, which only all processes together can write.
+        self._checkpoint = tf.train.Checkpoint(
+            bottom_mlp=model.bottom_mlp,
+            embedding=model.embedding,
+            top_mlp=model.top_mlp,
+            optimizer=optimizer,
+            step=self.step,
+            loss_sum=self.loss_sum,
+        )
 
     def steps(self) -> list:
         """Steps that have a finished checkpoint, ascending."""
@@ -52,7 +62,7 @@ class RunCheckpoints:
           CheckpointError: it could not be written (disk full); earlier checkpoints are untouched.
         """
         path = self._path(step)
-        if os.path.exists(path):
+        if not self._write or os.path.exists(path):
             return
         self.step.assign(step)
         self.loss_sum.assign(loss_sum)

@@ -85,10 +85,10 @@ def fit(
       steps_per_execution: steps run without returning to Python; saves time with small batches. Progress, checkpoints and the
         check for NaN then come once in so many steps.
       validate: measure on the test split after every epoch.
-      strategy: which devices and processes train together. `"one"`, `"mirrored"`, `"multi_worker"`, `"parameter_server"`, `"tpu"`:
-        see `dlrm_tf.train.strategies.make_strategy`. `"ascend"`: one process a Huawei NPU, told by the plugin's environment
-        variables (`dlrm_tf.ascend`); a last batch that is not full is left out, and `loss` in the history is that of its own
-        rows. `batch_size` is that of all together, and only the chief process writes.
+      strategy: which devices and processes train together; `batch_size` is that of all of them, only the chief process writes.
+        `"one"`, `"mirrored"`, `"multi_worker"`, `"parameter_server"`, `"tpu"`: see `dlrm_tf.train.strategies.make_strategy`.
+        `"ascend"`: one process a Huawei NPU, told by the plugin's environment variables (`dlrm_tf.ascend`); a last batch that is
+        not full is left out, and `loss` in the history is that of the chief's own rows.
       precision, loss_scale: with `"ascend"`, see `dlrm_tf.ascend.device.open_device`.
       quiet: show no progress.
 
