@@ -32,6 +32,12 @@ class MissingExtraError(DLRMError, ImportError):
     """A package of an optional group is not installed."""
 
 
+def reason(error: BaseException) -> str:
+    """An exception of another library as a short text on one line; what a damaged file put into it may be long or unprintable."""
+    text = "".join(c if c.isprintable() else " " for c in str(error))
+    return f"{type(error).__name__}: {' '.join(text.split())[:200]}"
+
+
 def require(module: str, extra: str):
     """Imports `module`, or says which extra of dlrm_tf brings it.
 

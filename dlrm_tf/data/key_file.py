@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dlrm_tf.errors import DataError
+from dlrm_tf.errors import DataError, reason
 from dlrm_tf.files import atomic_file
 
 
@@ -40,8 +40,9 @@ def read_keys(path) -> tuple[dict, list[tuple[np.ndarray, list[tuple[bytes, int]
                 header = json.loads(arrays["header"].tobytes())
                 counts, values, ids = arrays["counts"], arrays["hex_keys"], arrays["other_ids"]
                 lengths, blob = arrays["other_lengths"], arrays["other_keys"].tobytes()
-        except (ValueError, KeyError, AttributeError, zipfile.BadZipFile, EOFError, OSError, MemoryError) as e:
-            raise DataError(f"{path}: not a vocabulary file, or damaged ({type(e).__name__}: {e})") from None
+        except (ValueError, KeyError, AttributeError, zipfile.BadZipFile, EOFError, OSError, MemoryError, RuntimeError) as e:
+            # RuntimeError: an encrypted member; NotImplementedError, one of its kinds: an unknown compression.
+            raise DataError(f"{path}: not a vocabulary file, or damaged ({reason(e)})") from None
     offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
     sound = (
         isinstance(header, dict)

@@ -15,7 +15,7 @@ import numpy as np
 
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
-from dlrm_tf.errors import DataError
+from dlrm_tf.errors import DataError, reason
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -92,7 +92,7 @@ class Records:
         except (ValueError, KeyError, TypeError) as e:
             if isinstance(e, DataError):
                 raise
-            raise DataError(f"{path}: damaged manifest ({type(e).__name__}: {e})") from None
+            raise DataError(f"{path}: damaged manifest ({reason(e)})") from None
         if len(records.sizes) != len(records.spec.categorical_columns):
             raise DataError(f"{path}: {len(records.sizes)} vocabulary sizes for {len(records.spec.categorical_columns)} features")
         for shard in (shard for split in SPLITS for shard in records.shards[split]):

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from dlrm_tf.errors import CheckpointError, require
+from dlrm_tf.errors import CheckpointError, reason, require
 from dlrm_tf.mindspore.tensor import CHUNK_BYTES, TensorInfo, row_chunks, widen_bfloat16
 
 # First bytes of what torch.save writes: a zip file, or (before PyTorch 1.6) a pickle of protocol 2.
@@ -44,8 +44,7 @@ class TorchCheckpoint:
             with torch.serialization.safe_globals(_numpy_number_types()):
                 stored = torch.load(self.path, map_location="cpu", weights_only=True, mmap=zipped)
         except Exception as e:  # torch raises whatever its zip reader and unpickler come across
-            reason = " ".join(str(e).split())[:200]
-            raise CheckpointError(f"{self.path}: not a PyTorch checkpoint of tensors and plain values ({reason})") from e
+            raise CheckpointError(f"{self.path}: not a PyTorch checkpoint of tensors and plain values ({reason(e)})") from e
         tensors = self._state_dict(stored, torch)
         self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         self.names = tuple(self._tensors)

@@ -8,7 +8,7 @@ import os
 import zlib
 from collections.abc import Iterable
 
-from dlrm_tf.errors import CheckpointError
+from dlrm_tf.errors import CheckpointError, reason
 from dlrm_tf.files import atomic_file
 from dlrm_tf.mindspore.protobuf_index import MAX_DIMS, MAX_NAME_BYTES, MAX_TENSORS
 from dlrm_tf.mindspore.tensor import TensorInfo, dimension_fault
@@ -77,7 +77,7 @@ def _header(file, size: int, path: str) -> tuple[dict, int]:
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as e:
-        raise CheckpointError(f"{path}: the header is not a JSON object ({' '.join(str(e).split())[:120]})") from e
+        raise CheckpointError(f"{path}: the header is not a JSON object ({reason(e)})") from e
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: the header is not a JSON object")
     return header, 8 + length

@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 
 from dlrm_tf.config import DLRMConfig
-from dlrm_tf.errors import CheckpointError, DataError
+from dlrm_tf.errors import CheckpointError, DataError, reason
 from dlrm_tf.files import atomic_file
 from dlrm_tf.mindspore.names import weights_of
 from dlrm_tf.mindspore.reference import logits
@@ -163,7 +163,7 @@ def read_sample(sample, config: DLRMConfig) -> tuple[np.ndarray, np.ndarray]:
                 dense, categorical = arrays["dense"], arrays["categorical"]
         except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as e:
             wanted = "a number of rows, an .npz with dense and categorical, or a data folder"
-            raise DataError(f"{sample}: wanted {wanted} ({e})") from e
+            raise DataError(f"{sample}: wanted {wanted} ({reason(e)})") from e
     wanted = ((len(dense), config.dense_dim), (len(dense), config.num_categorical))
     if not len(dense) or (dense.shape, categorical.shape) != wanted:
         raise DataError(f"{sample}: wanted dense and categorical of shapes {wanted}, came {dense.shape} and {categorical.shape}")

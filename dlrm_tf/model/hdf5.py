@@ -197,7 +197,7 @@ class File:
             self._fail(f"/{path} has a link of version {version}")
         data.take((8 if flags & 4 else 0) + (1 if flags & 16 else 0))
         name = data.text(data.uint(1 << (flags & 3)))
-        if not name or "/" in name:
+        if not name or "/" in name or not name.isprintable():
             self._fail(f"/{path} has an entry with an impossible name")
         return name, data.uint(8) if kind == 0 else None
 

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from dlrm_tf.errors import CheckpointError
+from dlrm_tf.errors import CheckpointError, reason
 from dlrm_tf.model.hdf5 import SIGNATURE, Dataset
 
 
@@ -48,7 +48,7 @@ class KerasFile:
         except (KeyError, OSError, RuntimeError, ValueError) as e:
             if isinstance(e, CheckpointError):
                 raise
-            raise CheckpointError(f"{self.path}: not a readable HDF5 file ({' '.join(str(e).split())})") from e
+            raise CheckpointError(f"{self.path}: not a readable HDF5 file ({reason(e)})") from e
 
     def close(self) -> None:
         """Closes the file."""
@@ -59,7 +59,7 @@ class KerasFile:
         try:
             return self._file[path][start:stop]
         except (OSError, RuntimeError) as e:
-            raise CheckpointError(f"{self.path}: {path}: cannot be read ({' '.join(str(e).split())})") from e
+            raise CheckpointError(f"{self.path}: {path}: cannot be read ({reason(e)})") from e
 
 
 def _find(group, path: str):
