@@ -56,10 +56,11 @@ class Scan:
         """`known`: the keys before the first line. `learning`: unknown keys get new ids; else they are out of vocabulary."""
         self.workspace, self.paths, self.spec, self.learning = workspace, paths, spec, learning
         self.shard_lines, self.stop_at_bad_line = shard_lines, stop_at_bad_line
-        self.notes = workspace.notes()
+        self.notes: list[dict] = []
         self.features = [feature.copy() for feature in known]
-        for number in range(len(self.notes)):
-            for feature, (numeric, others) in zip(self.features, workspace.new_keys(number)):
+        for note, new_keys in workspace.shards():
+            self.notes.append(note)
+            for feature, (numeric, others) in zip(self.features, new_keys):
                 feature.append(numeric, others)
 
     def run(self, threads: int, quiet: bool) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import glob
+import itertools
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ _FOLDER = ".prepare"
 
 
 class Workspace:
-    """`OUT/.prepare`: the job, and of each scanned shard the rows (`.bin`), the keys new in it (`.npz`) and a note (`.json`).
+    """`OUT/.prepare`: the job, and of each scanned shard the rows (`.bin`) and a note with the keys new in it (`.npz`).
 
     A shard counts only when its note is there, which is written last. Scanned rows are moved out when `prepare` finishes.
     """
@@ -85,23 +86,22 @@ class Workspace:
         """Keeps a scanned shard; `new_keys` as `FeatureKeys.take_new` gives them."""
         with atomic_file(self.rows_path(number)) as temporary:
             rows.tofile(temporary)
-        write_keys(self.path(f"{number:05d}.npz"), {"bad_lines": bad_lines.tolist()}, new_keys)
-        self.write_json(f"{number:05d}.json", note)
+        write_keys(self._note_path(number), {"note": note, "bad_lines": bad_lines.tolist()}, new_keys)
 
-    def notes(self) -> list[dict]:
-        """Notes of the finished shards, in order."""
-        notes = []
-        while (note := self.read_json(f"{len(notes):05d}.json")) is not None:
-            notes.append(note)
-        return notes
-
-    def new_keys(self, number: int) -> list:
-        """What `save_shard` was given as `new_keys`."""
-        return read_keys(self.path(f"{number:05d}.npz"))[1]
+    def shards(self) -> Iterator[tuple[dict, list]]:
+        """`(note, new_keys)` of the finished shards, in order."""
+        for number in itertools.count():
+            if not os.path.exists(self._note_path(number)):
+                return
+            header, new_keys = read_keys(self._note_path(number))
+            yield header["note"], new_keys
 
     def bad_lines(self, number: int) -> np.ndarray:
         """Positions of the bad lines in a shard, int64, ascending."""
-        return np.array(read_keys(self.path(f"{number:05d}.npz"))[0]["bad_lines"], np.int64)
+        return np.array(read_keys(self._note_path(number))[0]["bad_lines"], np.int64)
+
+    def _note_path(self, number: int) -> str:
+        return self.path(f"{number:05d}.npz")
 
     def remove(self) -> None:
         """Removes the work folder, and the data folder when nothing else is in it."""
