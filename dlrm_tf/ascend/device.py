@@ -247,7 +247,11 @@ class AscendDevice:
 
 
 def _state(optimizer, weights) -> list:
-    """Every variable of an optimizer's state, made now if it is not there yet: a restore fills slots when they are made."""
+    """Every variable of an optimizer's state, made now if it is not there yet: a restore fills slots when they are made.
+
+    In an order of our own: `optimizer.variables()` has them as they were made, which is another order after a restore, and
+    the processes would mix them up.
+    """
     if hasattr(optimizer, "inner_optimizer"):
         # The only way to the scale's variables; `LossScaleOptimizer.variables` leaves them out.
         scale = [optimizer._loss_scale.current_loss_scale, optimizer._loss_scale.counter] if optimizer.dynamic else []
@@ -255,4 +259,5 @@ def _state(optimizer, weights) -> list:
     if hasattr(optimizer, "parts_of"):
         return [v for part, own in optimizer.parts_of(weights) for v in _state(part, own)]
     optimizer._create_all_weights(weights)
-    return list(optimizer.variables())
+    slots = [optimizer.get_slot(variable, name) for name in sorted(optimizer.get_slot_names()) for variable in weights]
+    return [optimizer.iterations, *slots]
