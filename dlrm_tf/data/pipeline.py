@@ -22,7 +22,8 @@ def build(records, split, batch_size, shuffle_seed, repeat, drop_remainder, work
     """See `Records.dataset`."""
     tf = tensorflow()
     index, count = worker
-    if batch_size < 1 or start_batch < 0:
+    known = not tf.is_tensor(start_batch)  # a worker of a parameter-server run gets it as a tensor
+    if batch_size < 1 or (known and start_batch < 0):
         raise DataError(f"wanted batch_size >= 1 and start_batch >= 0, got {batch_size} and {start_batch}")
     if not 0 <= index < count:
         raise DataError(f"wanted a worker (index, count) with 0 <= index < count, got {worker}")
@@ -50,8 +51,8 @@ def build(records, split, batch_size, shuffle_seed, repeat, drop_remainder, work
         return {"dense": tf.math.log1p(numbers[:, 1:]), "categorical": table[:, 1 + dense_width :]}, numbers[:, :1]
 
     # Group number g of epoch e is e * groups + g.
-    epoch, batch = divmod(start_batch, batches)
-    if epoch and not repeat:
+    epoch, batch = start_batch // batches, start_batch % batches
+    if not repeat and (not known or epoch):
         raise DataError(f"start_batch {start_batch} is beyond the {batches} batches of {split}")
     start = epoch * groups + batch // group_batches
     dataset = tf.data.Dataset.range(start, _FOREVER if repeat else groups)
