@@ -40,8 +40,18 @@ def read_keys(path) -> tuple[dict, list[tuple[np.ndarray, list[tuple[bytes, int]
                 header = json.loads(arrays["header"].tobytes())
                 counts, values, ids = arrays["counts"], arrays["hex_keys"], arrays["other_ids"]
                 lengths, blob = arrays["other_lengths"], arrays["other_keys"].tobytes()
-        except (ValueError, KeyError, AttributeError, zipfile.BadZipFile, EOFError, OSError, MemoryError, RuntimeError) as e:
-            # RuntimeError: an encrypted member; NotImplementedError, one of its kinds: an unknown compression.
+        except (
+            ValueError,
+            KeyError,
+            AttributeError,
+            TypeError,
+            zipfile.BadZipFile,
+            EOFError,
+            OSError,
+            MemoryError,
+            RuntimeError,
+        ) as e:
+            # TypeError: an array that is no archive; RuntimeError: encrypted; NotImplementedError, a kind of it: compressed oddly.
             raise DataError(f"{path}: not a vocabulary file, or damaged ({reason(e)})") from None
     offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
     sound = (
