@@ -1,6 +1,7 @@
 """The REST API: routes, statuses and bodies, after TensorFlow Serving's http_rest_api_handler.cc; knows no HTTP library."""
 
 import json
+import logging
 import re
 import urllib.parse
 
@@ -17,6 +18,8 @@ from tensorflow_serving.apis import (
 from dlrm_tf.serve import rest_examples, rest_json
 from dlrm_tf.serve.predict import DEFAULT_SIGNATURE, run_signature
 from dlrm_tf.serve.status import RequestError, invalid_argument
+
+log = logging.getLogger("dlrm_tf.serve")
 
 _WHICH = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _CALL = re.compile(rf"/v1/models/(?P<name>[^/:]+){_WHICH}:(?P<method>classify|regress|predict)", re.IGNORECASE | re.ASCII)
@@ -66,6 +69,9 @@ def answer(core, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         return 200, call(core, spec, body)
     except RequestError as e:
         return HTTP_STATUS.get(e.code, 500), error_body(e.message)
+    except Exception as e:
+        log.exception("a request failed in a way it never should")
+        return 500, error_body(f"{type(e).__name__}: {e}")
 
 
 def error_body(message: str) -> bytes:

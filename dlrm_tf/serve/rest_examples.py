@@ -65,7 +65,7 @@ def _feature(name: str, values: list) -> feature_pb2.Feature:
             raise invalid_argument(f"Feature: {name} has uint64 element. Only int64 is supported.")
         elif kind == "float_list" and _FLOAT_MAX < abs(value) < float("inf"):
             raise invalid_argument(f"Cannot convert JSON value: {shown(value)} to float without loss of precision.")
-        getattr(feature, kind).value.append(value)
+        getattr(feature, kind).value.append(int(value) if kind == "int64_list" else value)
     return feature
 
 

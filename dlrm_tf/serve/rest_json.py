@@ -10,10 +10,7 @@ import numpy as np
 from tensorflow.core.framework import types_pb2
 
 from dlrm_tf.serve.status import RequestError, invalid_argument
-from dlrm_tf.serve.tensors import numpy_dtype
-
-# Deeper lists are no tensor: TensorFlow's own limit on dimensions.
-MAX_RANK = 254
+from dlrm_tf.serve.tensors import MAX_RANK, numpy_dtype
 
 
 def parse(body: bytes) -> dict:

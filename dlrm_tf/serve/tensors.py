@@ -12,7 +12,9 @@ from tensorflow.python.framework import dtypes
 from dlrm_tf.serve.status import invalid_argument
 
 # A shape may promise more values than the message carries (the last one is repeated): how far that may go, in bytes.
-MAX_TENSOR_BYTES = 1 << 30
+MAX_REPEATED_BYTES = 64 << 20
+# NumPy 1's limit; TensorFlow's is 254, but few of its operations take more than 8.
+MAX_RANK = 32
 
 # DataType -> field of TensorProto with its values.
 _FIELDS = {
@@ -52,36 +54,37 @@ def to_array(proto: tensor_pb2.TensorProto, name: str) -> np.ndarray:
       Array of the proto's shape; strings are an object array of bytes. May be a read-only view of the message.
 
     Raises:
-      RequestError: INVALID_ARGUMENT "tensor parsing error: NAME", or a tensor over `MAX_TENSOR_BYTES`.
+      RequestError: INVALID_ARGUMENT "tensor parsing error: NAME".
     """
     dtype = _NUMPY.get(proto.dtype)
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
-    if dtype is None or proto.tensor_shape.unknown_rank or len(shape) > 254 or any(size < 0 for size in shape):
+    if dtype is None or proto.tensor_shape.unknown_rank or len(shape) > MAX_RANK or any(size < 0 for size in shape):
         raise invalid_argument(f"tensor parsing error: {name}")
-    count = math.prod(shape)
-    if count * dtype.itemsize > MAX_TENSOR_BYTES:
-        raise invalid_argument(
-            f"tensor parsing error: {name} (shape {list(shape)} needs {count * dtype.itemsize} bytes, "
-            f"this server takes at most {MAX_TENSOR_BYTES} a tensor)"
-        )
-    content = proto.tensor_content
+    count, content = math.prod(shape), proto.tensor_content
     if content:
         if proto.dtype == types_pb2.DT_STRING or len(content) != count * dtype.itemsize:
             raise invalid_argument(f"tensor parsing error: {name}")
         return np.frombuffer(content, dtype).reshape(shape)
-    return _from_values(proto, dtype, count).reshape(shape)
-
-
-def _from_values(proto, dtype: np.dtype, count: int) -> np.ndarray:
     values = getattr(proto, _FIELDS[proto.dtype])
-    if proto.dtype == types_pb2.DT_STRING:
+    # A 0 among the sizes makes a tensor empty, but what the graph makes of the other sizes may not be.
+    promised = math.prod(max(size, 1) for size in shape)
+    if promised > max(len(values), 1) and promised * dtype.itemsize > MAX_REPEATED_BYTES:
+        raise invalid_argument(
+            f"tensor parsing error: {name} (shape {list(shape)} with {len(values)} values; this server repeats the last value up "
+            f"to {MAX_REPEATED_BYTES} bytes)"
+        )
+    return _from_values(proto.dtype, values, dtype, count).reshape(shape)
+
+
+def _from_values(enum: int, values, dtype: np.dtype, count: int) -> np.ndarray:
+    if enum == types_pb2.DT_STRING:
         array = np.empty(count, object)
         array[: len(values)] = values[:count]
         array[len(values) :] = values[-1] if values else b""
         return array
-    if proto.dtype in _BITS:
+    if enum in _BITS:
         array = np.array(values, np.int64).astype(np.uint16).view(dtype)
-    elif proto.dtype in _COMPLEX:
+    elif enum in _COMPLEX:
         parts = np.array(values, np.float32 if dtype == np.complex64 else np.float64)
         array = parts[: len(parts) // 2 * 2].view(dtype)
     else:

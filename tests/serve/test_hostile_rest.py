@@ -1,0 +1,230 @@
+"""Hostile REST input: malformed and oversize bodies, slow and silent clients, many connections; never a 500, never a stall."""
+
+import json
+import logging
+import socket
+import time
+
+import numpy as np
+import pytest
+import urllib3
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from serving_models import Echo, LinearScorer, save
+
+from dlrm_tf.serve import Client, ModelServer
+
+TIMEOUT = 2.0
+ROW = {"dense": [0.25] * 13, "categorical": [1] * 26}
+PREDICT = "/v1/models/dlrm:predict"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    base = tmp_path_factory.mktemp("linear")
+    module, echo = LinearScorer(-20), Echo()
+    save(module, str(base / "1"), serving_default=module.predict)
+    config = base / "models.config"
+    (base / "echo").mkdir()
+    save(echo, str(base / "echo" / "1"), serving_default=echo.echo)
+    config.write_text(
+        "model_config_list {"
+        f' config {{ name: "dlrm" base_path: "{base}" model_platform: "tensorflow" }}'
+        f' config {{ name: "echo" base_path: "{base}/echo" model_platform: "tensorflow" }} }}'
+    )
+    options = {"rest_api_timeout_in_ms": int(TIMEOUT * 1000), "rest_api_max_body_bytes": 1 << 20}
+    with ModelServer(model_config_file=str(config), rest_api_port=0, file_system_poll_wait_seconds=0, **options) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return urllib3.PoolManager(retries=False, timeout=20)
+
+
+def post(pool, server, body, path=PREDICT, method="POST", **keywords):
+    return pool.request(method, server.rest_target + path, body=body, **keywords)
+
+
+@pytest.fixture(autouse=True)
+def others_are_served_as_before(server, pool, caplog):
+    body = json.dumps({"instances": [ROW]}).encode()
+    expected = post(pool, server, body).data
+    yield
+    response = post(pool, server, body)
+    assert response.status == 200 and response.data == expected
+    defects = [record for record in caplog.records if record.name == "dlrm_tf.serve" and record.levelno >= logging.ERROR]
+    assert not defects, defects[0].getMessage()
+
+
+FUZZ = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.just({"b64": "AA=="})
+    | st.fixed_dictionaries({"b64": st.text(max_size=4)})
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=12
+)
+INPUTS = st.fixed_dictionaries({"text": VALUES, "number": VALUES})
+
+
+@FUZZ
+@given(st.binary(max_size=100), st.sampled_from(["predict", "classify", "regress"]))
+def test_any_bytes(server, pool, body, call):
+    assert post(pool, server, body, f"/v1/models/dlrm:{call}").status == 400
+
+
+@FUZZ
+@given(
+    st.fixed_dictionaries(
+        {}, optional={"instances": VALUES | st.lists(INPUTS, max_size=3), "inputs": VALUES | INPUTS, "signature_name": VALUES}
+    )
+    | VALUES,
+    st.sampled_from(["echo", "dlrm"]),
+)
+def test_any_json(server, pool, document, model):
+    response = post(pool, server, json.dumps(document).encode(), f"/v1/models/{model}:predict")
+    assert response.status in (200, 400)
+    answer = json.loads(response.data)
+    assert set(answer) <= {"error", "outputs", "predictions"}
+
+
+@FUZZ
+@given(st.fixed_dictionaries({"examples": VALUES | st.lists(VALUES, max_size=3)}, optional={"context": VALUES}))
+@example({"examples": [{"x": True}]})
+def test_any_examples(server, pool, document):
+    response = post(pool, server, json.dumps(document).encode(), "/v1/models/dlrm:regress")
+    assert response.status == 400 and json.loads(response.data)["error"]
+
+
+@FUZZ
+@given(
+    st.sampled_from(["GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH", "FOO"]),
+    st.lists(
+        st.sampled_from(
+            ["v1", "models", "dlrm", "versions", "labels", "metadata", "1", "99999999999999999999", "..", "%2e", "", "%"]
+        )
+        | st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="/?#%"), max_size=5),
+        max_size=7,
+    ),
+    st.sampled_from(["", ":predict", ":classify", ":", "?x=1", ":predict?y"]),
+)
+def test_any_route(server, pool, method, parts, tail):
+    response = post(pool, server, None, "/" + "/".join(parts) + tail, method)
+    assert response.status in (200, 400, 404, 405)
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"inputs":', b'{"instances": [' + b"["])
+def test_deep_json(server, pool, opening):
+    for depth in (40, 300, 5_000, 300_000 // len(opening)):
+        response = post(pool, server, opening * depth)
+        assert response.status == 400
+    nested = b"[" * 200 + b"1" + b"]" * 200
+    assert post(pool, server, b'{"inputs": {"text": "a", "number": ' + nested + b"}}", "/v1/models/echo:predict").status == 400
+
+
+def connect(server):
+    return socket.create_connection((server.options.host, server.rest_api_port), timeout=20)
+
+
+def closed_by_server(connection):
+    """What the server still said before it closed the connection."""
+    said = b""
+    while True:
+        try:
+            piece = connection.recv(4096)
+        except ConnectionResetError:
+            return said
+        if not piece:
+            return said
+        said += piece
+
+
+def test_silent_and_dribbling_clients_are_let_go(server):
+    head = b"POST /v1/models/dlrm:predict HTTP/1.1\r\nHost: x\r\n"
+    connections = [connect(server) for _ in range(3)]
+    connections[1].sendall(head)
+    connections[2].sendall(head + b"Content-Length: 100\r\n\r\n{")
+    replies = [closed_by_server(connection) for connection in connections]
+    assert replies[0] == b""
+    assert replies[2].startswith(b"HTTP/1.1 504")
+    for connection in connections:
+        connection.close()
+
+
+def test_a_client_that_goes_away_in_the_middle(server):
+    for tail in (b"", b"Content-Length: 1000\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n5\r\nab"):
+        for _ in range(20):
+            with connect(server) as connection:
+                connection.sendall(b"POST /v1/models/dlrm:predict HTTP/1.1\r\nHost: x\r\n" + tail)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\x16\x03\x01" + b"\x00" * 100,
+        b"nonsense\r\n\r\n",
+        b"GET " + b"/" * 100_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET /v1/models/dlrm HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 50_000 + b"\r\n",
+        b"POST /v1/models/dlrm:predict HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"POST /v1/models/dlrm:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1e3\r\n\r\n",
+        b"POST /v1/models/dlrm:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        b"POST /v1/models/dlrm:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /v1/models/dlrm:predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /v1/models/dlrm:predict HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd",
+    ],
+)
+def test_http_that_is_none(server, raw):
+    with connect(server) as connection:
+        try:
+            connection.sendall(raw)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        said = closed_by_server(connection)
+    assert said == b"" or int(said.split()[1]) in (400, 413, 414, 431), said[:200]
+
+
+def test_an_endless_chunked_body_is_cut_at_the_limit(server):
+    with connect(server) as connection:
+        connection.sendall(b"POST /v1/models/dlrm:predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        try:
+            for _ in range(100):
+                connection.sendall(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
+        except (BrokenPipeError, ConnectionResetError):
+            return  # cut while still sending
+        assert closed_by_server(connection).startswith(b"HTTP/1.1 413")
+
+
+def test_thousands_of_idle_connections_do_not_keep_others_waiting(server):
+    connections = []
+    try:
+        for _ in range(2000):
+            connections.append(connect(server))
+        with Client(server.rest_target, timeout=20, retries=0) as client, Client(server.target, retries=0) as over_grpc:
+            dense, categorical = np.full((2, 13), 0.25), np.ones((2, 26))
+            np.testing.assert_array_equal(client.score(dense, categorical), over_grpc.score(dense, categorical))
+        deadline = time.monotonic() + 30
+        while len(server._http._seen) > 100 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert len(server._http._seen) <= 100
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+def test_large_bodies_together_are_bounded(server):
+    """Five bodies of the largest size wait half sent: four are held, the fifth is told to come again."""
+    body = b" " * (1 << 20)
+    connections = [connect(server) for _ in range(5)]
+    for connection in connections:
+        connection.sendall(b"POST /v1/models/dlrm:predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"%x\r\n" % (len(body) - 10) + body[10:] + b"\r\n")
+    replies = [closed_by_server(connection)[:12] for connection in connections]
+    assert sorted(replies) == [b"HTTP/1.1 429"] + [b"HTTP/1.1 504"] * 4
+    assert server._http._buffered == 0
