@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 
+import numpy as np
+
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.files import atomic_dir
 from dlrm_tf.keras2 import tensorflow
@@ -29,14 +31,14 @@ class RunCheckpoints:
 
     Attributes:
       step: optimizer steps done, an int64 variable.
-      loss_sum: sum of the row losses of the unfinished epoch, a float64 variable.
     """
 
     def __init__(self, run_dir: str, model, optimizer, write: bool = True):
         self._write = write
         self._folder = os.path.join(run_dir, "checkpoints")
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
-        self.loss_sum = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="loss_sum")
+        # The bits of a float64, a type that an NPU does not have.
+        self._loss_bits = tf.Variable(0, dtype=tf.int64, trainable=False, name="loss_bits")
         # Not the model itself: its metrics are sums over replicas, which only all processes together can write.
         self._checkpoint = tf.train.Checkpoint(
             bottom_mlp=model.bottom_mlp,
@@ -44,8 +46,13 @@ class RunCheckpoints:
             top_mlp=model.top_mlp,
             optimizer=optimizer,
             step=self.step,
-            loss_sum=self.loss_sum,
+            loss_bits=self._loss_bits,
         )
+
+    @property
+    def loss_sum(self) -> float:
+        """Sum of the row losses of the unfinished epoch, as of the last save or restore."""
+        return float(self._loss_bits.numpy().view(np.float64))
 
     def steps(self) -> list:
         """Steps that have a finished checkpoint, ascending."""
@@ -65,7 +72,7 @@ class RunCheckpoints:
         if not self._write or os.path.exists(path):
             return
         self.step.assign(step)
-        self.loss_sum.assign(loss_sum)
+        self._loss_bits.assign(np.float64(loss_sum).view(np.int64))
         try:
             with atomic_dir(path) as temporary:
                 self._checkpoint.write(os.path.join(temporary, "state"))

@@ -47,16 +47,21 @@ def measure(data, weights, split="test", batch_size=8192, exact=True, quiet=Fals
 
         model = load(weights)
     check_fits(model.config, model.vocabulary_fingerprint, records, os.fspath(weights) if model is not weights else "the model")
+    # One shape for all batches: an NPU or a TPU compiles the graph anew for another one.
+    batch_size = max(1, min(batch_size, records.rows(split)))
     signature = {
-        "dense": tf.TensorSpec([None, model.config.dense_dim], tf.float32),
-        "categorical": tf.TensorSpec([None, model.config.num_categorical], tf.int32),
+        "dense": tf.TensorSpec([batch_size, model.config.dense_dim], tf.float32),
+        "categorical": tf.TensorSpec([batch_size, model.config.num_categorical], tf.int32),
     }
     logits = tf.function(lambda features: model(features, training=False), input_signature=[signature])
     metrics = ClickMetrics(exact)
     with Progress(f"evaluate {split}", records.rows(split), "rows", quiet=quiet) as progress:
         for features, label in records.dataset(split, batch_size):
-            metrics.update(label.numpy(), logits(features).numpy())
-            progress.update(int(label.shape[0]))
+            rows = int(label.shape[0])
+            if rows < batch_size:
+                features = {name: tf.pad(value, [[0, batch_size - rows], [0, 0]]) for name, value in features.items()}
+            metrics.update(label.numpy(), logits(features).numpy()[:rows])
+            progress.update(rows)
     return metrics
 
 

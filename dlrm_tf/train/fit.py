@@ -17,9 +17,10 @@ from dlrm_tf.train import callbacks as on
 from dlrm_tf.train.checkpoints import RunCheckpoints
 from dlrm_tf.train.evaluate import check_fits, evaluate
 from dlrm_tf.train.optimizers import DEFAULT_LEARNING_RATES, make_optimizer
+from dlrm_tf.train.parameter_server import ParameterServerLoop
 from dlrm_tf.train.run_folder import BEST, LAST, end_epoch, open_run, read_history
 from dlrm_tf.train.schedules import WarmUpThenDecay
-from dlrm_tf.train.strategies import distribute, is_chief, make_strategy
+from dlrm_tf.train.strategies import distribute, is_chief, make_strategy, serve_task, task
 
 tf = tensorflow()
 
@@ -110,7 +111,9 @@ def fit(
         if value < 1:
             raise ValueError(f"{name} must be positive. Received {value}")
     device = _open_device(strategy, precision, loss_scale)
-    distribution = make_strategy(strategy if device is None else "one")
+    if strategy == "parameter_server" and task()[0] in ("ps", "worker"):
+        serve_task()
+    distribution = make_strategy(strategy if device is None else "one", sum(records.sizes) + len(records.sizes))
     chief = is_chief(strategy) if device is None else device.is_chief
     if device is not None:
         device.local_batch_size(batch_size)
@@ -179,20 +182,20 @@ def fit(
             loop += [summaries, saver]
         if device is not None:
             loop.append(device.loop_callback(steps_per_execution))
+        batches = functools.partial(
+            records.dataset, "train", batch_size, shuffle_seed=seed, repeat=True, drop_remainder=device is not None
+        )
+        if strategy == "parameter_server":
+            servers = ParameterServerLoop(distribution, model, lambda first: batches(start_batch=first))
         for epoch in range(step // position.batches, epochs):
-            position.start(step, float(checkpoints.loss_sum.numpy()) if step % position.batches else 0.0)
-            start, first_rows = time.monotonic(), min(position.batch * batch_size, rows)
-            batches = functools.partial(
-                records.dataset,
-                "train",
-                batch_size,
-                shuffle_seed=seed,
-                repeat=True,
-                start_batch=step,
-                drop_remainder=device is not None,
-            )
-            dataset = distribute(distribution, batches) if device is None else device.share(batches())
-            model.fit(dataset, steps_per_epoch=position.batches - position.batch, callbacks=loop, verbose=0)
+            position.start(step, checkpoints.loss_sum if step % position.batches else 0.0)
+            start, first_rows = time.monotonic(), position.rows_until(position.batch)
+            if strategy == "parameter_server":
+                servers.run_epoch(position, loop[:-1], saver, checkpoint_steps)
+            else:
+                here = functools.partial(batches, start_batch=step)
+                dataset = distribute(distribution, here) if device is None else device.share(here())
+                model.fit(dataset, steps_per_epoch=position.batches - position.batch, callbacks=loop, verbose=0)
             step = position.step
             seconds = time.monotonic() - start
             entry = {
