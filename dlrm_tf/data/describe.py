@@ -33,5 +33,7 @@ def describe(folder: str, features: bool = True) -> list[str]:
         for name in (*records.spec.dense_names, *records.spec.categorical_names):
             size = f"{sizes[name]:,}" if name in sizes else "dense"
             oov = f"{counts['out_of_vocabulary'][name] / rows:.2%}" if name in sizes else ""
-            lines.append(f"  {name:<12}{size:>14}{counts['missing'][name] / rows:>12.2%}{oov:>12}")
+            missing = counts["missing"][name]
+            missing = "?" if missing is None else f"{missing / rows:.2%}"  # not known of data that came as TFRecord
+            lines.append(f"  {name:<12}{size:>14}{missing:>12}{oov:>12}".rstrip())
     return lines

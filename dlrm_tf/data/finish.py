@@ -1,6 +1,5 @@
 """Second half of `prepare`: scanned shards become train and test shards, rare keys leave, the manifest is written."""
 
-import json
 import os
 from collections.abc import Sequence
 from fractions import Fraction
@@ -9,7 +8,7 @@ from typing import Optional
 import numpy as np
 
 from dlrm_tf.data.feature_keys import FeatureKeys
-from dlrm_tf.data.records import FORMAT, MANIFEST, SPLITS, VOCABULARY, row_dtype
+from dlrm_tf.data.records import SPLITS, VOCABULARY, row_dtype, write_manifest
 from dlrm_tf.data.scan import describe_rows
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
@@ -80,23 +79,14 @@ class Finish:
         vocabulary.save(os.path.join(self.out_dir, VOCABULARY))
         shards = self._write_shards(test_fraction)
         missing = np.sum([note["missing"] for note in self.notes], axis=0).tolist()
-        manifest = {
-            "format": FORMAT,
-            "spec": self.spec.to_dict(),
-            "counts": {
-                "lines": sum(note["lines"] for note in self.notes),
-                "bad_lines": sum(note["bad_lines"] for note in self.notes),
-                "bad_examples": [example for note in self.notes for example in note["examples"]][:_EXAMPLES],
-                "rows": {split: sum(shard["rows"] for shard in shards[split]) for split in SPLITS},
-                "positives": {split: sum(shard["positives"] for shard in shards[split]) for split in SPLITS},
-                "missing": dict(zip((*self.spec.dense_names, *self.spec.categorical_names), missing)),
-                "out_of_vocabulary": dict(zip(self.spec.categorical_names, self.out_of_vocabulary.tolist())),
-            },
-            "vocabulary": {"fingerprint": vocabulary.fingerprint, "sizes": vocabulary.sizes},
-            "shards": shards,
+        counts = {
+            "lines": sum(note["lines"] for note in self.notes),
+            "bad_lines": sum(note["bad_lines"] for note in self.notes),
+            "bad_examples": [example for note in self.notes for example in note["examples"]][:_EXAMPLES],
+            "missing": dict(zip((*self.spec.dense_names, *self.spec.categorical_names), missing)),
+            "out_of_vocabulary": dict(zip(self.spec.categorical_names, self.out_of_vocabulary.tolist())),
         }
-        with atomic_file(os.path.join(self.out_dir, MANIFEST)) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            json.dump(manifest, file, indent=1)
+        write_manifest(self.out_dir, self.spec, counts, vocabulary, shards)
 
     def _write_shards(self, test_fraction: float) -> dict[str, list[dict]]:
         lines = sum(note["lines"] for note in self.notes)

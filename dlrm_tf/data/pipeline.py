@@ -18,7 +18,7 @@ _GROUP_ROWS = 131072  # rows that are permuted together: 21 MB for Criteo
 _FOREVER = np.iinfo(np.int64).max
 
 
-def build(records, split, batch_size, shuffle_seed, repeat, drop_remainder, worker, start_batch):
+def build(records, split, batch_size, shuffle_seed, repeat, drop_remainder, worker, start_batch, share):
     """See `Records.dataset`."""
     tf = tensorflow()
     index, count = worker
@@ -27,9 +27,8 @@ def build(records, split, batch_size, shuffle_seed, repeat, drop_remainder, work
         raise DataError(f"wanted batch_size >= 1 and start_batch >= 0, got {batch_size} and {start_batch}")
     if not 0 <= index < count:
         raise DataError(f"wanted a worker (index, count) with 0 <= index < count, got {worker}")
-    total = records.rows(split)
-    first_row, last_row = total * index // count, total * (index + 1) // count
-    rows = last_row - first_row
+    blocks = _blocks(records, split, index, count, share)
+    rows = sum(length for _, _, length, _ in blocks)
     batches = rows // batch_size if drop_remainder else -(-rows // batch_size)
     if not batches:
         raise DataError(
@@ -37,7 +36,7 @@ def build(records, split, batch_size, shuffle_seed, repeat, drop_remainder, work
         )
     group_batches = max(1, _GROUP_ROWS // batch_size)
     groups = -(-batches // group_batches)
-    read_group = _group_reader(records, split, (first_row, last_row), batch_size, min(rows, batches * batch_size), shuffle_seed)
+    read_group = _group_reader(blocks, records.dtype.itemsize, batch_size, min(rows, batches * batch_size), shuffle_seed)
 
     dense_width = len(records.spec.dense_columns)
 
@@ -70,13 +69,11 @@ def build(records, split, batch_size, shuffle_seed, repeat, drop_remainder, work
     return dataset
 
 
-def _group_reader(records, split, row_range, batch_size, stop_row, shuffle_seed):
-    """Function `(epoch, group) -> Dataset` of one element, the group's rows as int32 `[n, bytes a row / 4]`."""
+def _group_reader(blocks, width, batch_size, stop_row, shuffle_seed):
+    """Function `(epoch, group) -> Dataset` of one element, the group's rows as int32 `[n, width / 4]`; `width`: bytes a row."""
     tf = tensorflow()
-    width = records.dtype.itemsize
     group_rows = max(1, _GROUP_ROWS // batch_size) * batch_size
     groups = -(-stop_row // group_rows)
-    blocks = _blocks(records, split, *row_range)
     paths = tf.constant([path for path, _, _, _ in blocks], tf.string)
     first, length, shard_rows = (tf.constant([block[i] for block in blocks], tf.int64) for i in (1, 2, 3))
 
@@ -114,10 +111,17 @@ def _group_reader(records, split, row_range, batch_size, stop_row, shuffle_seed)
     return read
 
 
-def _blocks(records, split, first_row, last_row) -> list[tuple[str, int, int, int]]:
-    """Rows `[first_row, last_row)` of a split as `(path, first row there, rows, rows of the whole shard)`, in order."""
+def _blocks(records, split, index, count, share) -> list[tuple[str, int, int, int]]:
+    """A worker's share of a split as `(path, first row there, rows, rows of the whole shard)`, in the order of the log."""
+    shards = records.shards[split]
+    if share == "files":
+        shards, first_row, last_row = shards[index::count], 0, records.rows(split)
+    elif share == "rows":
+        first_row, last_row = (records.rows(split) * i // count for i in (index, index + 1))
+    else:
+        raise DataError(f"share: wanted rows or files, got {share!r}")
     blocks, shard_first = [], 0
-    for shard in records.shards[split]:
+    for shard in shards:
         begin, end = max(first_row - shard_first, 0), min(last_row - shard_first, shard.rows)
         path = os.path.abspath(os.path.join(records.folder, shard.path))
         blocks += [(path, at, min(_BLOCK_ROWS, end - at), shard.rows) for at in range(begin, end, _BLOCK_ROWS)]

@@ -7,6 +7,7 @@ Layout of a folder:
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 from typing import Optional
@@ -16,6 +17,7 @@ import numpy as np
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, reason
+from dlrm_tf.files import atomic_file
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -45,6 +47,28 @@ class Shard:
     rows: int
     positives: int
     sha256: str
+
+
+def write_manifest(folder: str, spec: FeatureSpec, counts: dict, vocabulary: Vocabulary, shards: dict[str, list[dict]]) -> None:
+    """Writes manifest.json, which makes the folder a data set: everything else must be there already.
+
+    Args:
+      folder: the data folder.
+      spec: the columns.
+      counts: `lines`, `bad_lines`, `bad_examples`, `missing` and `out_of_vocabulary` (by feature; None where not known).
+      vocabulary: what the ids belong to.
+      shards: by split, the fields of `Shard`.
+    """
+    totals = {key: {split: sum(shard[key] for shard in shards[split]) for split in SPLITS} for key in ("rows", "positives")}
+    manifest = {
+        "format": FORMAT,
+        "spec": spec.to_dict(),
+        "counts": {**counts, **totals},
+        "vocabulary": {"fingerprint": vocabulary.fingerprint, "sizes": vocabulary.sizes},
+        "shards": shards,
+    }
+    with atomic_file(os.path.join(folder, MANIFEST)) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(manifest, file, indent=1)
 
 
 class Records:
@@ -154,6 +178,7 @@ class Records:
         drop_remainder: bool = False,
         worker: tuple[int, int] = (0, 1),
         start_batch: int = 0,
+        share: str = "rows",
     ):
         """A `tf.data.Dataset` of `({"dense": float32 [B, d], "categorical": int32 [B, c]}, label float32 [B, 1])`.
 
@@ -168,14 +193,33 @@ class Records:
           drop_remainder: leave out a last batch of fewer rows.
           worker: `(index, count)`: this worker's share of the rows; the shares of all workers are disjoint and make the whole.
           start_batch: begin at this batch (counted from the start of the first epoch), as if the earlier ones had been read:
-            for resuming in the middle.
+            for resuming in the middle. A number, or an integer tensor (with `repeat` only).
+          share: what a worker gets: `"rows"`, neighbouring rows, the same number to a difference of one, for workers that step
+            together; `"files"`, whole shards, every count-th, for workers that hold their own files.
 
         Raises:
           DataError: an argument is out of range.
         """
         from dlrm_tf.data.pipeline import build
 
-        return build(self, split, batch_size, shuffle_seed, repeat, drop_remainder, worker, start_batch)
+        return build(self, split, batch_size, shuffle_seed, repeat, drop_remainder, worker, start_batch, share)
+
+    def verify(self) -> None:
+        """Reads every shard and the vocabulary whole, and compares them with what the manifest says.
+
+        Raises:
+          DataError: a file is not what `prepare` wrote.
+        """
+        for split in SPLITS:
+            for shard in self.shards[split]:
+                path = os.path.join(self.folder, shard.path)
+                digest = hashlib.sha256()
+                with open(path, "rb") as file:
+                    for part in iter(lambda: file.read(1 << 24), b""):
+                        digest.update(part)
+                if digest.hexdigest() != shard.sha256:
+                    raise DataError(f"{path}: wanted sha256 {shard.sha256}, got {digest.hexdigest()}; prepare the data again")
+        self.vocabulary()
 
     def _split(self, split: str) -> tuple[Shard, ...]:
         if split not in self.shards:

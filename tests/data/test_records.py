@@ -1,0 +1,249 @@
+"""Records: what is read is what was written, in every order and share, from any batch on; damaged folders are refused."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dlrm_tf import prepare, synth
+from dlrm_tf.data import pipeline
+from dlrm_tf.data.describe import describe
+from dlrm_tf.data.records import Records
+from dlrm_tf.data.spec import CRITEO
+from dlrm_tf.data.tfrecord import read_tfrecord, tfrecord_dataset, write_tfrecord
+from dlrm_tf.errors import DataError
+
+ROWS = 3000
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """2572 train rows in 13 shards, one of them short."""
+    folder = tmp_path_factory.mktemp("records")
+    synth(folder / "log.tsv", ROWS, seed=2)
+    return prepare(folder / "log.tsv", folder / "data", shard_lines=200)
+
+
+@pytest.fixture(autouse=True)
+def small_groups(monkeypatch):
+    """So that a small data set has many blocks and groups, cut at odd places."""
+    monkeypatch.setattr(pipeline, "_BLOCK_ROWS", 30)
+    monkeypatch.setattr(pipeline, "_GROUP_ROWS", 450)
+
+
+def read(dataset) -> np.ndarray:
+    """All rows of a dataset as one matrix: label, dense, categorical."""
+    return np.concatenate([np.column_stack((label, x["dense"], x["categorical"])) for x, label in dataset.as_numpy_iterator()])
+
+
+def expected(records, split="train", start=0, stop=None) -> np.ndarray:
+    """The same of the recorded rows, in the order of the log."""
+    dense, categorical, label = records.numpy(split, start, stop)
+    return np.column_stack((label, np.log1p(dense), categorical))
+
+
+def assert_same_rows(a, b):
+    """Equal up to order."""
+    np.testing.assert_allclose(a[np.lexsort(a.T)], b[np.lexsort(b.T)], rtol=1e-6)
+
+
+def test_numpy_across_shards(records):
+    dense, categorical, label = records.numpy("train")
+    assert (dense.dtype, categorical.dtype, label.dtype) == (np.float32, np.int32, np.float32)
+    assert (dense.shape, categorical.shape, label.shape) == ((2572, 13), (2572, 26), (2572, 1))
+    for part, whole in zip(records.numpy("train", 150, 777), (dense, categorical, label)):
+        np.testing.assert_array_equal(part, whole[150:777])
+    assert len(records.numpy("train", 2500, 9999)[0]) == 72
+    assert len(records.numpy("train", 5, 5)[0]) == 0
+    with pytest.raises(DataError, match="are no range"):
+        records.numpy("train", 9, 5)
+    with pytest.raises(DataError, match="no split 'dev'"):
+        records.numpy("dev")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_order_of_the_log(records, split):
+    dataset = records.dataset(split, 128)
+    batches = list(dataset.as_numpy_iterator())
+    assert dataset.cardinality() == len(batches) == -(-records.rows(split) // 128)
+    assert [len(label) for _, label in batches[:-1]] == [128] * (len(batches) - 1)
+    np.testing.assert_allclose(read(dataset), expected(records, split), rtol=1e-6)
+
+
+def test_types_and_shapes(records):
+    features, label = records.dataset("train", 64, drop_remainder=True).element_spec
+    assert (features["dense"].shape, features["dense"].dtype.name) == ((64, 13), "float32")
+    assert (features["categorical"].shape, features["categorical"].dtype.name) == ((64, 26), "int32")
+    assert (label.shape, label.dtype.name) == ((64, 1), "float32")
+    assert records.dataset("train", 64).element_spec[1].shape.as_list() == [None, 1]
+
+
+def test_shuffled(records):
+    """Each epoch has all rows, in an order of its own that the seed gives again."""
+    one, again, other = (read(records.dataset("train", 100, shuffle_seed=seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert_same_rows(one, expected(records))
+    assert_same_rows(other, expected(records))
+    assert (one != other).any()
+    two_epochs = read(records.dataset("train", 100, shuffle_seed=1, repeat=True).take(2 * 26))
+    np.testing.assert_array_equal(two_epochs[:2572], one)
+    assert_same_rows(two_epochs[2572:], one)
+    assert (two_epochs[2572:] != one).any()
+
+
+def test_shuffling_mixes(records):
+    """Neighbours of the log end up far apart: a batch holds rows of the whole epoch."""
+    marked = expected(records)
+    place = {row.tobytes(): i for i, row in enumerate(marked.astype(np.float32))}
+    got = read(records.dataset("train", 128, shuffle_seed=3)).astype(np.float32)
+    # Rows are unique here, and log1p of TensorFlow may differ in the last bit: compare by the ids.
+    ids = {row[14:].tobytes(): i for i, row in enumerate(marked.astype(np.float32))}
+    assert len(ids) == len(place) == len(marked)
+    order = np.array([ids[row[14:].tobytes()] for row in got])
+    spread = [order[at : at + 128].std() for at in range(0, 2432, 128)]
+    assert min(spread) > 0.6 * 2572 / np.sqrt(12)  # a uniform draw of the epoch has 2572 / sqrt(12)
+    assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.1
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 700), st.integers(0, 80), st.sampled_from([None, 7]), st.booleans(), st.integers(1, 4))
+def test_starting_at_a_batch_is_as_if_the_earlier_ones_had_been_read(records, size, start, seed, drop, count):
+    """Also in a later epoch, for any batch size and share."""
+    pipeline._BLOCK_ROWS, pipeline._GROUP_ROWS = 30, 450
+    arguments = {"shuffle_seed": seed, "drop_remainder": drop, "repeat": True, "worker": (count - 1, count)}
+    if drop and records.rows("train") // count < size:
+        with pytest.raises(DataError, match="none makes a batch of"):
+            records.dataset("train", size, **arguments)
+        return
+    whole = records.dataset("train", size, **arguments).skip(start).take(3)
+    np.testing.assert_array_equal(read(records.dataset("train", size, start_batch=start, **arguments).take(3)), read(whole))
+
+
+@pytest.mark.parametrize("share", ["rows", "files"])
+@pytest.mark.parametrize("seed", [None, 5])
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_shares_of_workers_make_the_whole(records, share, seed, count):
+    shares = [read(records.dataset("train", 64, shuffle_seed=seed, worker=(i, count), share=share)) for i in range(count)]
+    assert_same_rows(np.concatenate(shares), expected(records))
+    if share == "rows":
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    if seed is None and share == "rows":
+        np.testing.assert_allclose(np.concatenate(shares), expected(records), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "batch_size >= 1"),
+        ({"start_batch": -1}, "start_batch >= 0"),
+        ({"worker": (2, 2)}, "index < count"),
+        ({"share": "bytes"}, "wanted rows or files"),
+        ({"batch_size": 3000, "drop_remainder": True}, "none makes a batch of 3000"),
+        ({"start_batch": 41}, "beyond the 41 batches"),
+    ],
+)
+def test_arguments_out_of_range(records, arguments, message):
+    with pytest.raises(DataError, match=message):
+        records.dataset("train", **{"batch_size": 64, **arguments})
+
+
+@pytest.fixture
+def copy(records, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(records.folder, folder)
+    return folder
+
+
+def change_manifest(folder, change) -> None:
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "manifest.json").unlink(), "not a prepared data folder, or not finished"),
+        (lambda f: (f / "manifest.json").write_text("{"), "damaged manifest"),
+        (lambda f: (f / "manifest.json").write_text("[]"), "damaged manifest"),
+        (lambda f: (f / "train" / "00003.bin").unlink(), "00003.bin: missing"),
+        (lambda f: (f / "train" / "00003.bin").write_bytes(b"x"), "wanted 32000 bytes .200 rows., got 1"),
+        (lambda f: change_manifest(f, lambda m: m.update(format=99)), "wanted records of format 1, got 99"),
+        (lambda f: change_manifest(f, lambda m: m.pop("shards")), "damaged manifest"),
+        (lambda f: change_manifest(f, lambda m: m["vocabulary"]["sizes"].pop()), "25 vocabulary sizes for 26 features"),
+        (lambda f: change_manifest(f, lambda m: m["shards"]["test"][0].update(path="../x.bin")), "is outside the folder"),
+        (lambda f: change_manifest(f, lambda m: m["shards"]["test"][0].update(path="/etc/passwd")), "is outside the folder"),
+    ],
+)
+def test_damaged_folders_are_refused(copy, damage, message):
+    damage(copy)
+    with pytest.raises(DataError, match=message):
+        Records.open(copy)
+
+
+def test_verify_finds_a_changed_byte(copy):
+    Records.open(copy).verify()
+    shard = copy / "train" / "00002.bin"
+    content = bytearray(shard.read_bytes())
+    content[777] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match="00002.bin: wanted sha256"):
+        Records.open(copy).verify()
+
+
+def test_another_vocabulary_is_refused(copy, golden_dir, tmp_path):
+    prepare(golden_dir / "criteo" / "train.txt", tmp_path / "golden").vocabulary().save(copy / "vocabulary.npz")
+    with pytest.raises(DataError, match="not the vocabulary these records were made with"):
+        Records.open(copy).vocabulary()
+
+
+@pytest.mark.parametrize("compression", [None, "GZIP"])
+def test_tfrecord_both_ways(records, tmp_path, compression):
+    paths = {split: [tmp_path / f"{split}.tfrecord"] for split in ("train", "test")}
+    for split in paths:
+        assert write_tfrecord(records, split, paths[split][0], compression) == records.rows(split)
+    dataset = tfrecord_dataset(paths["test"], CRITEO, 100, compression)
+    np.testing.assert_array_equal(read(dataset), read(records.dataset("test", 100)))
+    assert dataset.element_spec == records.dataset("test", 100).element_spec
+    back = read_tfrecord(paths, tmp_path / "back", CRITEO, records.vocabulary(), compression)
+    back.verify()
+    for split in paths:
+        for a, b in zip(back.numpy(split), records.numpy(split)):
+            np.testing.assert_array_equal(a, b)
+    assert back.manifest["vocabulary"] == records.manifest["vocabulary"]
+    assert back.manifest["counts"]["positives"] == records.manifest["counts"]["positives"]
+    assert "?" in describe(back.folder)[-1]
+
+
+def test_tfrecord_with_other_content(records, tmp_path):
+    path = tmp_path / "test.tfrecord"
+    write_tfrecord(records, "test", path)
+    small = prepare_vocabulary_without_last_key(records)
+    with pytest.raises(DataError, match=r"test, Examples 0 and on: categorical\[\d+\] is \d+, wanted 0 to"):
+        read_tfrecord({"test": [path]}, tmp_path / "out", CRITEO, small)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(DataError, match="test: not TFRecord files"):
+        read_tfrecord({"test": [path]}, tmp_path / "out", CRITEO, records.vocabulary())
+    assert not (tmp_path / "out").exists()
+
+
+def prepare_vocabulary_without_last_key(records):
+    """A vocabulary that has only the first key of each feature."""
+    from dlrm_tf.data.vocabulary import Vocabulary
+
+    vocabulary = records.vocabulary()
+    return Vocabulary.from_keys({name: vocabulary.keys(name)[:1] for name in vocabulary.names})
+
+
+def test_describe(golden_dir, tmp_path):
+    lines = describe(prepare(golden_dir / "criteo" / "train.txt", tmp_path / "out").folder)
+    assert lines[0] == f"{tmp_path / 'out'}: 698 rows from 700 lines, 2 bad lines skipped"
+    assert lines[3].split() == ["train", "598", "rows,", "26.42%", "positive,", "1", "shards"]
+    fields = [line.split("\t") for line in (golden_dir / "criteo" / "train.txt").read_text().splitlines()]
+    missing = sum(line[14] == "" for line in fields if len(line) == 40) / 698
+    assert lines[-26].split() == ["C1", "41", f"{missing:.2%}", "0.00%"]
+    assert len(lines) == 8 + 39
