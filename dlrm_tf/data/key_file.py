@@ -51,7 +51,7 @@ def read_keys(path) -> tuple[dict, list[tuple[np.ndarray, list[tuple[bytes, int]
             MemoryError,
             RuntimeError,
         ) as e:
-            # TypeError: an array that is no archive; RuntimeError: encrypted; NotImplementedError, a kind of it: compressed oddly.
+            # TypeError: an array that is no archive; RuntimeError: encrypted, or (NotImplementedError) oddly compressed.
             raise DataError(f"{path}: not a vocabulary file, or damaged ({reason(e)})") from None
     offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
     sound = (
