@@ -80,3 +80,5 @@ def test_the_next_one_works(large, tmp_path):
     convert(tmp_path / "t.weights.h5", tmp_path / "t.ckpt", quiet=True)
     convert(large / "m.weights.h5", tmp_path / "u.ckpt", quiet=True)
     assert sha256_file(tmp_path / "t.ckpt") == sha256_file(tmp_path / "u.ckpt")
+    for path in tmp_path.iterdir():  # pytest keeps folders for a while
+        path.unlink()
