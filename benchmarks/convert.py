@@ -5,7 +5,7 @@
     python benchmarks/convert.py --mindspore PYTHON   also MindSpore's own load_checkpoint, in the Python that has it
 
 Every run is a process of its own; its peak memory is the system's figure (ru_maxrss). "cold" has the source's pages dropped from
-the page cache first, "warm" has them read once. Writing always ends with fsync.
+the page cache first, "warm" has them read once. Writing always ends with fsync. On a busy machine trust the CPU column.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
+from typing import NamedTuple
 
 from dlrm_tf import DLRMConfig
 from dlrm_tf.config import CRITEO_KAGGLE_SIZES
@@ -32,14 +33,22 @@ IMPORT = "import dlrm_tf; dlrm_tf.DLRM"
 MINDSPORE = "import sys, mindspore; mindspore.load_checkpoint(sys.argv[1])"
 
 
-def measure(code: str, *paths: str, python: str = sys.executable):
-    """`(seconds, peak bytes)` of a process; None when it failed."""
+class Run(NamedTuple):
+    """What one process took."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+
+
+def measure(code: str, *arguments: str, python: str = sys.executable):
+    """Runs Python code in a process of its own; None when it failed."""
     start = time.perf_counter()
-    pid = os.posix_spawn(python, [python, "-c", code, *paths], {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
+    pid = os.posix_spawn(python, [python, "-c", code, *arguments], {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
     _, status, usage = os.wait4(pid, 0)
     if os.waitstatus_to_exitcode(status):
         return None
-    return time.perf_counter() - start, usage.ru_maxrss * 1024
+    return Run(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
 def set_cache(path: str, warm: bool) -> None:
@@ -50,6 +59,31 @@ def set_cache(path: str, warm: bool) -> None:
                 pass
         else:
             os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def compare(source: str, target: str, folder: str, repeat: int, warm: bool) -> None:
+    """Copies `target` and converts `source` in turn, so that a slow moment of the disk hits both."""
+    copies, conversions = [], []
+    for _ in range(repeat):
+        for code, path, runs in ((COPY, target, copies), (CONVERT, source, conversions)):
+            out = os.path.join(folder, "again.weights.h5")
+            set_cache(path, warm)
+            runs.append(measure(code, path, out))
+            os.unlink(out)
+    state = "warm" if warm else "cold"
+    report(f"copy of the kept bytes, {state}", copies)
+    report(f"convert, {state}", conversions)
+    by_clock, by_cpu = (
+        statistics.median(run[i] for run in conversions) / statistics.median(run[i] for run in copies) for i in (0, 1)
+    )
+    print(f"  {state}: convert takes {by_clock:.2f} times the copy by the clock, {by_cpu:.2f} times its CPU")
+
+
+def report(name: str, runs: list) -> None:
+    """Prints one line: median seconds and CPU seconds, all seconds, largest peak memory."""
+    seconds, cpu = (statistics.median(run[i] for run in runs) for i in (0, 1))
+    every = " ".join(f"{run.seconds:.2f}" for run in runs)
+    print(f"{name:<34}{seconds:>9.2f}{cpu:>9.2f}{max(run.peak_bytes for run in runs) / 1e6:>9,.0f} MB   {every}", flush=True)
 
 
 def main() -> None:
@@ -63,46 +97,28 @@ def main() -> None:
     args = parser.parse_args()
     config = DLRMConfig(tuple(max(3, int(size * args.fraction)) for size in CRITEO_KAGGLE_SIZES))
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        source, target, copy = (os.path.join(folder, name) for name in ("hub.ckpt", "hub.weights.h5", "copy.weights.h5"))
-        made, _ = measure(MAKE, source, config.to_json())
+        source, target = (os.path.join(folder, name) for name in ("hub.ckpt", "hub.weights.h5"))
+        made = measure(MAKE, source, config.to_json())
         size = os.path.getsize(source)
-        as_hub = f", the Hub's size is {HUB_BYTES:,}" if args.fraction == 1 else ""
-        print(f"source {size:,} bytes{as_hub}; made in {made:.1f} s; kept {4 * config.num_parameters:,} bytes")
+        as_hub = f" (the Hub's layout has {HUB_BYTES:,})" if args.fraction == 1 else ""
+        print(f"source {size:,} bytes{as_hub}, made in {made.seconds:.1f} s; kept {4 * config.num_parameters:,} bytes")
+        print(f"{'':<34}{'seconds':>9}{'CPU':>9}{'memory':>12}   every run")
         measure(CONVERT, source, target)
-        print(f"{'':<34}{'seconds (median)':>18}{'all':>34}{'peak memory':>14}")
         for warm in (False, True):
-            times = {"copy of the kept bytes": [], "convert": []}
-            for _ in range(args.repeat):  # interleaved, so that a slow moment of the disk hits both
-                for name, code, first in (("copy of the kept bytes", COPY, target), ("convert", CONVERT, source)):
-                    out = copy if code == COPY else os.path.join(folder, "again.weights.h5")
-                    set_cache(first, warm)
-                    times[name].append(measure(code, first, out))
-                    os.unlink(out)
-            for name, runs in times.items():
-                report(f"{name}, {'warm' if warm else 'cold'}", runs)
-            ratio = statistics.median(s for s, _ in times["convert"]) / statistics.median(
-                s for s, _ in times["copy of the kept bytes"]
-            )
-            print(f"convert takes {ratio:.2f} times the copy ({'warm' if warm else 'cold'})")
+            compare(source, target, folder, args.repeat, warm)
         if args.load:
             base, loaded = measure(IMPORT), measure(LOAD, target)
             report("import of the model's parts", [base])
             report("dlrm_tf.load", [loaded])
             table = 4 * config.table_rows * config.embedding_dim
-            print(f"dlrm_tf.load needs {(loaded[1] - base[1]) / table:.2f} times the table of {table / 1e9:.2f} GB")
+            extra = (loaded.peak_bytes - base.peak_bytes) / table
+            print(f"  dlrm_tf.load needs {extra:.2f} times the table of {table / 1e9:.2f} GB, beside what the import takes")
         if args.mindspore:
             run = measure(MINDSPORE, source, python=args.mindspore)
             if run is None:
                 print(f"MindSpore's load_checkpoint failed on this file ({size / 1e9:.2f} GB)")
             else:
                 report("MindSpore's load_checkpoint, warm", [run])
-
-
-def report(name: str, runs: list) -> None:
-    """Prints one line: median and all seconds, largest peak memory."""
-    seconds = [s for s, _ in runs]
-    every = " ".join(f"{s:.2f}" for s in seconds)
-    print(f"{name:<34}{statistics.median(seconds):>18.2f}{every:>34}{max(m for _, m in runs) / 1e6:>11,.0f} MB")
 
 
 if __name__ == "__main__":
