@@ -12,7 +12,6 @@ SERVING = [
     "prometheus-client>=0.20,<1",
 ]
 LITE = ["ai-edge-litert>=2.0,<3"]
-DATA = ["polars>=1.20,<3"]
 REPORT = ["matplotlib>=3.7,<4"]
 # The Ascend plugin npu_device 2.6.5 (from Huawei, not on PyPI) is built against this TensorFlow; Python 3.9 is its newest.
 ASCEND = ["tensorflow==2.6.5", "tensorflow-recommenders==0.6.0", "protobuf<3.21", "numpy<1.24"]
@@ -43,13 +42,12 @@ setup(
     extras_require={
         "serving": SERVING,
         "lite": LITE,
-        "data": DATA,
         "report": REPORT,
         "torch": TORCH,
-        "test": TEST + SERVING + LITE + DATA + REPORT,
+        "test": TEST + SERVING + LITE + REPORT,
         "ascend": ASCEND,
         "ascend-test": ASCEND + ["pytest>=8,<9", "hypothesis>=6.100,<7"],
-        "all": SERVING + LITE + DATA + REPORT,
+        "all": SERVING + LITE + REPORT,
     },
     entry_points={"console_scripts": ["dlrm-tf = dlrm_tf.cli.main:entry"]},
 )

@@ -42,8 +42,8 @@ def require(module: str, extra: str):
     """Imports `module`, or says which extra of dlrm_tf brings it.
 
     Args:
-      module: dotted module name, for example `"polars"`.
-      extra: name of the group in setup.py, for example `"data"`.
+      module: dotted module name, for example `"matplotlib"`.
+      extra: name of the group in setup.py, for example `"report"`.
 
     Raises:
       MissingExtraError: `module` itself is not installed.
