@@ -1,4 +1,4 @@
-"""Converts a MindSpore DLRM checkpoint (.ckpt, .safetensors) to a Keras .weights.h5, or back."""
+"""Converts a DLRM checkpoint (MindSpore .ckpt or .safetensors, PyTorch) to a Keras .weights.h5, or back to MindSpore."""
 
 from dlrm_tf.errors import UsageError
 
@@ -20,6 +20,7 @@ def add_arguments(parser) -> None:
         "NumPy forward pass of the checkpoint; writes FILE.parity.json",
     )
     parser.add_argument("--optimizer-state", action="store_true", help="carry the optimizer's state too (SGD, Momentum, Adagrad)")
+    parser.add_argument("--check", action="store_true", help="hash the whole source: its sha256 is noted, a known one is named")
     parser.add_argument("--crc", action="store_true", help="append MindSpore's checksum (only --to mindspore)")
 
 
@@ -38,6 +39,7 @@ def run(args) -> None:
         allow_extra=args.allow_extra,
         optimizer_state=args.optimizer_state,
         crc=args.crc,
+        check=args.check,
     )
     tables = f"{done.config.num_categorical} tables of width {done.config.embedding_dim}"
     print(f"{done.target}: {done.tensors} weights, {done.nbytes / 1e6:,.1f} MB, {tables}")

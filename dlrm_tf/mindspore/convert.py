@@ -11,7 +11,7 @@ import numpy as np
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import CheckpointError, DLRMError, UsageError
 from dlrm_tf.mindspore.ckpt_writer import array_tensor, write_checkpoint
-from dlrm_tf.mindspore.digest import KNOWN, known_sha256
+from dlrm_tf.mindspore.digest import KNOWN, known_sha256, sha256_file
 from dlrm_tf.mindspore.names import MINDSPORE, Weight, weights_of
 from dlrm_tf.mindspore.safetensors import write_safetensors
 from dlrm_tf.mindspore.source import Source
@@ -54,6 +54,7 @@ def convert(
     allow_extra: bool = False,
     optimizer_state: bool = False,
     crc: bool = False,
+    check: bool = False,
     quiet: bool = False,
 ) -> Conversion:
     """Converts MindSpore's `.ckpt` or `.safetensors` to Keras's `.weights.h5`, or back; streams, whatever the size.
@@ -71,6 +72,8 @@ def convert(
       allow_extra: leave out tensors that are neither a weight nor optimizer state, instead of refusing the file.
       optimizer_state: carry the optimizer's state too (MindSpore's SGD, Momentum, Adagrad); see `train.optimizer_state`.
       crc: to MindSpore only: append its checksum.
+      check: to Keras only: hash the whole source first, whatever its size; its sha256 is noted in the weights file, and a known
+        one is named. Without it that is done for small files and for those `fetch` has brought.
       quiet: show no progress.
 
     Returns:
@@ -86,7 +89,7 @@ def convert(
     if isinstance(config, str):
         config = DLRMConfig.read(config)
     if direction == "keras":
-        return _to_keras(source, target, config, prefix, allow_extra, optimizer_state, quiet)
+        return _to_keras(source, target, config, prefix, allow_extra, optimizer_state, check, quiet)
     return _to_mindspore(source, target, config, optimizer_state, crc, quiet)
 
 
@@ -101,12 +104,12 @@ def _direction(target: str, to: Optional[str]) -> str:
     raise UsageError(f"{target}: the name of the file to write must end in {' or '.join(wanted)}")
 
 
-def _to_keras(source, target, config, prefix, allow_extra: bool, optimizer_state: bool, quiet: bool) -> Conversion:
+def _to_keras(source, target, config, prefix, allow_extra: bool, optimizer_state: bool, check: bool, quiet: bool) -> Conversion:
     with Source(source, config, prefix, allow_extra) as weights:
         weights.checkpoint.check_crc()
         config = weights.config
         _need_space(target, config.num_parameters * 4)
-        sha256 = known_sha256(source)
+        sha256 = sha256_file(source, quiet) if check else known_sha256(source)
         with WeightsWriter(target, config, sha256) as writer, Progress("convert", weights.nbytes, "B", quiet=quiet) as progress:
             for mlp, i, _, _ in config.dense_shapes():
                 kernel, bias = weights.dense(mlp, i)

@@ -210,6 +210,18 @@ def test_wrong_target(golden_ckpt, tmp_path, target, to):
         convert(golden_ckpt("tiny", "init"), tmp_path / target, to=to)
 
 
+def test_a_known_source_is_named(golden_ckpt, tmp_path, monkeypatch):
+    from dlrm_tf.mindspore import digest
+
+    source = golden_ckpt("hub_layout", "init")
+    monkeypatch.setitem(digest.KNOWN, sha256_file(source), "the golden one")
+    monkeypatch.setattr(digest, "CHEAP_BYTES", 1000)
+    assert not any("golden" in note for note in convert(source, tmp_path / "a.weights.h5", quiet=True).notes)
+    assert convert(source, tmp_path / "a.weights.h5", check=True, quiet=True).notes[0] == "the source is the golden one"
+    with WeightsReader(tmp_path / "a.weights.h5") as reader:
+        assert reader.attributes["source_sha256"] == sha256_file(source)
+
+
 def test_command_line(golden_ckpt, tmp_path, capsys):
     target = tmp_path / "m.weights.h5"
     assert main(["convert", str(golden_ckpt("tiny", "init")), "-o", str(target)]) == 0
