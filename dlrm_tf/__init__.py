@@ -19,6 +19,9 @@ _PUBLIC = {
     "DLRM": "dlrm_tf.model.dlrm",
     "load": "dlrm_tf.model.weights",
     "convert": "dlrm_tf.mindspore.convert",
+    "fetch": "dlrm_tf.mindspore.fetch",
+    "grow_weights": "dlrm_tf.model.grow",
+    "Records": "dlrm_tf.data.records",
     "Vocabulary": "dlrm_tf.data.vocabulary",
     "synth": "dlrm_tf.data.synthetic",
     "prepare": "dlrm_tf.data.criteo",
@@ -26,17 +29,23 @@ _PUBLIC = {
     "evaluate": "dlrm_tf.train.evaluate",
     "export_savedmodel": "dlrm_tf.export.saved_model",
     "export_tflite": "dlrm_tf.export.tflite",
-    "keras3": None,
+    "export_ascend": "dlrm_tf.export.ascend",
 }
-__all__ = [*_PUBLIC, "__version__"]
+# Modules reached as attributes: dlrm_tf.keras3, dlrm_tf.lite.Scorer, dlrm_tf.serve.Client, ...
+_MODULES = {"keras3": "dlrm_tf.model.keras3"}
+_MODULES.update(
+    (room, f"dlrm_tf.{room}") for room in ("ascend", "data", "export", "lite", "mindspore", "model", "serve", "train")
+)
+__all__ = [*_PUBLIC, *_MODULES, "__version__"]
 
 
 def __getattr__(name):
-    if name not in _PUBLIC:
+    if name in _MODULES:
+        value = importlib.import_module(_MODULES[name])
+    elif name in _PUBLIC:
+        value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    else:
         raise AttributeError(f"module 'dlrm_tf' has no attribute {name!r}")
-    if _PUBLIC[name] is None:
-        return importlib.import_module(f"dlrm_tf.model.{name}")
-    value = getattr(importlib.import_module(_PUBLIC[name]), name)
     globals()[name] = value
     return value
 
