@@ -86,7 +86,7 @@ def _constant(source: Source, names) -> Optional[np.float32]:
 
 def carry_to_mindspore(state: OptimizerStateReader, config: DLRMConfig) -> Iterator:
     """Yields the optimizer's tensors as the pairs the checkpoint writers take, in MindSpore's order."""
-    for name, value in state.attributes.items():
+    for name, value in sorted(state.attributes.items()):  # global_step, learning_rate, momentum: MindSpore's order too
         if name != "optimizer":
             yield array_tensor(name, value)
     for slot in state.slots:
