@@ -32,10 +32,10 @@ _PUBLIC = {
     "export_ascend": "dlrm_tf.export.ascend",
 }
 # Modules reached as attributes: dlrm_tf.keras3, dlrm_tf.lite.Scorer, dlrm_tf.serve.Client, ...
-_MODULES = {"keras3": "dlrm_tf.model.keras3"}
-_MODULES.update(
-    (room, f"dlrm_tf.{room}") for room in ("ascend", "data", "export", "lite", "mindspore", "model", "serve", "train")
-)
+_MODULES = {
+    "keras3": "dlrm_tf.model.keras3",
+    **{room: f"dlrm_tf.{room}" for room in ("ascend", "data", "export", "lite", "mindspore", "model", "serve", "train")},
+}
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]
 
 
