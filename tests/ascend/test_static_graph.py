@@ -47,6 +47,8 @@ def test_forward_and_backward_have_static_shapes(kind):
     assert {"ResourceGather", "MatMul"} <= types
     assert not types & DYNAMIC
     for op in graph.get_operations():
+        if op.inputs and all(tensor.op.type == "Const" for tensor in op.inputs):
+            continue  # computed once, when the graph is compiled
         for output in op.outputs:
             assert output.dtype == tf.resource or output.shape.is_fully_defined(), f"{op.type} {op.name}: {output.shape}"
 
