@@ -33,6 +33,7 @@ def test_counts(records):
 
 
 def test_figure_shows_the_numbers(records):
+    pytest.importorskip("matplotlib")
     cardinality, frequency, missing, label = _figure(records, _count(records)).axes
     assert [bar.get_height() for bar in cardinality.patches] == list(records.sizes)
     largest = int(np.argmax(records.sizes))
@@ -44,6 +45,7 @@ def test_figure_shows_the_numbers(records):
 
 
 def test_html_and_png(folder, tmp_path):
+    pytest.importorskip("matplotlib")
     write_page(folder, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert "698 rows from 700 lines" in text
