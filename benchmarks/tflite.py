@@ -3,6 +3,7 @@
     python benchmarks/tflite.py                                   # trains a model on 300 k generated rows first
     python benchmarks/tflite.py --rows 2000000 --cardinalities criteo
     python benchmarks/tflite.py --data DIR --weights FILE         # a model that is there already
+    python benchmarks/tflite.py --full                            # export of the Hub model's 33.8 M rows: time, memory; no peer
 
 Needs onnx and onnxruntime (pip install onnx onnxruntime). Every contender runs in a process of its own; they take turns, round by
 round, so that a slow spell of the machine hits all. Figures are medians over the rounds. The ONNX graph is the same network with
@@ -53,7 +54,7 @@ def onnx_model(weights: str, path: str) -> None:
 
     with WeightsReader(weights) as reader:
         config = reader.config
-        vectors, dim = config.num_categorical + 1, config.embedding_dim
+        vectors = config.num_categorical + 1
 
         def mlp(name, layers, x):
             for i in range(layers):
@@ -205,6 +206,40 @@ def _memory() -> dict:
     return {"private": values["Private_Dirty"], "mapped": values["Private_Clean"], "peak": values["VmHWM"]}
 
 
+def measure_full(folder: str) -> None:
+    """Exports seeded weights of the Hub model's size and scores with the file; prints time and memory."""
+    import dlrm_tf
+    from dlrm_tf.export import lite_graph  # noqa: F401, loads TensorFlow before the first reading
+    from dlrm_tf.model.weights import WeightsWriter, table_chunks
+
+    config, generator = dlrm_tf.DLRMConfig.preset("criteo_kaggle"), np.random.default_rng(0)
+    weights, path = os.path.join(folder, "m.weights.h5"), os.path.join(folder, "m.tflite")
+    with WeightsWriter(weights, config) as writer:
+        for mlp, i, fan_in, fan_out in config.dense_shapes():
+            kernel = generator.normal(0, np.sqrt(2 / (fan_in + fan_out)), (fan_in, fan_out)).astype(np.float32)
+            writer.write_dense(mlp, i, kernel, np.zeros(fan_out, np.float32))
+        for start, stop in table_chunks(config):
+            writer.write_table(start, generator.standard_normal((stop - start, 16), np.float32) * np.float32(0.05))
+    before, start = _memory(), time.perf_counter()
+    report = dlrm_tf.export_tflite(weights, path, quiet=True)
+    seconds, peak = time.perf_counter() - start, _memory()["peak"]
+    print(report)
+    own = peak - before["peak"]
+    print(f"export: {seconds:.1f} s, peak memory {peak / 1e6:,.0f} MB, of which {own / 1e6:,.0f} MB on top of TensorFlow")
+    rows = os.path.join(folder, "rows.npz")
+    ids = np.stack([generator.integers(0, size, 5000) for size in config.categorical_feature_sizes], 1).astype(np.int32)
+    np.savez(rows, dense=generator.random((5000, 13), np.float32), categorical=ids)
+    worker = Worker(path, 1, rows)
+    times = [worker.ask(batch=batch, seconds=2.0)["median"] for batch in BATCHES]
+    started = worker.started
+    print(
+        f"load to first score {1e3 * started['load']:.1f} ms, private memory {started['private'] / 1e6:.1f} MB; "
+        + ", ".join(f"batch {b}: {1e6 * t:.1f} us" for b, t in zip(BATCHES, times))
+        + " (uniform ids)"
+    )
+    worker.close()
+
+
 def work(path: str, threads: int, rows: str) -> None:
     """Child process: answers commands on standard input, one JSON line each."""
     with np.load(rows) as file:
@@ -273,6 +308,7 @@ def main(argv=None) -> None:
     parser.add_argument("--cardinalities", default="small", help="of generated rows: small or criteo")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.4, help="of one contender in one round and setting")
+    parser.add_argument("--full", action="store_true", help="the Hub model's size, without a peer: needs 3 GB of disk")
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.work:
@@ -280,7 +316,7 @@ def main(argv=None) -> None:
     if bool(args.data) != bool(args.weights):
         parser.error("--data and --weights go together")
     with tempfile.TemporaryDirectory(prefix="dlrm_tf_bench_") as folder:
-        _measure(folder, args)
+        measure_full(folder) if args.full else _measure(folder, args)
     return None
 
 

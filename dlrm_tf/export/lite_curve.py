@@ -75,6 +75,7 @@ def draw_curve(reports: list, path: str) -> None:
         ax.plot(sizes, [r.quality[name] for r in reports], "o-", color="tab:blue", label=f"{reports[0].row_type} TFLite")
         ax.axhline(reports[0].float_quality[name], color="tab:gray", linestyle="--", label="float32, all ids")
         ax.set(xscale="log", xlabel="file size [MB]", title=label)
+        ax.xaxis.set_major_formatter("{x:g}")
         ax.grid(alpha=0.3)
     figure.axes[0].legend()
     with atomic_file(path) as temporary:
