@@ -19,7 +19,8 @@ demo: $(VENV)/.all
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest $(RUN)
 
-ASCEND_TESTS = tests/ascend tests/model tests/mindspore tests/train tests/test_config.py tests/test_files.py tests/test_progress.py
+ASCEND_TESTS = tests/ascend tests/model tests/mindspore tests/data tests/test_config.py tests/test_files.py tests/test_progress.py \
+	$(addprefix tests/train/test_,fit.py golden_sgd.py optimizers.py optimizer_state.py metrics.py)
 ifeq ($(strip $(PYTHON39)),)
 test-ascend:
 	@echo "make test-ascend: skipped, no Python 3.9 (looked for python3.9 on PATH and under ~/.pyenv/versions/3.9.*/bin)"

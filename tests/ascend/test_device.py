@@ -35,21 +35,30 @@ def test_one_device_keeps_float32_and_is_opened_first(processes):
 
 
 @pytest.mark.parametrize(
-    "arguments, saturates, scaled",
-    [("", "", "LossScaleOptimizer"), ("", "1", "NpuLossScaleOptimizer"), (", loss_scale=1024", "1", "NpuLossScaleOptimizer")],
+    "arguments, saturates, scaled, scale, options",
+    [
+        # precision_mode_v2 replaces precision_mode: the plugin refuses both.
+        (
+            "options={'precision_mode_v2': 'mixed_float16', 'hcom_parallel': True}",
+            "",
+            "LossScaleOptimizer",
+            2**15,
+            {"precision_mode_v2": "mixed_float16", "hcom_parallel": True},
+        ),
+        ("loss_scale=1024", "1", "NpuLossScaleOptimizer", 1024, {"precision_mode": "allow_mix_precision"}),
+    ],
 )
-def test_mixed_precision_scales_the_loss(processes, arguments, saturates, scaled):
+def test_mixed_precision_scales_the_loss(processes, arguments, saturates, scaled, scale, options):
     code = f"""
-device = open_device('mixed'{arguments})
+device = open_device('mixed', {arguments})
 model = train('adagrad', 0, device)
 answer([type(model.optimizer).__name__, float(model.optimizer.loss_scale), model.embedding.table.numpy().tolist()])
 """
-    name, scale, table = run(processes, code, FAKE_NPU_SATURATES=saturates)
-    assert name == scaled
-    assert scale == (1024 if arguments else 2**15)
+    name, came, table = run(processes, code, FAKE_NPU_SATURATES=saturates)
+    assert (name, came) == (scaled, scale)
     # A power of two is taken out again without a trace.
     np.testing.assert_allclose(table, small_run.train("adagrad", 0).embedding.table, rtol=0, atol=1e-6)
-    assert processes.journal()[0]["options"] == {"precision_mode": "allow_mix_precision"}
+    assert processes.journal()[0]["options"] == options
 
 
 def test_what_must_not_be(processes):
@@ -79,11 +88,6 @@ answer(messages)
     assert second == "device 1 does not open: device 1: device 0 is open already"
     assert late.startswith("TensorFlow has already run an operation in this process: open the device before")
     assert [entry["event"] for entry in processes.journal()] == ["open", "as_default"]
-
-
-def test_precision_mode_v2_replaces_precision_mode(processes):
-    run(processes, "open_device(options={'precision_mode_v2': 'origin', 'hcom_parallel': True})")
-    assert processes.journal()[0]["options"] == {"precision_mode_v2": "origin", "hcom_parallel": True}
 
 
 @pytest.mark.parametrize(
