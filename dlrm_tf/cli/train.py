@@ -1,5 +1,8 @@
 """Train a DLRM on prepared data; the run folder gets checkpoints, TensorBoard events, history.json and the weights."""
 
+import contextlib
+import os
+
 from dlrm_tf.errors import UsageError
 
 
@@ -31,6 +34,10 @@ def add_arguments(parser) -> None:
         default="one",
         help="which devices and processes train together, see README (default: one); ascend: one process a Huawei NPU",
     )
+    parser.add_argument("--local-workers", type=int, default=0, metavar="N", help="try a cluster on this machine: N workers")
+    parser.add_argument(
+        "--local-ps", type=int, default=0, metavar="N", help="with --strategy parameter_server: N parameter servers"
+    )
     parser.add_argument(
         "--precision", choices=("float32", "mixed"), default="float32", help="with --strategy ascend (default: float32)"
     )
@@ -41,32 +48,39 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     from dlrm_tf.config import DLRMConfig
-    from dlrm_tf.train.fit import fit
 
-    trained = fit(
-        args.data,
-        args.output,
-        weights=args.weights,
-        config=DLRMConfig.read(args.config) if args.config else None,
-        optimizer=args.optimizer,
-        learning_rate=args.learning_rate,
-        momentum=args.momentum,
-        dense_optimizer=args.dense_optimizer,
-        dense_learning_rate=args.dense_learning_rate,
-        warmup_steps=args.warmup_steps,
-        decay=args.decay,
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        seed=args.seed,
-        resume=args.resume,
-        checkpoint_steps=args.checkpoint_steps,
-        steps_per_execution=args.steps_per_execution,
-        validate=not args.no_validation,
-        strategy=args.strategy,
-        precision=args.precision,
-        loss_scale=_loss_scale(args.loss_scale),
-        quiet=args.quiet,
-    )
+    config = DLRMConfig.read(args.config) if args.config else None
+    options = {
+        "data": args.data,
+        "run_dir": args.output,
+        "weights": args.weights,
+        "config": config and config.to_json(),
+        "optimizer": args.optimizer,
+        "learning_rate": args.learning_rate,
+        "momentum": args.momentum,
+        "dense_optimizer": args.dense_optimizer,
+        "dense_learning_rate": args.dense_learning_rate,
+        "warmup_steps": args.warmup_steps,
+        "decay": args.decay,
+        "epochs": args.epochs,
+        "batch_size": args.batch_size,
+        "seed": args.seed,
+        "resume": args.resume,
+        "checkpoint_steps": args.checkpoint_steps,
+        "steps_per_execution": args.steps_per_execution,
+        "validate": not args.no_validation,
+        "precision": args.precision,
+        "loss_scale": _loss_scale(args.loss_scale),
+    }
+    with contextlib.ExitStack() as stack:
+        if args.local_workers or args.local_ps:
+            from dlrm_tf.train.local_cluster import local_cluster
+
+            logs = os.path.join(args.output, "logs")
+            stack.enter_context(local_cluster(args.strategy, args.local_workers, args.local_ps, options, logs))
+        from dlrm_tf.train.fit import fit
+
+        trained = fit(**{**options, "config": config}, strategy=args.strategy, quiet=args.quiet)
     print("epoch      loss    rows/s       AUC   logloss        NE  calibration")
     for entry in trained.history:
         v = entry["validation"]

@@ -51,7 +51,10 @@ class FusedEmbedding(tf.keras.layers.Layer):
 
     def call(self, categorical):
         """Looks up `[batch_size, F]` ids; returns `[batch_size, F, D]` in the layer's compute dtype."""
-        return tf.cast(tf.gather(self.table, self.rows(categorical)), self.compute_dtype)
+        # Looked up in a row: a table that is partitioned over parameter servers takes no other shape.
+        looked_up = tf.gather(self.table, tf.reshape(self.rows(categorical), [-1]))
+        shape = [-1, self.config.num_categorical, self.config.embedding_dim]
+        return tf.cast(tf.reshape(looked_up, shape), self.compute_dtype)
 
     def read_rows(self, start: int, stop: int) -> np.ndarray:
         """Rows `[stop - start, D]` of the table as NumPy, without copying the whole table."""

@@ -46,13 +46,14 @@ class EpochPosition(tf.keras.callbacks.Callback):
         self._before, self._first = loss_sum, self.batch
         self.loss_sum = loss_sum
 
-    def _rows_until(self, batch: int) -> int:
+    def rows_until(self, batch: int) -> int:
+        """Rows in the epoch's first `batch` batches."""
         return min(batch * self.batch_size, self.rows)
 
     def on_train_batch_end(self, batch, logs=None):
         done = self._first + batch + 1
-        self.last_rows = self._rows_until(done) - self._rows_until(self.batch)
-        loss_sum = self._before + float(logs["loss"]) * (self._rows_until(done) - self._rows_until(self._first))
+        self.last_rows = self.rows_until(done) - self.rows_until(self.batch)
+        loss_sum = self._before + float(logs["loss"]) * (self.rows_until(done) - self.rows_until(self._first))
         self.last_loss = (loss_sum - self.loss_sum) / self.last_rows
         self.step += done - self.batch
         self.batch, self.loss_sum = done, loss_sum
@@ -60,7 +61,7 @@ class EpochPosition(tf.keras.callbacks.Callback):
     @property
     def mean_loss(self) -> float:
         """Mean loss of the epoch's rows so far."""
-        return self.loss_sum / max(self._rows_until(self.batch), 1)
+        return self.loss_sum / max(self.rows_until(self.batch), 1)
 
 
 class StopAtNonFiniteLoss(tf.keras.callbacks.Callback):
@@ -167,16 +168,21 @@ class SaveRun(tf.keras.callbacks.Callback):
         p = self._position
         self._checkpoints.save(p.step, 0.0 if p.batch == p.batches else p.loss_sum)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal has come."""
+        return self._asked is not None
+
     def stop_if_asked(self) -> None:
         """Raises KeyboardInterrupt when a signal has come."""
-        if self._asked is not None:
+        if self.stopping:
             raise KeyboardInterrupt(f"stopped at step {self._position.step}; go on with --resume")
 
     def on_train_batch_end(self, batch, logs=None):
         if self._position.batch == self._position.batches:
             return  # the loop validates, writes the history and saves
         due = self._every and self._position.step // self._every > self._seen // self._every
-        if due or self._asked is not None:
+        if due or self.stopping:
             self.save()
         self._seen = self._position.step
         self.stop_if_asked()

@@ -90,6 +90,11 @@ class RunCheckpoints:
         Raises:
           CheckpointError: there are checkpoints, but none can be read.
         """
+        if self._write and os.path.isdir(self._folder):
+            for name in os.listdir(self._folder):
+                # What a process that was killed while it wrote has left behind.
+                if name.startswith(".step-") and name.endswith(".part"):
+                    shutil.rmtree(os.path.join(self._folder, name))
         reasons = []
         for step in reversed(self.steps()):
             try:

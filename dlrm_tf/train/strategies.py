@@ -11,13 +11,14 @@ tf = tensorflow()
 STRATEGIES = ("one", "mirrored", "multi_worker", "parameter_server", "tpu")
 
 
-def make_strategy(name: str):
+def make_strategy(name: str, table_rows: int):
     """The strategy of a name.
 
     Args:
       name: `"one"`: this process, one device; `"mirrored"`: all GPUs of this machine, or all logical CPU devices when there is
         none; `"multi_worker"`: the workers of `TF_CONFIG`, in step; `"parameter_server"`: the coordinator of `TF_CONFIG`'s
         cluster, the table partitioned by rows over its ps; `"tpu"`: the TPU that `TPU_NAME` names, or the local one.
+      table_rows: rows of the embedding table, which is how a partitioner knows it.
 
     Returns:
       A `tf.distribute.Strategy`.
@@ -36,8 +37,12 @@ def make_strategy(name: str):
     if name == "parameter_server":
         cluster = _need_cluster(name, ("worker", "ps"))
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-        # Every ps holds a part of the table; the small variables of the MLPs stay whole.
-        partitioner = tf.distribute.experimental.partitioners.MinSizePartitioner(1 << 20, max_shards=len(cluster["ps"]))
+
+        def partitioner(shape, dtype, **unused):
+            # Rows over the ps, as evenly as they go; the MLPs stay whole.
+            whole = len(shape) != 2 or shape[0] != table_rows
+            return [1 if whole else min(len(cluster["ps"]), table_rows)] + [1] * (len(shape) - 1)
+
         module = tf.distribute if hasattr(tf.distribute, "ParameterServerStrategy") else tf.distribute.experimental
         return module.ParameterServerStrategy(resolver, variable_partitioner=partitioner)
     if name == "tpu":

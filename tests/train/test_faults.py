@@ -1,0 +1,154 @@
+"""Training killed at random moments, out of disk, or without its workers."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import dlrm_tf
+from dlrm_tf.errors import CheckpointError
+from dlrm_tf.train.checkpoints import RunCheckpoints
+from dlrm_tf.train.fit import fit
+
+OPTIONS = {"batch_size": 20, "seed": 3, "quiet": True, "epochs": 2, "checkpoint_steps": 5, "optimizer": "sgd"}
+PROGRAM = """
+import json, sys
+import dlrm_tf
+arguments = json.loads(sys.argv[1])
+config = dlrm_tf.DLRMConfig.from_json(arguments.pop("config"))
+print("ready", flush=True)
+dlrm_tf.fit(config=config, **arguments)
+"""
+
+
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(prepared, small_config, tmp_path):
+    whole = fit(prepared, tmp_path / "whole", config=small_config, **OPTIONS)
+    arguments = {"data": prepared.folder, "run_dir": str(tmp_path / "run"), "config": small_config.to_json(), "resume": True}
+    command = [sys.executable, "-c", PROGRAM, json.dumps({**arguments, **OPTIONS})]
+    generator, kills, checkpoints = random.Random(7), 0, str(tmp_path / "run" / "checkpoints")
+    while True:
+        with open(tmp_path / "log", "w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+            before = set(os.listdir(checkpoints)) if os.path.isdir(checkpoints) else set()
+            deadline = time.monotonic() + 120
+            # Killed a random moment after it has made a checkpoint of its own, so that every attempt gets further.
+            while process.poll() is None and kills < 3 and time.monotonic() < deadline:
+                if os.path.isdir(checkpoints) and {n for n in os.listdir(checkpoints) if n.startswith("step")} - before:
+                    time.sleep(generator.uniform(0, 0.4))
+                    process.kill()
+                    kills += 1
+                    break
+                time.sleep(0.01)
+            code = process.wait(timeout=120)
+        if code != -signal.SIGKILL:
+            break
+    assert code == 0, (tmp_path / "log").read_text()[-2000:]
+    assert kills >= 1
+    resumed = dlrm_tf.load(tmp_path / "run" / "model.weights.h5")
+    for mine, theirs in zip(resumed.trainable_variables, whole.model.trainable_variables):
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+    assert [e["step"] for e in json.loads((tmp_path / "run" / "history.json").read_text())] == [129, 258]
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(small_config, tmp_path):
+    model = dlrm_tf.DLRM(small_config, seed=1)
+    model.compile("adagrad")
+    checkpoints = RunCheckpoints(str(tmp_path), model, model.optimizer)
+    checkpoints.save(10, 1.5)
+    trained = [v.numpy() for v in model.trainable_variables]
+    for variable in model.trainable_variables:
+        variable.assign_add(tf_ones_like(variable))
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        # No file may grow beyond 4 kB: writes fail half-way, as on a full disk.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+        with pytest.raises(CheckpointError, match=r"could not write the checkpoint \(.*\); the checkpoint of step 10 is intact"):
+            checkpoints.save(20, 0.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert os.listdir(tmp_path / "checkpoints") == ["step-0000000010"]
+    assert RunCheckpoints(str(tmp_path), model, model.optimizer).restore() == 10
+    for variable, before in zip(model.trainable_variables, trained):
+        np.testing.assert_array_equal(variable.numpy(), before)
+
+
+def tf_ones_like(variable):
+    return np.ones(variable.shape, np.float32)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(small_config, tmp_path):
+    model = dlrm_tf.DLRM(small_config, seed=1)
+    model.compile("sgd")
+    checkpoints = RunCheckpoints(str(tmp_path), model, model.optimizer)
+    for step in (10, 20, 30):
+        checkpoints.save(step, 0.0)
+    assert checkpoints.steps() == [20, 30]
+    folder = tmp_path / "checkpoints" / "step-0000000030"
+    (tmp_path / "checkpoints" / ".step-0000000040.abc.part").mkdir()  # killed while it wrote
+    for name in os.listdir(folder):
+        os.truncate(folder / name, os.path.getsize(folder / name) // 2)
+    assert checkpoints.restore() == 20
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step-0000000020", "step-0000000030"]
+    for name in os.listdir(tmp_path / "checkpoints" / "step-0000000020"):
+        os.truncate(tmp_path / "checkpoints" / "step-0000000020" / name, 10)
+    with pytest.raises(CheckpointError, match="no checkpoint of this run can be read: .*step-0000000030.*step-0000000020"):
+        checkpoints.restore()
+
+
+CLUSTER = """
+import json, os, sys, threading, time
+from dlrm_tf import DLRMConfig
+from dlrm_tf.errors import DLRMError
+from dlrm_tf.train.local_cluster import local_cluster
+arguments = json.loads(sys.argv[1])
+config = DLRMConfig.from_json(arguments["config"])
+folder = arguments["run_dir"] + "/checkpoints"
+
+def newest():
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return max([int(n[5:]) for n in names if n.startswith("step-")], default=0)
+
+def wait_for(step):
+    while newest() < step:
+        time.sleep(0.02)
+
+def kill(others):
+    wait_for(5)
+    others["worker-1"].kill()
+    print("worker", newest(), flush=True)
+    wait_for(newest() + 20)
+    print("ps", newest(), flush=True)
+    others["ps-1"].kill()
+
+with local_cluster("parameter_server", 2, 2, arguments, arguments["run_dir"] + "/logs") as others:
+    from dlrm_tf import fit
+    threading.Thread(target=kill, args=(others,), daemon=True).start()
+    try:
+        fit(**{**arguments, "config": config}, strategy="parameter_server")
+    except DLRMError as e:
+        print(type(e).__name__, e, flush=True)
+        os._exit(0)
+"""
+
+
+def test_a_lost_worker_is_survived_and_a_lost_ps_is_resumed_from(prepared, small_config, tmp_path):
+    options = {**OPTIONS, "epochs": 100, "validate": False}
+    arguments = {"data": prepared.folder, "run_dir": str(tmp_path / "run"), "config": small_config.to_json(), **options}
+    done = subprocess.run([sys.executable, "-c", CLUSTER, json.dumps(arguments)], capture_output=True, text=True, timeout=240)
+    worker, ps, error = done.stdout.splitlines()
+    # Training went on for at least 20 steps after the worker was gone.
+    assert int(ps.split()[1]) >= int(worker.split()[1]) + 20
+    assert error.startswith("ClusterError a parameter server is gone") and error.endswith("start the cluster again with --resume")
+    steps = [int(name[5:]) for name in os.listdir(tmp_path / "run" / "checkpoints") if name.startswith("step-")]
+    epochs = max(steps) // 129 + 1
+    resumed = fit(prepared, tmp_path / "run", config=small_config, resume=True, **{**options, "epochs": epochs})
+    assert resumed.history[-1]["step"] == 129 * epochs
+    assert resumed.history[-1]["loss"] < 0.57

@@ -1,0 +1,121 @@
+"""Real processes on this machine: what a strategy trains is what one process trains on the same batches."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import dlrm_tf
+from dlrm_tf.errors import UsageError
+from dlrm_tf.train.local_cluster import local_cluster
+from dlrm_tf.train.strategies import is_chief, make_strategy, task
+
+OPTIONS = {"batch_size": 100, "seed": 3, "quiet": True, "epochs": 1}  # 25 batches and one of 72 rows: uneven shares for three
+
+
+def run(code: str, **arguments):
+    """Runs a program in a fresh process, with `arguments` as a dict of that name; returns what it prints last, from JSON."""
+    program = f"import json, os\narguments = json.loads({json.dumps(arguments)!r})\n{code}"
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+FIT = """
+from dlrm_tf import DLRMConfig
+from dlrm_tf.train.local_cluster import local_cluster
+cluster = arguments.pop("cluster")
+config = DLRMConfig.from_json(arguments.pop("config"))
+def train(**more):
+    from dlrm_tf import fit
+    return fit(config=config, **{**arguments, **more})
+"""
+MULTI_WORKER = """
+with local_cluster("multi_worker", cluster, 0, dict(arguments, config=config.to_json()), arguments["run_dir"] + "/logs"):
+    trained = train(strategy="multi_worker")
+print(json.dumps(trained.model.distribute_strategy.num_replicas_in_sync))
+"""
+MIRRORED = """
+import dlrm_tf
+from dlrm_tf.keras2 import tensorflow
+tf = tensorflow()
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * cluster)
+trained = train(strategy="mirrored")
+print(json.dumps(trained.model.distribute_strategy.num_replicas_in_sync))
+"""
+
+
+@pytest.fixture(scope="module")
+def alone(prepared, small_config, tmp_path_factory):
+    return dlrm_tf.fit(prepared, tmp_path_factory.mktemp("alone") / "run", config=small_config, optimizer="adagrad", **OPTIONS)
+
+
+@pytest.mark.parametrize("program, replicas", [(MIRRORED, 2), (MULTI_WORKER, 2), (MULTI_WORKER, 3)])
+def test_replicas_in_step_equal_one_process(program, replicas, alone, prepared, small_config, tmp_path):
+    arguments = {"data": prepared.folder, "run_dir": str(tmp_path / "run"), "config": small_config.to_json(), "cluster": replicas}
+    assert run(FIT + program, optimizer="adagrad", **arguments, **OPTIONS) == replicas
+    history = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert [e["step"] for e in history] == [e["step"] for e in alone.history]
+    np.testing.assert_allclose([e["loss"] for e in history], [e["loss"] for e in alone.history], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        [e["validation"]["logloss"] for e in history], [e["validation"]["logloss"] for e in alone.history], rtol=0, atol=1e-5
+    )
+    trained = dlrm_tf.load(tmp_path / "run" / "model.weights.h5")
+    for mine, theirs in zip(trained.trainable_variables, alone.model.trainable_variables):
+        np.testing.assert_allclose(mine.numpy(), theirs.numpy(), rtol=0, atol=1e-5)
+
+
+PARAMETER_SERVER = """
+import time
+with local_cluster("parameter_server", 2, 2, dict(arguments, config=config.to_json()), arguments["run_dir"] + "/logs") as others:
+    trained = train(strategy="parameter_server", epochs=1)
+    table = trained.model.embedding.table
+    report = {"parts": [[v.device, v.shape[0]] for v in table.variables]}
+    report["slots"] = [[v.device, v.shape[0]] for v in trained.model.optimizer.variables() if v.shape.rank and "table" in v.name]
+print(json.dumps(report))
+"""
+
+
+def test_parameter_servers_share_the_table_and_resume(prepared, small_config, alone, tmp_path):
+    arguments = {"data": prepared.folder, "run_dir": str(tmp_path / "run"), "config": small_config.to_json(), "cluster": 0}
+    report = run(FIT + PARAMETER_SERVER, optimizer="adagrad", **arguments, **{**OPTIONS, "checkpoint_steps": 10})
+    rows = small_config.table_rows
+    assert [part_rows for _, part_rows in report["parts"]] == [rows - rows // 2, rows // 2]
+    assert sorted(device for device, _ in report["parts"]) == [f"/job:ps/replica:0/task:{i}/device:CPU:0" for i in range(2)]
+    assert report["slots"] == report["parts"]  # the optimizer's state lies where the rows are
+    history = json.loads((tmp_path / "run" / "history.json").read_text())
+    # Asynchronous: not the same numbers, but the same work.
+    assert [e["step"] for e in history] == [26]
+    assert history[0]["loss"] == pytest.approx(alone.history[0]["loss"], abs=0.05)
+    # A parameter-server run goes on in one process, its table and slots put together again.
+    more = dlrm_tf.fit(
+        prepared, tmp_path / "run", config=small_config, optimizer="adagrad", resume=True, **{**OPTIONS, "epochs": 2}
+    )
+    assert [e["step"] for e in more.history] == [26, 52]
+    assert more.history[1]["loss"] < history[0]["loss"]
+
+
+def test_tf_config_is_checked(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    assert task() == ("chief", 0) and is_chief("multi_worker")
+    with pytest.raises(UsageError, match="strategy multi_worker: TF_CONFIG names no worker"):
+        make_strategy("multi_worker", 1)
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}')
+    assert task() == ("worker", 1) and not is_chief("multi_worker")
+    with pytest.raises(UsageError, match="parameter_server: TF_CONFIG names no ps"):
+        make_strategy("parameter_server", 1)
+    monkeypatch.setenv("TF_CONFIG", "{worker")
+    with pytest.raises(UsageError, match="TF_CONFIG: wanted JSON like .* came '{worker'"):
+        task()
+    with pytest.raises(UsageError, match="strategy must be one of .* Received 'ring'"):
+        make_strategy("ring", 1)
+    with (
+        pytest.raises(UsageError, match="needs at least one worker and one ps. Received 2 workers, 0 ps"),
+        local_cluster("parameter_server", 2, 0, {}, "unused"),
+    ):
+        pass
