@@ -5,7 +5,10 @@ import pytest
 
 from dlrm_tf import DLRMConfig, convert
 from dlrm_tf.errors import CheckpointError, MissingExtraError
+from dlrm_tf.mindspore.ckpt_writer import array_tensor
+from dlrm_tf.mindspore.names import NAMINGS
 from dlrm_tf.mindspore.reference import logits
+from dlrm_tf.mindspore.safetensors import write_safetensors
 from dlrm_tf.mindspore.source import Source, upper_to_lower
 from dlrm_tf.model.weights import WeightsReader
 
@@ -34,6 +37,28 @@ def test_upper_to_lower_by_hand():
     config = DLRMConfig((5, 5, 5), embedding_dim=2, bottom_mlp=(2,), top_mlp=(1,))
     kernel = np.array(["x0", "x1", "xa", "xb", "xc", "ab", "ac", "bc"])
     assert list(kernel[upper_to_lower(config)]) == ["x0", "x1", "xa", "xb", "ab", "xc", "ac", "bc"]
+
+
+@pytest.mark.parametrize("name", ["dlrm_pytorch", "torchrec"])
+def test_the_golden_model_under_other_names(golden_ckpt, tmp_path, name):
+    """MindSpore's weights, written as another program would name and lay them out, become the same weights file."""
+    naming = NAMINGS[name]
+    with Source(golden_ckpt("hub_layout", "trained")) as source:
+        to_upper = np.argsort(upper_to_lower(source.config))
+        tensors = []
+        for weight, tensor_name in naming.names(source.config).items():
+            array = source.checkpoint.read(source.found.weights[weight])
+            if naming.pairs == "upper" and weight == ("top_mlp", 0, "kernel"):
+                array = array[to_upper]
+            tensors.append(array_tensor(tensor_name, array.T.copy() if weight.kind == "kernel" else array))
+    write_safetensors(tmp_path / "o.safetensors", tensors)
+    convert(tmp_path / "o.safetensors", tmp_path / "o.weights.h5", quiet=True)
+    convert(golden_ckpt("hub_layout", "trained"), tmp_path / "m.weights.h5", quiet=True)
+    with WeightsReader(tmp_path / "o.weights.h5") as ours, WeightsReader(tmp_path / "m.weights.h5") as wanted:
+        assert ours.config == wanted.config
+        for path, dataset in wanted.file.datasets.items():
+            rows = dataset.shape[0]
+            np.testing.assert_array_equal(ours.file.read(path, 0, rows), wanted.file.read(path, 0, rows), err_msg=path)
 
 
 def test_without_torch_the_extra_is_named(tmp_path, monkeypatch):
