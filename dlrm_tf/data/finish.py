@@ -8,7 +8,7 @@ from typing import Optional
 import numpy as np
 
 from dlrm_tf.data.feature_keys import FeatureKeys
-from dlrm_tf.data.records import SPLITS, VOCABULARY, row_dtype, write_manifest
+from dlrm_tf.data.records import SPLITS, VOCABULARY, row_dtype, write_manifest, write_rows
 from dlrm_tf.data.scan import describe_rows
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
@@ -122,5 +122,5 @@ class Finish:
         for i, table in enumerate(self.remap or ()):
             rows["categorical"][:, i] = table[rows["categorical"][:, i]]
         with atomic_file(target) as temporary:
-            rows.tofile(temporary)
+            write_rows(temporary, rows)
         return describe_rows(rows)

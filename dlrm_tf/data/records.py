@@ -49,6 +49,18 @@ class Shard:
     sha256: str
 
 
+def write_rows(path: str, rows: np.ndarray) -> None:
+    """Writes rows of `row_dtype` to a file.
+
+    Not `ndarray.tofile`: on a full disk it raises an OSError that has neither errno nor the file's name.
+    """
+    try:
+        with open(path, "wb") as file:
+            file.write(rows.tobytes())
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, path) from e
+
+
 def write_manifest(folder: str, spec: FeatureSpec, counts: dict, vocabulary: Vocabulary, shards: dict[str, list[dict]]) -> None:
     """Writes manifest.json, which makes the folder a data set: everything else must be there already.
 

@@ -11,7 +11,7 @@ from typing import Optional
 import numpy as np
 
 from dlrm_tf.data.finish import describe_rows
-from dlrm_tf.data.records import SPLITS, VOCABULARY, Records, row_dtype, write_manifest
+from dlrm_tf.data.records import SPLITS, VOCABULARY, Records, row_dtype, write_manifest, write_rows
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
@@ -102,7 +102,7 @@ def read_tfrecord(
                     _check_rows(f"{split}, Examples {number * _SHARD_ROWS} and on", parsed, vocabulary.sizes)
                     unknown += (rows["categorical"] == vocabulary.sizes).sum(0)
                     name = f"{split}/{number:05d}.bin"
-                    rows.tofile(os.path.join(temporary, name))
+                    write_rows(os.path.join(temporary, name), rows)
                     shards[split].append({"path": name, **describe_rows(rows)})
             except tf.errors.OpError as e:
                 raise DataError(f"{split}: not TFRecord files of such Examples ({e.message.splitlines()[0][:300]})") from None

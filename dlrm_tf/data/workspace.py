@@ -13,6 +13,7 @@ from typing import Optional
 import numpy as np
 
 from dlrm_tf.data.key_file import read_keys, write_keys
+from dlrm_tf.data.records import write_rows
 from dlrm_tf.errors import DataError
 from dlrm_tf.files import atomic_file
 
@@ -85,7 +86,7 @@ class Workspace:
     def save_shard(self, number: int, rows: np.ndarray, new_keys: list, bad_lines: np.ndarray, note: dict) -> None:
         """Keeps a scanned shard; `new_keys` as `FeatureKeys.take_new` gives them."""
         with atomic_file(self.rows_path(number)) as temporary:
-            rows.tofile(temporary)
+            write_rows(temporary, rows)
         write_keys(self._note_path(number), {"note": note, "bad_lines": bad_lines.tolist()}, new_keys)
 
     def shards(self) -> Iterator[tuple[dict, list]]:

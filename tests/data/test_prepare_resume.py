@@ -2,6 +2,8 @@
 
 import pathlib
 import random
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -92,8 +94,8 @@ def test_killed_at_random_moments(log, uninterrupted, tmp_path):
     assert tree(out) == expected
 
 
-def test_killed_before_each_change_of_the_file_system(log, uninterrupted, tmp_path):
-    """Each run gets two steps further than the last finished one, so that all steps are killed at, of scan and of finish."""
+def test_killed_between_changes_of_the_file_system(log, uninterrupted, tmp_path):
+    """Every run is killed just before its sixth rename or removal, through scan and finish to the end."""
     min_count, expected = uninterrupted
     out = tmp_path / "out"
     for _ in range(40):
@@ -104,6 +106,25 @@ def test_killed_before_each_change_of_the_file_system(log, uninterrupted, tmp_pa
         if code == 0:
             break
     assert code == 0
+    assert tree(out) == expected
+
+
+def test_disk_full(log, uninterrupted, tmp_path):
+    """The system lets no file grow beyond 100 kB: one line that names the file; with room again the call goes on."""
+    min_count, expected = uninterrupted
+    out = tmp_path / "out"
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    command = [sys.executable, "-c", CHILD, str(log), str(out), str(min_count), "0"]
+    done = subprocess.run(command, preexec_fn=limit, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "File too large: '" in done.stderr.splitlines()[-1]
+    assert "00000.bin" in done.stderr.splitlines()[-1]
+    assert_whole_or_refused(out, expected)
+    assert start(log, out, min_count).wait() == 0
     assert tree(out) == expected
 
 
