@@ -2,11 +2,11 @@
 
 import grpc
 import numpy as np
-from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import classification_pb2, inference_pb2, regression_pb2
 
 from dlrm_tf.serve.predict import CLASSIFY, DEFAULT_SIGNATURE, REGRESS, fill_model_spec
 from dlrm_tf.serve.status import RequestError, invalid_argument
+from dlrm_tf.serve.tensors import array_type_name
 
 INPUTS, CLASSES, SCORES, OUTPUTS = "inputs", "classes", "scores", "outputs"
 _NAMES = {CLASSIFY: "classification", REGRESS: "regression"}
@@ -132,12 +132,6 @@ def _one_line(signature) -> str:
     return " ".join(str(signature).split())
 
 
-def _dtype_name(array: np.ndarray) -> str:
-    from tensorflow.python.framework import dtypes
-
-    return types_pb2.DataType.Name(dtypes.as_dtype(array.dtype).as_datatype_enum)
-
-
 def _fill_classification(signature, outputs, examples: int, result) -> None:
     columns = {}
     for alias, dtype, enum in ((CLASSES, object, "DT_STRING"), (SCORES, np.float32, "DT_FLOAT")):
@@ -147,7 +141,7 @@ def _fill_classification(signature, outputs, examples: int, result) -> None:
         if array.ndim != 2:
             raise invalid_argument(f"Expected Tensor shape: [batch_size num_classes] but got {list(array.shape)}")
         if array.dtype != dtype:
-            raise invalid_argument(f"Expected {alias} Tensor of {enum}. Got: {_dtype_name(array)}")
+            raise invalid_argument(f"Expected {alias} Tensor of {enum}. Got: DT_{array_type_name(array).upper()}")
         if len(array) != examples:
             raise invalid_argument(f"Expected {alias} output batch size of {examples}. Got: {len(array)}")
         columns[alias] = array.tolist()
@@ -174,7 +168,7 @@ def _fill_regression(signature, outputs, examples: int, result) -> None:
     if len(array) != examples:
         raise invalid_argument(f"Input batch size did not match output batch size: {examples} vs. {len(array)}")
     if array.dtype != np.float32:
-        raise invalid_argument(f"Expected output Tensor of DT_FLOAT.  Got: {_dtype_name(array)}")
+        raise invalid_argument(f"Expected output Tensor of DT_FLOAT.  Got: DT_{array_type_name(array).upper()}")
     for value in array.ravel().tolist():
         result.regressions.add(value=value)
 

@@ -10,7 +10,7 @@ import numpy as np
 from tensorflow.core.framework import types_pb2
 
 from dlrm_tf.serve.status import RequestError, invalid_argument
-from dlrm_tf.serve.tensors import MAX_RANK, numpy_dtype
+from dlrm_tf.serve.tensors import MAX_RANK, numpy_dtype, type_name
 
 
 def parse(body: bytes) -> dict:
@@ -207,8 +207,7 @@ def decode_base64(value: dict) -> bytes:
 
 def _type_error(value, dtype: int) -> RequestError:
     kind = {bool: str(value), int: "Number", float: "Number", str: "String", type(None): "Null"}.get(type(value), "Object")
-    name = types_pb2.DataType.Name(dtype)[3:].lower()
-    return invalid_argument(f"JSON Value: {shown(value)} Type: {kind} is not of expected type: {name}")
+    return invalid_argument(f"JSON Value: {shown(value)} Type: {kind} is not of expected type: {type_name(dtype)}")
 
 
 def shown(value, limit: int = 200) -> str:

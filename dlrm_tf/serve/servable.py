@@ -6,11 +6,12 @@ import threading
 import numpy as np
 
 from dlrm_tf.errors import ServingError
-from dlrm_tf.serve.status import runtime_error
+from dlrm_tf.serve.status import invalid_argument, runtime_error
+from dlrm_tf.serve.tensors import array_type_name, numpy_dtype, type_name
 
 SERVE_TAG = "serve"
 # A client chooses which outputs it wants; so many different choices are kept compiled.
-MAX_CALLABLES = 64
+MAX_CALLS = 64
 
 
 class Servable:
@@ -34,7 +35,8 @@ class Servable:
         self.path = path
         if not any(os.path.isfile(os.path.join(path, name)) for name in ("saved_model.pb", "saved_model.pbtxt")):
             raise ServingError(f"{path}: wanted a SavedModel (saved_model.pb), there is none")
-        self._callables = {}
+        # (feeds, fetches) -> (callable of the session, the feeds' DataTypes)
+        self._calls = {}
         self._lock = threading.Lock()
         try:
             self._load(tags, inter_op_threads, intra_op_threads)
@@ -62,8 +64,10 @@ class Servable:
                 meta_graph = tf.compat.v1.saved_model.load(self._session, list(tags), self.path)
             self.signatures = dict(meta_graph.signature_def)
             for signature in self.signatures.values():
-                if signature.method_name:  # the one that initializes the model has none, and no tensors
-                    self._compile(_call_of(signature))
+                feeds, fetches = _call_of(signature)
+                # The one that initializes the model has no method and no tensors; sparse ones have no name and can't be called.
+                if signature.method_name and all(feeds + fetches):
+                    self._compile(feeds, fetches)
         except BaseException:
             self.close()
             raise
@@ -74,32 +78,38 @@ class Servable:
         Raises:
           RequestError: the graph refused it; code and text are the runtime's.
         """
-        key = (feeds, fetches)
-        call = self._callables.get(key)
+        compiled = self._calls.get((feeds, fetches))
         try:
-            if call is None:
-                call = self._compile(key)
+            if compiled is None:
+                compiled = self._compile(feeds, fetches)
+            call, dtypes = compiled
+            for i, (array, dtype) in enumerate(zip(arrays, dtypes)):
+                # TensorFlow's single-threaded executor does not check, and ends the process on a wrong type.
+                if array.dtype != numpy_dtype(dtype):
+                    sent, wanted = array_type_name(array), type_name(dtype)
+                    raise invalid_argument(f"Expects arg[{i}] to be {wanted} but {sent} is provided")
             return [_as_array(value) for value in call(*arrays)]
         except self._op_error as e:
             raise runtime_error(e) from None
 
-    def _compile(self, key):
+    def _compile(self, feeds: tuple[str, ...], fetches: tuple[str, ...]):
         from tensorflow.core.protobuf import config_pb2
 
         options = config_pb2.CallableOptions()
-        options.feed.extend(key[0])
-        options.fetch.extend(key[1])
+        options.feed.extend(feeds)
+        options.fetch.extend(fetches)
         with self._lock:
-            if key not in self._callables:
-                if len(self._callables) >= MAX_CALLABLES:
-                    self._callables.pop(next(iter(self._callables)))
-                self._callables[key] = self._session._make_callable_from_options(options)
-            return self._callables[key]
+            if (feeds, fetches) not in self._calls:
+                if len(self._calls) >= MAX_CALLS:
+                    self._calls.pop(next(iter(self._calls)))
+                dtypes = [self._session.graph.get_tensor_by_name(name).dtype.as_datatype_enum for name in feeds]
+                self._calls[feeds, fetches] = self._session._make_callable_from_options(options), dtypes
+            return self._calls[feeds, fetches]
 
     def close(self) -> None:
         """Frees the model's memory; no call may be under way."""
         with self._lock:
-            self._callables.clear()
+            self._calls.clear()
             self._session.close()
             self._session = None
 

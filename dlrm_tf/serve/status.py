@@ -2,7 +2,7 @@
 
 import grpc
 
-# TensorFlow Serving cuts messages so that they fit HTTP/2 trailers (util/status_util: 1024 characters).
+# TensorFlow Serving cuts messages at 1024 characters so that they fit HTTP/2 trailers; here bytes, as other letters take more.
 MAX_MESSAGE = 1024
 TRUNCATED = "...TRUNCATED"
 
@@ -20,7 +20,14 @@ class RequestError(Exception):
     def __init__(self, code: grpc.StatusCode, message: str):
         super().__init__(message)
         self.code = code
-        self.message = message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + TRUNCATED
+        self.message = _cut(message)
+
+
+def _cut(message: str) -> str:
+    encoded = message.encode("utf-8", "replace")
+    if len(encoded) <= MAX_MESSAGE:
+        return encoded.decode()
+    return encoded[:MAX_MESSAGE].decode("utf-8", "ignore") + TRUNCATED
 
 
 def code_number(name) -> int:

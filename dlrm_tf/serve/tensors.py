@@ -43,6 +43,16 @@ def numpy_dtype(enum: int):
     return _NUMPY.get(enum)
 
 
+def type_name(enum: int) -> str:
+    """A DataType as TensorFlow's messages have it: `float`, `int64`, `string`."""
+    return types_pb2.DataType.Name(enum)[3:].lower()
+
+
+def array_type_name(array: np.ndarray) -> str:
+    """As `type_name`, of an array."""
+    return type_name(types_pb2.DT_STRING if array.dtype == object else _ENUM[array.dtype])
+
+
 def to_array(proto: tensor_pb2.TensorProto, name: str) -> np.ndarray:
     """The tensor in `proto`; a value list shorter than the shape repeats its last value.
 

@@ -129,7 +129,7 @@ def test_wrong_dtype_is_the_runtimes_invalid_argument(stubs):
     request = echo_request()
     request.inputs["number"].CopyFrom(tf.make_tensor_proto([1.0, 2.0]))
     code, message = refused(stubs[0].Predict, request)
-    assert code == Code.INVALID_ARGUMENT and "float vs. expect int64" in message
+    assert (code, message) == (Code.INVALID_ARGUMENT, "Expects arg[0] to be int64 but float is provided")
 
 
 def test_an_error_in_the_graph_is_invalid_argument(stubs):

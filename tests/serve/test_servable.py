@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from dlrm_tf.errors import ServingError
-from dlrm_tf.serve.servable import MAX_CALLABLES, Servable
+from dlrm_tf.serve.servable import MAX_CALLS, Servable
 from dlrm_tf.serve.status import RequestError
 
 v1 = tf.compat.v1
@@ -104,7 +104,7 @@ def test_many_choices_of_outputs_keep_few_compiled_calls(tmp_path):
             (signature.inputs["x"].name,), [np.zeros(1, np.float32)], tuple(signature.outputs[str(i)].name for i in wanted)
         )
         assert [float(output[0]) for output in outputs] == wanted
-    assert len(servable._callables) == MAX_CALLABLES
+    assert len(servable._calls) == MAX_CALLS
 
 
 def test_calls_from_many_threads_at_once(tmp_path, inter_op_threads):
@@ -137,6 +137,20 @@ def test_the_runtimes_error_keeps_its_code(tmp_path):
     save_v1(tmp_path / "m", build)
     with pytest.raises(RequestError, match="Input to reshape is a tensor with 3 values") as caught:
         run(Servable(str(tmp_path / "m")), np.zeros(3, np.float32))
+    assert caught.value.code.name == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize("wrong", [np.array([b"a"], object), np.zeros(1), np.zeros(1, np.int32), np.zeros(1, bool)])
+def test_a_wrong_type_never_reaches_the_graph(tmp_path, inter_op_threads, wrong):
+    """TensorFlow's single-threaded executor would end the process."""
+
+    def build():
+        x = v1.placeholder(tf.float32, [None])
+        return {"x": x}, {"y": tf.reduce_sum(x)}
+
+    save_v1(tmp_path / "m", build)
+    with pytest.raises(RequestError, match=r"Expects arg\[0\] to be float but \w+ is provided") as caught:
+        run(Servable(str(tmp_path / "m"), inter_op_threads), wrong)
     assert caught.value.code.name == "INVALID_ARGUMENT"
 
 
