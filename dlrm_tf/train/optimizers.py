@@ -194,6 +194,8 @@ class TableAndDense(tfrs.experimental.optimizers.CompositeOptimizer):
         grads_and_vars = list(grads_and_vars)
         (_, self._dense_variables), (_, self._table_variables) = self.parts_of(v for _, v in grads_and_vars)
         super().apply_gradients(grads_and_vars, name, experimental_aggregate_gradients)
+        # TFRS returns nothing, where a loss scale wants an operation.
+        return tf.group()
 
     def parts_of(self, variables) -> list:
         """`(optimizer, its variables)` of both parts, the dense one first."""
