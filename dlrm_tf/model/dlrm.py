@@ -145,6 +145,11 @@ class DLRM(tfrs.models.Model):
         """A larger copy of this model, optimizer and its state included, with room for new ids; see `dlrm_tf.model.grow.grow`."""
         return grow(self, sizes, seed)
 
+    @property
+    def metrics(self):
+        """The loss first, as Keras users expect of `evaluate`'s list, then the compiled metrics."""
+        return sorted(super().metrics, key=lambda metric: metric is not getattr(self, "_loss_mean", None))
+
     def get_config(self):
         """What `from_config` needs to build the same architecture."""
         return {"config": self.config.to_json(), "name": self.name}
