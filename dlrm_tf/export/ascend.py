@@ -21,9 +21,10 @@ import numpy as np
 
 from dlrm_tf.ascend.plugin import installed
 from dlrm_tf.errors import AscendError, UsageError
+from dlrm_tf.export.frozen_graph import write_frozen_graph
+from dlrm_tf.export.subset import float_probabilities, renumber
 from dlrm_tf.files import atomic_dir
-from dlrm_tf.keras2 import tensorflow
-from dlrm_tf.model.weights import WeightsReader, load
+from dlrm_tf.model.weights import WeightsReader
 
 GRAPH, COMMAND, CHECK, METADATA, KEPT, VOCABULARY = (
     "frozen_graph.pb",
@@ -108,37 +109,38 @@ def export_ascend(
         raise AscendError("this process has loaded npu_device, which changes the graphs TensorFlow makes: export in a new one")
     records = _open(data)
     with atomic_dir(os.fspath(folder)) as target, contextlib.ExitStack() as stack:
-        kept, (ids, table_bytes) = None, _table_size(weights)
-        if table_bytes > max_table_bytes:
-            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="dlrm_tf_ascend_"))
-            pruned = os.path.join(scratch, "pruned.weights.h5")
-            kept = _prune(weights, records, max_table_bytes, pruned, quiet)
+        config, attributes = _describe(weights)
+        kept, source = None, os.fspath(weights)
+        if config.table_rows * config.embedding_dim * 4 > max_table_bytes:
+            source = os.path.join(stack.enter_context(tempfile.TemporaryDirectory(prefix="dlrm_tf_ascend_")), "m.weights.h5")
+            kept = _prune(weights, config, records, max_table_bytes, source, quiet)
             np.savez_compressed(os.path.join(target, KEPT), **{f"feature_{f}": ids for f, ids in enumerate(kept)})
-        model = load(weights if kept is None else pruned)
-        inputs, output = _freeze(model, os.path.join(target, GRAPH))
+        inputs, output = write_frozen_graph(source, os.path.join(target, GRAPH))
         if vocabulary is not None:
-            _carry_vocabulary(vocabulary, weights, kept, os.path.join(target, VOCABULARY))
-        _write_check(model, records, kept, target, inputs)
-        command = atc_command(model.config, inputs, output, batches, soc_version, PRECISION_MODES[precision])
+            _carry_vocabulary(vocabulary, config, attributes["vocabulary_fingerprint"], kept, os.path.join(target, VOCABULARY))
+        ids = sum(config.categorical_feature_sizes)
+        config, _ = _describe(source)
+        _write_check(source, config, records, kept, target, inputs)
+        command = atc_command(config, inputs, output, batches, soc_version, PRECISION_MODES[precision])
         _write_command(command, os.path.join(target, COMMAND))
         compiled = _compile(command, target, installed().atc)
-        left = sum(model.config.categorical_feature_sizes)
+        left = sum(config.categorical_feature_sizes)
         with open(os.path.join(target, METADATA), "w", encoding="utf-8") as f:
             json.dump(
                 {
-                    "config": json.loads(model.config.to_json()),
+                    "config": json.loads(config.to_json()),
                     "graph": GRAPH,
                     "inputs": {
-                        inputs[0]: ["float32", [None, model.config.dense_dim]],
-                        inputs[1]: ["int32", [None, model.config.num_categorical]],
+                        inputs[0]: ["float32", [None, config.dense_dim]],
+                        inputs[1]: ["int32", [None, config.num_categorical]],
                     },
                     "output": output,
                     "dense_preprocessing": "log(max(x, 0) + 1), missing = 0",
                     "batches": batches,
                     "soc_version": soc_version,
                     "atc": command,
-                    "source_sha256": model.source_sha256,
-                    "vocabulary_fingerprint": model.vocabulary_fingerprint,
+                    "source_sha256": attributes["source_sha256"],
+                    "vocabulary_fingerprint": attributes["vocabulary_fingerprint"],
                     "ids": {"kept": left, "of": ids},
                 },
                 f,
@@ -184,19 +186,16 @@ def _open(data):
     return data if isinstance(data, Records) else Records.open(data)
 
 
-def _table_size(weights) -> tuple:
-    """`(ids, bytes of the table)`."""
+def _describe(weights) -> tuple:
+    """`(DLRMConfig, attributes)` of a weights file."""
     with WeightsReader(weights) as reader:
-        config = reader.config
-    return sum(config.categorical_feature_sizes), config.table_rows * config.embedding_dim * 4
+        return reader.config, reader.attributes
 
 
-def _prune(weights, records, max_table_bytes: int, path: str, quiet: bool) -> list:
+def _prune(weights, config, records, max_table_bytes: int, path: str, quiet: bool) -> list:
     """Writes the weights of the most frequent ids; returns the ids kept, ascending, per feature."""
     from dlrm_tf.export.budget import IdRanking, count_ids, prune_weights
 
-    with WeightsReader(weights) as reader:
-        config = reader.config
     if records is None:
         table = config.table_rows * config.embedding_dim * 4
         raise AscendError(
@@ -216,67 +215,25 @@ def _prune(weights, records, max_table_bytes: int, path: str, quiet: bool) -> li
     return kept
 
 
-def _freeze(model, path: str) -> tuple:
-    """Writes the scorer with its variables as constants; returns `((input names), output tensor)`."""
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    tf = tensorflow()
-    config = model.config
-
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, config.dense_dim], tf.float32, name="dense"),
-            tf.TensorSpec([None, config.num_categorical], tf.int32, name="categorical"),
-        ]
-    )
-    def score(dense, categorical):
-        return tf.sigmoid(model({"dense": dense, "categorical": categorical}, training=False))
-
-    frozen = convert_variables_to_constants_v2(score.get_concrete_function())
-    graph = frozen.graph.as_graph_def()
-    _drop_default_attributes(graph)
-    with open(path, "wb") as f:
-        f.write(graph.SerializeToString(deterministic=True))
-    return tuple(tensor.name.split(":")[0] for tensor in frozen.inputs), frozen.outputs[0].name
-
-
-def _drop_default_attributes(graph) -> None:
-    """A newer TensorFlow writes attributes that older readers (atc, TF 1.15, TF 2.6) do not know; defaults can be left out."""
-    from tensorflow.python.framework import op_def_registry
-
-    graph.ClearField("library")
-    for node in graph.node:
-        for attribute in op_def_registry.get(node.op).attr:
-            name = attribute.name
-            if attribute.HasField("default_value") and name in node.attr and node.attr[name] == attribute.default_value:
-                del node.attr[name]
-
-
-def _carry_vocabulary(path, weights, kept: Optional[list], target: str) -> None:
+def _carry_vocabulary(path, config, fingerprint: str, kept: Optional[list], target: str) -> None:
     from dlrm_tf.data.vocabulary import Vocabulary
     from dlrm_tf.export.lite_vocabulary import prune_vocabulary
 
     vocabulary = Vocabulary.load(path)
-    with WeightsReader(weights) as reader:
-        trained_with = reader.attributes["vocabulary_fingerprint"]
-        sizes = reader.config.categorical_feature_sizes
-    if (trained_with and trained_with != vocabulary.fingerprint) or tuple(vocabulary.sizes) != sizes:
-        raise AscendError(f"{path}: is not the vocabulary {weights} was trained with")
+    if (fingerprint and fingerprint != vocabulary.fingerprint) or tuple(vocabulary.sizes) != config.categorical_feature_sizes:
+        raise AscendError(f"{path}: is not the vocabulary these weights were trained with")
     if kept is None:
         shutil.copyfile(path, target)
     else:
         prune_vocabulary(vocabulary, kept).save(target)
 
 
-def _write_check(model, records, kept, folder: str, inputs) -> None:
+def _write_check(weights: str, config, records, kept, folder: str, inputs) -> None:
     """Rows with the probabilities the Keras model gives them, and the script that compares."""
-    config = model.config
     if records is not None and records.rows("test"):
         dense, categorical, _ = records.numpy("test", 0, _CHECK_ROWS)
         dense = np.log1p(np.maximum(dense, 0))
         if kept is not None:
-            from dlrm_tf.export.subset import renumber
-
             categorical = renumber(categorical, kept)
     else:
         generator = np.random.default_rng(0)
@@ -284,8 +241,7 @@ def _write_check(model, records, kept, folder: str, inputs) -> None:
         sizes = np.array(config.categorical_feature_sizes)
         # Every so often an unknown id, on either side.
         categorical = (generator.random((_CHECK_ROWS, len(sizes))) * (sizes + 2)).astype(np.int32) - 1
-    tf = tensorflow()
-    probability = tf.sigmoid(model({"dense": dense, "categorical": categorical}, training=False)).numpy()
+    probability = float_probabilities(weights, dense, categorical)[:, np.newaxis]
     rows = {inputs[0]: dense, inputs[1]: categorical, "probability": probability}
     np.savez(os.path.join(folder, "check.npz"), **rows)
     # The script is a file of this package; importing it would import TensorFlow before Keras 2 is seen to.
