@@ -35,9 +35,8 @@ def main() -> None:
             vocabulary = Vocabulary.load(path)
             seconds.append(time.perf_counter() - start)
         print(f"{sum(vocabulary.sizes):,} keys, {os.path.getsize(path) / 1e6:.0f} MB on disk")
-        print(
-            f"load, fingerprint checked: {statistics.median(seconds):.2f} s (median of 5: {min(seconds):.2f} to {max(seconds):.2f})"
-        )
+        spread = f"median of 5: {min(seconds):.2f} to {max(seconds):.2f}"
+        print(f"load, fingerprint checked: {statistics.median(seconds):.2f} s ({spread})")
         name = "C3"
         keys = [f"{key:08x}" for key in rng.choice(vocabulary.feature(name).numeric()[0], _LOOKUPS)]
         start = time.perf_counter()

@@ -12,6 +12,7 @@ from dlrm_tf.data.spec import FeatureSpec
 
 PAD = 8  # bytes around the text, so that eight bytes before any field's end and after any field's start can be read
 _NEWLINE = 10
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def _u64(text: str) -> np.uint64:
@@ -96,9 +97,9 @@ def _whole_numbers(words: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _number(text: bytes, kind: str) -> float:
-    """One number as Python reads it (slow path: long, signed, spaced or fractional numbers). Raises ValueError."""
-    value = float(int(text)) if kind != "float" else float(text)
-    if not np.isfinite(np.float32(value)):
+    """One number as Python reads it (long, spaced or fractional ones). Raises ValueError or OverflowError."""
+    value = float(text) if kind == "float" else float(int(text))
+    if not -_LARGEST <= value <= _LARGEST:  # also when it is no number
         raise ValueError
     return value
 
@@ -107,13 +108,14 @@ def _number(text: bytes, kind: str) -> float:
 class _Cells:
     """Where the cells of the good lines are: `starts` and `ends` are `[lines, columns]` positions in `bytes`."""
 
+    raw: bytes
     bytes: np.ndarray
     words: np.ndarray  # the eight bytes from each position on, as one number
     starts: np.ndarray
     ends: np.ndarray
 
-    def text(self, row: int, column: int) -> bytes:
-        return self.bytes[self.starts[row, column] : self.ends[row, column]].tobytes()
+    def texts(self, rows: np.ndarray, column: int) -> list[bytes]:
+        return [self.raw[a:b] for a, b in zip(self.starts[rows, column].tolist(), self.ends[rows, column].tolist())]
 
     def length(self, positions: tuple[int, ...]) -> np.ndarray:
         columns = _columns(positions)
@@ -141,7 +143,8 @@ def parse_block(text: bytes, spec: FeatureSpec) -> Block:
         text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if text and not text.endswith(b"\n"):
         text += b"\n"
-    padded = np.frombuffer(b"".join((bytes(PAD), text, bytes(PAD))), np.uint8)
+    raw = b"".join((bytes(PAD), text, bytes(PAD)))
+    padded = np.frombuffer(raw, np.uint8)
     words = np.ndarray((padded.size - 7,), "<u8", padded, strides=(1,))
     # Ends of fields: [good lines, columns], positions in `padded`.
     ends = np.flatnonzero((padded == ord(spec.separator)) | (padded == _NEWLINE))
@@ -156,7 +159,7 @@ def parse_block(text: bytes, spec: FeatureSpec) -> Block:
         ends = ends[np.repeat(good, fields)]
         position, line_starts = position[good], line_starts[good]
     ends = ends.reshape(-1, width)
-    cells = _Cells(padded, words, np.column_stack((line_starts, ends[:, :-1] + 1)), ends)
+    cells = _Cells(raw, padded, words, np.column_stack((line_starts, ends[:, :-1] + 1)), ends)
 
     label, dense, faults = _read_numbers(cells, spec)
     if faults:
@@ -164,7 +167,7 @@ def parse_block(text: bytes, spec: FeatureSpec) -> Block:
         keep = np.ones(len(position), bool)
         keep[list(faults)] = False
         position, label, dense = position[keep], label[keep], dense[keep]
-        cells = _Cells(padded, words, cells.starts[keep], cells.ends[keep])
+        cells = _Cells(raw, padded, words, cells.starts[keep], cells.ends[keep])
 
     dense_length = cells.length(spec.dense_columns)
     length = cells.length(spec.categorical_columns)
@@ -172,9 +175,8 @@ def parse_block(text: bytes, spec: FeatureSpec) -> Block:
     canonical &= length == 8
     keys[~canonical] = 0
     empty = length == 0
-    odd: list[list[tuple[int, bytes]]] = [[] for _ in spec.categorical_columns]
-    for row, feature in np.argwhere(~(canonical | empty)).tolist():
-        odd[feature].append((row, cells.text(row, spec.categorical_columns[feature])))
+    odd_rows = [np.flatnonzero(column) for column in ~(canonical | empty).T]
+    odd = [list(zip(rows.tolist(), cells.texts(rows, column))) for rows, column in zip(odd_rows, spec.categorical_columns)]
     keys, empty = np.ascontiguousarray(keys.T), np.ascontiguousarray(empty.T)
     return Block(lines, position, label, dense, dense_length == 0, keys, empty, odd, bad)
 
@@ -186,7 +188,7 @@ def _read_numbers(cells: _Cells, spec: FeatureSpec) -> tuple[np.ndarray, np.ndar
     def complain(row: int, column: int) -> None:
         name, kind = spec.columns[column]
         wanted = {"int": "an integer", "float": "a finite number", "label": "0 or 1"}[kind]
-        shown = cells.text(row, column)[:40].decode("utf-8", "backslashreplace")
+        shown = cells.texts([row], column)[0][:40].decode("utf-8", "backslashreplace")
         faults.setdefault(row, f"column {column + 1} ({name}): wanted {wanted}, got {shown!r}")
 
     def read(positions: tuple[int, ...]) -> np.ndarray:
@@ -197,11 +199,13 @@ def _read_numbers(cells: _Cells, spec: FeatureSpec) -> tuple[np.ndarray, np.ndar
         values, digits = _whole_numbers(cells.words[end - PAD], np.minimum(length, 8))
         values = np.where(negative, -values, values).astype(np.float32)
         plain = digits & (length <= 8) & ((length > 0) | ~negative)
-        for row, i in np.argwhere(~plain).tolist():
-            try:
-                values[row, i] = _number(cells.text(row, positions[i]), spec.columns[positions[i]][1])
-            except (ValueError, OverflowError):
-                complain(row, positions[i])
+        for i, column in enumerate(positions):
+            rows = np.flatnonzero(~plain[:, i])
+            for row, text in zip(rows.tolist(), cells.texts(rows, column)):
+                try:
+                    values[row, i] = _number(text, spec.columns[column][1])
+                except (ValueError, OverflowError):
+                    complain(row, column)
         return values
 
     label = read((spec.label_column,))[:, 0]
