@@ -94,7 +94,7 @@ class Scorer:
           DLRMError: the file carries no vocabulary.
           DataError: an array of another width, numbers of rows that differ, or dense values that are no numbers.
         """
-        if self._vocabulary is None:
+        if self._keys is None:
             raise DLRMError(f"{self.path}: carries no vocabulary; export it with --vocabulary FILE to score raw rows")
         try:
             dense = np.asarray(dense, np.float32)
@@ -103,11 +103,8 @@ class Scorer:
         dense, categorical = self._checked("dense", dense), self._checked("categorical", np.asarray(categorical, object))
         if np.isinf(dense).any():
             raise DataError(f"{self.path}: dense must be finite, NaN or None where missing, came infinity")
-        ids = np.empty(categorical.shape, np.int32)
-        for f, name in enumerate(self._vocabulary.names):
-            ids[:, f] = self._vocabulary.lookup(name, categorical[:, f])
         # NaN is not greater than 0.
-        return self._score(np.log1p(np.where(dense > 0, dense, np.float32(0))), ids)
+        return self._score(np.log1p(np.where(dense > 0, dense, np.float32(0))), self._keys.ids(categorical))
 
     @functools.cached_property
     def _kept_ids(self):
@@ -118,14 +115,15 @@ class Scorer:
         return KeptIds(read_entry(self.path, KEPT_IDS), sizes, self.metadata["original_sizes"], self.path)
 
     @functools.cached_property
-    def _vocabulary(self):
-        """The file's own `Vocabulary`, or None; read when first needed."""
+    def _keys(self):
+        """`KeyTable` of the file's own vocabulary, or None; read when first needed."""
         data = read_entry(self.path, VOCABULARY)
         if not data:
             return None
         from dlrm_tf.data.vocabulary import Vocabulary
+        from dlrm_tf.lite.keys import KeyTable
 
-        return Vocabulary.load(io.BytesIO(data))
+        return KeyTable(Vocabulary.load(io.BytesIO(data)))
 
     def _checked(self, name: str, array) -> np.ndarray:
         array = np.asarray(array)
