@@ -144,6 +144,10 @@ class Checkpoint:
             passed += nbytes
         return widen_bfloat16(out) if info.dtype == "BFloat16" else out
 
+    def fileno(self) -> int:
+        """Descriptor of the open file."""
+        return self._file.fileno()
+
     def check_crc(self) -> bool:
         """Compares MindSpore's own checksum, which reads the whole file; False when the file carries none.
 

@@ -23,6 +23,8 @@ from dlrm_tf.progress import Progress
 
 KERAS_SUFFIX = ".weights.h5"
 MINDSPORE_SUFFIXES = (".ckpt", ".safetensors")
+# A plain table is copied in such pieces, between which progress is shown.
+PROGRESS_BYTES = 16 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +118,7 @@ def _to_keras(source, target, config, prefix, allow_extra: bool, optimizer_state
                 writer.write_dense(mlp, i, kernel, bias)
                 progress.update(kernel.nbytes + bias.nbytes)
             for f in range(config.num_categorical):
-                for start, rows in weights.chunks(f):
-                    writer.write_rows(f, start, rows)
-                    progress.update(rows.nbytes)
+                _carry_table(weights, writer, f, progress)
             if optimizer_state:
                 carried = carry_to_keras(weights, writer)
         notes = list(weights.notes(state_left_out=not optimizer_state))
@@ -127,6 +127,20 @@ def _to_keras(source, target, config, prefix, allow_extra: bool, optimizer_state
     if sha256 in KNOWN:
         notes.insert(0, f"the source is {KNOWN[sha256]}")
     return Conversion(source, target, config, len(weights_of(config)), 4 * config.num_parameters, tuple(notes))
+
+
+def _carry_table(weights: Source, writer: WeightsWriter, feature: int, progress: Progress) -> None:
+    ranges = weights.byte_ranges(feature)
+    if ranges is None:
+        for start, rows in weights.chunks(feature):
+            writer.write_rows(feature, start, rows)
+            progress.update(rows.nbytes)
+        return
+    for begin, offset, nbytes in ranges:
+        for done in range(0, nbytes, PROGRESS_BYTES):
+            count = min(PROGRESS_BYTES, nbytes - done)
+            writer.copy_rows(feature, begin + done, weights.checkpoint.fileno(), offset + done, count)
+            progress.update(count)
 
 
 def _to_mindspore(source, target, config, optimizer_state: bool, crc: bool, quiet: bool) -> Conversion:

@@ -1,6 +1,7 @@
 """`Source`: a DLRM's weights in any checkpoint we can read, in our layout and checked against its configuration."""
 
 import os
+import sys
 from typing import Optional
 
 import numpy as np
@@ -105,6 +106,14 @@ class Source:
         """Yields `(first id, rows float32 [n, D])` over the table of a categorical feature."""
         for start, rows in self.checkpoint.chunks(self.found.weights[Weight("embedding", feature, "table")]):
             yield start, _float32(rows)
+
+    def byte_ranges(self, feature: int) -> Optional[list]:
+        """`(byte in the table, offset in the file, bytes)` of a table's pieces, if it is stored as a weights file has it."""
+        info = self.checkpoint.info(self.found.weights[Weight("embedding", feature, "table")])
+        if not info.slices or info.dtype != "Float32" or sys.byteorder != "little":
+            return None
+        ends = np.cumsum([nbytes for _, nbytes in info.slices], dtype=object)
+        return [(int(end) - nbytes, offset, nbytes) for end, (offset, nbytes) in zip(ends, info.slices)]
 
     def gather(self, feature: int, ids: np.ndarray) -> np.ndarray:
         """Rows `[len(ids), D]` float32 of some ids of a feature, zeros for the OOV id `size`; each distinct id is read once."""

@@ -5,6 +5,7 @@ configuration (JSON), the sha256 of the file it was converted from and the finge
 The layout is written by us, not by Keras, because TF 2.6.5's Keras has another one and Keras's writer copies the whole table.
 """
 
+import errno
 import json
 import os
 
@@ -22,6 +23,8 @@ TABLE = "embedding/vars/0"
 MAX_LAYERS = hdf5.MAX_ENTRIES - 1
 # Rows moved at a time: 64 MiB of a 16-wide float32 table.
 CHUNK_ROWS = 1 << 20
+# Copied at a time by copy_rows: still in the processor's cache when it is written.
+_COPY_BYTES, _PAGE_BYTES = 1 << 18, 1 << 12
 
 
 def dense_path(mlp: str, layer: int, part: str) -> str:
@@ -71,12 +74,13 @@ class WeightsWriter:
             "vocabulary_fingerprint": vocabulary_fingerprint,
         }
         self._missing = {p for p in weight_shapes(config) if p != TABLE}
+        self._buffer = memoryview(bytearray(_COPY_BYTES))
 
     def __enter__(self):
         import h5py
 
         self._atomic = atomic_file(self._path)
-        temporary = self._atomic.__enter__()
+        self._temporary = temporary = self._atomic.__enter__()
         try:
             self._file = h5py.File(temporary, "w", libver="latest")
             self._file.attrs.update(self._attributes)
@@ -93,8 +97,7 @@ class WeightsWriter:
 
     def __exit__(self, exc_type, exc, tb):
         try:
-            if self._file[TABLE].id.get_offset() is None:
-                self._file[TABLE][0] = 0  # makes its bytes be there: the reader wants all of a weight in the file
+            self._place_of_table()  # the reader wants all of a weight's bytes in the file, also of one never written
             self._file.close()
             if exc_type is None and self._missing:
                 raise CheckpointError(f"{self._path}: never written: {', '.join(sorted(self._missing))}")
@@ -119,6 +122,43 @@ class WeightsWriter:
         if rows.ndim != 2 or rows.shape[1] != dataset.shape[1] or start < 0 or start + len(rows) > len(dataset):
             raise CheckpointError(f"{TABLE}: rows {start}+{tuple(rows.shape)} do not fit a table of {dataset.shape}")
         dataset[start : start + len(rows)] = rows
+
+    def copy_rows(self, feature: int, begin: int, source: int, offset: int, nbytes: int) -> None:
+        """Copies bytes of a feature's rows from an open file that has them as float32 rows.
+
+        Args:
+          feature: the categorical feature.
+          begin: byte of the feature's block (`[size, D]` float32, little-endian) where the first one goes.
+          source: file descriptor.
+          offset: where the bytes are in the source.
+          nbytes: how many.
+
+        Raises:
+          CheckpointError: the source ends too early.
+        """
+        row_bytes = 4 * self.config.embedding_dim
+        if begin < 0 or begin + nbytes > row_bytes * self.config.categorical_feature_sizes[feature]:
+            raise CheckpointError(f"feature {feature}: bytes {begin} to {begin + nbytes} do not fit its ids")
+        place = self._place_of_table() + row_bytes * self.config.block_offsets[feature] + begin
+        # HDF5 takes longer over a piece than the disk, so its part is only to say where the table lies.
+        with open(self._temporary, "r+b", buffering=0) as out:
+            while nbytes:
+                # Pieces end where a page of the target ends: a page written in two goes is twice the work.
+                count = min(nbytes, len(self._buffer) - place % _PAGE_BYTES)
+                done = os.preadv(source, [self._buffer[:count]], offset)
+                if not done:
+                    raise CheckpointError(f"feature {feature}: the source was cut off while it was read")
+                if os.pwrite(out.fileno(), self._buffer[:done], place) != done:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
+                offset, place, nbytes = offset + done, place + done, nbytes - done
+
+    def _place_of_table(self) -> int:
+        """Where the table's bytes begin in the file; makes HDF5 decide it if it has not yet."""
+        table = self._file[TABLE]
+        if table.id.get_offset() is None:
+            table[0] = 0
+            self._file.flush()
+        return table.id.get_offset()
 
     def write_rows(self, feature: int, start_id: int, rows: np.ndarray) -> None:
         """Writes rows `[n, D]` of one feature's block from id `start_id` on; id `size` is the OOV row."""
