@@ -12,7 +12,7 @@ from dlrm_tf.mindspore.ckpt_writer import array_tensor, write_checkpoint
 from dlrm_tf.mindspore.digest import sha256_file
 from dlrm_tf.mindspore.names import MINDSPORE, Weight, weights_of
 from dlrm_tf.mindspore.reference import logits, sigmoid
-from dlrm_tf.model.weights import WeightsReader
+from dlrm_tf.model.weights import WeightsReader, WeightsWriter
 
 RUNS = [(name, stage) for name in ("tiny", "hub_layout") for stage in ("init", "trained")]
 
@@ -92,6 +92,30 @@ def test_there_and_back_is_bit_exact(golden_ckpt, tmp_path, suffix, crc):
             assert a.read(n).tobytes() == b.read(n).tobytes(), n
     with h5py.File(there) as a, h5py.File(again) as b:
         assert a["embedding/vars/0"][...].tobytes() == b["embedding/vars/0"][...].tobytes()
+
+
+@pytest.mark.parametrize("slice_bytes", [100, 4096, 10_000])
+def test_slices_that_end_within_a_row(golden_ckpt, tmp_path, slice_bytes):
+    source = golden_ckpt("hub_layout", "trained")
+    with Checkpoint(source) as checkpoint:
+        tensors = [array_tensor(n, checkpoint.read(n)) for n in checkpoint.names[:40]]
+    write_checkpoint(tmp_path / "s.ckpt", tensors, slice_bytes=slice_bytes)
+    convert(source, tmp_path / "a.weights.h5", quiet=True)
+    convert(tmp_path / "s.ckpt", tmp_path / "b.weights.h5", quiet=True)
+    with WeightsReader(tmp_path / "a.weights.h5") as a, WeightsReader(tmp_path / "b.weights.h5") as b:
+        assert a.table(0, a.config.table_rows).tobytes() == b.table(0, b.config.table_rows).tobytes()
+
+
+def test_copied_rows_stay_in_their_block(tmp_path):
+    config = DLRMConfig.preset("tiny")
+    (tmp_path / "source").write_bytes(bytes(range(100)))
+    with pytest.raises(CheckpointError, match="cut off"), WeightsWriter(tmp_path / "m.weights.h5", config) as writer:
+        with open(tmp_path / "source", "rb") as source:
+            for begin, nbytes in ((-4, 8), (0, 116), (112, 4)):  # feature 0 has 7 rows of 16 bytes
+                with pytest.raises(CheckpointError, match="do not fit its ids"):
+                    writer.copy_rows(0, begin, source.fileno(), 0, nbytes)
+            writer.copy_rows(0, 0, source.fileno(), 0, 112)
+    assert not (tmp_path / "m.weights.h5").exists()
 
 
 def test_wrapped_names(golden_ckpt, tmp_path):
