@@ -2,6 +2,8 @@
 
 import json
 
+from dlrm_tf.errors import UsageError
+
 
 def add_arguments(parser) -> None:
     parser.add_argument("--data", required=True, help="folder made by dlrm-tf prepare")
@@ -11,14 +13,25 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--streaming", action="store_true", help="AUC from 8000 thresholds in constant memory (for more rows than memory holds)"
     )
+    parser.add_argument("--plot", metavar="PNG", help="also draw the ROC curve and the calibration (needs dlrm_tf[report])")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress line")
 
 
 def run(args) -> None:
-    from dlrm_tf.train.evaluate import evaluate
+    from dlrm_tf.train.evaluate import evaluate, measure
 
-    result = evaluate(args.data, args.weights, args.split, args.batch_size, not args.streaming, args.quiet)
+    options = (args.data, args.weights, args.split, args.batch_size, not args.streaming, args.quiet)
+    if args.plot:
+        if args.streaming:
+            raise UsageError("--plot needs every score: leave --streaming out")
+        from dlrm_tf.train.plots import plot_quality
+
+        metrics = measure(*options)
+        plot_quality(metrics, args.plot)
+        result = {**metrics.result(), "calibration_bins": metrics.calibration_bins()}
+    else:
+        result = evaluate(*options)
     if args.json:
         print(json.dumps(result))
         return

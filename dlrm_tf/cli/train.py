@@ -42,6 +42,8 @@ def add_arguments(parser) -> None:
         "--precision", choices=("float32", "mixed"), default="float32", help="with --strategy ascend (default: float32)"
     )
     parser.add_argument("--loss-scale", metavar="X", help="with --precision mixed: a number, or dynamic (default)")
+    parser.add_argument("--profile", metavar="FIRST:LAST", help="record TensorFlow's profile of these steps, for TensorBoard")
+    parser.add_argument("--plot", action="store_true", help="draw RUN/training.png and RUN/quality.png (needs dlrm_tf[report])")
     parser.add_argument("--no-validation", action="store_true", help="do not measure the test split after every epoch")
     parser.add_argument("--quiet", action="store_true", help="no progress line")
 
@@ -69,6 +71,7 @@ def run(args) -> None:
         "checkpoint_steps": args.checkpoint_steps,
         "steps_per_execution": args.steps_per_execution,
         "validate": not args.no_validation,
+        "profile": _profile(args.profile),
         "precision": args.precision,
         "loss_scale": _loss_scale(args.loss_scale),
     }
@@ -81,6 +84,12 @@ def run(args) -> None:
         from dlrm_tf.train.fit import fit
 
         trained = fit(**{**options, "config": config}, strategy=args.strategy, quiet=args.quiet)
+    if args.plot:
+        from dlrm_tf.train.evaluate import measure
+        from dlrm_tf.train.plots import plot_history, plot_quality
+
+        plot_history(trained.history, os.path.join(args.output, "training.png"))
+        plot_quality(measure(args.data, trained.best_weights, quiet=args.quiet), os.path.join(args.output, "quality.png"))
     print("epoch      loss    rows/s       AUC   logloss        NE  calibration")
     for entry in trained.history:
         v = entry["validation"]
@@ -88,6 +97,15 @@ def run(args) -> None:
         figures = "".join(f"{v[name]:>10.5f}" if v and v[name] is not None else f"{'-':>10}" for name in names)
         print(f"{entry['epoch']:>5}{entry['loss']:>10.5f}{entry['rows_per_second']:>10,.0f}{figures}")
     print(f"last weights: {trained.weights}\nbest weights: {trained.best_weights}")
+
+
+def _profile(text):
+    if text is None:
+        return None
+    first, colon, last = text.partition(":")
+    if not colon or not first.isdecimal() or not last.isdecimal():
+        raise UsageError(f"--profile: wanted FIRST:LAST, such as 100:110, came {text!r}")
+    return int(first), int(last)
 
 
 def _loss_scale(text):

@@ -118,6 +118,17 @@ class Summaries(tf.keras.callbacks.Callback):
             self.write(p.step, {"loss": self._loss_sum / self._rows, "rows_per_second": self._rows / seconds}, "train/")
             self._reset()
 
+    def write_histograms(self, step: int, model) -> None:
+        """Writes the distribution of every MLP weight, and of up to 10,000 rows spread evenly over the table."""
+        with self._writer.as_default():
+            for mlp, i, _, _ in model.config.dense_shapes():
+                layer = model.dense_layer(mlp, i)
+                tf.summary.histogram(f"{mlp}/{i}/kernel", layer.kernel, step=step)
+                tf.summary.histogram(f"{mlp}/{i}/bias", layer.bias, step=step)
+            rows = range(0, model.config.table_rows, -(-model.config.table_rows // 10_000))
+            tf.summary.histogram("embedding/table", tf.gather(model.embedding.table, tf.constant(rows)), step=step)
+        self._writer.flush()
+
     def write(self, step: int, values: dict, prefix: str) -> None:
         """Writes scalars at `step`; None (undefined) is left out."""
         with self._writer.as_default():
@@ -125,6 +136,37 @@ class Summaries(tf.keras.callbacks.Callback):
                 if value is not None:
                     tf.summary.scalar(prefix + name, value, step=step)
         self._writer.flush()
+
+
+class ProfileSteps(tf.keras.callbacks.Callback):
+    """Records TensorFlow's profile of some steps, for TensorBoard's Profile page.
+
+    Args:
+      position: the run's position.
+      folder: where the profile goes.
+      first, last: steps of the run, counted from 1, both included.
+    """
+
+    def __init__(self, position: EpochPosition, folder: str, first: int, last: int):
+        super().__init__()
+        if not 1 <= first <= last:
+            raise ValueError(f"profile must be a first and a last step, 1 <= first <= last. Received {first}, {last}")
+        self._position, self._folder, self._first, self._last = position, folder, first, last
+        self._running = False
+
+    def on_train_batch_end(self, batch, logs=None):
+        # Called after a step: the profile begins when the step before the first one is done.
+        if self._running and self._position.step >= self._last:
+            self.close()
+        elif not self._running and self._first - 1 <= self._position.step < self._last:
+            tf.profiler.experimental.start(self._folder)
+            self._running = True
+
+    def close(self) -> None:
+        """Ends the profile if it is under way."""
+        if self._running:
+            self._running = False
+            tf.profiler.experimental.stop()
 
 
 class SaveRun(tf.keras.callbacks.Callback):

@@ -61,6 +61,7 @@ def fit(
     checkpoint_steps: Optional[int] = None,
     steps_per_execution: int = 1,
     validate: bool = True,
+    profile: Optional[tuple] = None,
     strategy: str = "one",
     precision: str = "float32",
     loss_scale=None,
@@ -86,6 +87,7 @@ def fit(
       steps_per_execution: steps run without returning to Python; saves time with small batches. Progress, checkpoints and the
         check for NaN then come once in so many steps.
       validate: measure on the test split after every epoch.
+      profile: `(first, last)` step of the run to record TensorFlow's profile of, into tensorboard/; not with parameter servers.
       strategy: which devices and processes train together; `batch_size` is that of all of them, only the chief process writes.
         `"one"`, `"mirrored"`, `"multi_worker"`, `"parameter_server"`, `"tpu"`: see `dlrm_tf.train.strategies.make_strategy`.
         `"ascend"`: one process a Huawei NPU, told by the plugin's environment variables (`dlrm_tf.ascend`); a last batch that is
@@ -179,6 +181,10 @@ def fit(
             # Of several processes that a signal reaches, none can finish its step: the others may be gone from the all-reduce.
             alone = strategy not in ("multi_worker", "ascend") or (device is not None and device.world_size == 1)
             saver = stack.enter_context(on.SaveRun(position, checkpoints, checkpoint_steps, catch_signals=alone))
+            if profile is not None:
+                profiler = on.ProfileSteps(position, os.path.join(run_dir, "tensorboard"), *profile)
+                stack.callback(profiler.close)
+                loop.append(profiler)
             loop += [summaries, saver]
         if device is not None:
             loop.append(device.loop_callback(steps_per_execution))

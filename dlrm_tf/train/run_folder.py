@@ -48,6 +48,7 @@ def end_epoch(run_dir: str, model, history: list, summaries) -> None:
     """Writes the epoch's figures, and its weights when they are the best so far."""
     entry = history[-1]
     summaries.write(entry["step"], {"loss": entry["loss"]}, "epoch/")
+    summaries.write_histograms(entry["step"], model)
     if entry["validation"]:
         scalars = {name: v for name, v in entry["validation"].items() if not isinstance(v, list)}
         summaries.write(entry["step"], scalars, "validation/")

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlrm_tf.train.metrics import ClickMetrics, exact_auc
+from dlrm_tf.train.plots import roc_curve
 
 
 def auc_by_pairs(labels, scores):
@@ -45,6 +46,17 @@ def test_all_metrics_by_hand():
     assert [b["rows"] for b in bins] == [2, 2]
     assert [b["mean_prediction"] for b in bins] == pytest.approx([0.25, 0.7])
     assert [b["mean_label"] for b in bins] == [0.5, 0.5]
+
+
+def test_roc_curve_by_hand_and_its_area_is_the_auc():
+    false, true = roc_curve([1, 0, 1, 0, 0], [0.9, 0.8, 0.8, 0.3, 0.1])
+    np.testing.assert_allclose(false, [0, 0, 1 / 3, 2 / 3, 1])
+    np.testing.assert_allclose(true, [0, 0.5, 1, 1, 1])
+    generator = np.random.default_rng(2)
+    labels, scores = generator.integers(0, 2, 300), generator.integers(0, 40, 300)
+    false, true = roc_curve(labels, scores)
+    area = np.sum(np.diff(false) * (true[1:] + true[:-1]) / 2)
+    assert area == pytest.approx(exact_auc(labels, scores), abs=1e-12)
 
 
 def test_streaming_agrees_with_exact():

@@ -1,0 +1,87 @@
+"""Pictures of a training run: loss curves, ROC curve, calibration (needs the extra `report`)."""
+
+import numpy as np
+
+from dlrm_tf.errors import require
+from dlrm_tf.files import atomic_file
+
+
+def roc_curve(labels: np.ndarray, scores: np.ndarray) -> tuple:
+    """Points of the ROC curve, one a distinct score.
+
+    Args:
+      labels: `[n]`, 0 or 1, both present.
+      scores: `[n]`.
+
+    Returns:
+      `(false positive rate, true positive rate)`, float64, from (0, 0) to (1, 1).
+    """
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    positive, scores = np.asarray(labels)[order] > 0.5, np.asarray(scores)[order]
+    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
+    true = np.append(0, np.cumsum(positive)[last])
+    false = np.append(0, last + 1) - true
+    return false / false[-1], true / true[-1]
+
+
+def plot_quality(metrics, path: str) -> None:
+    """ROC curve and calibration of an exact `ClickMetrics`, as a PNG.
+
+    Raises:
+      MissingExtraError: matplotlib is not installed.
+      ValueError: only one class is there, so there is no curve.
+    """
+    labels, logits = metrics.scores()
+    result, bins = metrics.result(), metrics.calibration_bins()
+    if result["auc"] is None:
+        raise ValueError("a ROC curve needs rows of both classes")
+    figure, (left, right) = _figure(2)
+    left.plot(*roc_curve(labels, logits), label=f"AUC {result['auc']:.4f}")
+    left.plot([0, 1], [0, 1], linestyle=":", color="gray")
+    left.set(xlabel="false positive rate", ylabel="true positive rate", title=f"ROC, {result['rows']:,} rows")
+    left.legend(loc="lower right")
+    predicted, seen = ([b[name] for b in bins] for name in ("mean_prediction", "mean_label"))
+    top = max(*predicted, *seen) * 1.05
+    right.plot([0, top], [0, top], linestyle=":", color="gray")
+    right.plot(
+        predicted, seen, marker="o", label=f"calibration {result['calibration']:.3f}, NE {result['normalized_entropy']:.4f}"
+    )
+    right.set(xlabel="mean predicted probability", ylabel="click rate", title="Calibration, bins of equal counts")
+    right.legend(loc="upper left")
+    _save(figure, path)
+
+
+def plot_history(history: list, path: str) -> None:
+    """Loss and AUC over the epochs of a run (`Trained.history`), as a PNG.
+
+    Raises:
+      MissingExtraError: matplotlib is not installed.
+    """
+    epochs = [entry["epoch"] for entry in history]
+    measured = [entry for entry in history if entry["validation"]]
+    figure, (left, right) = _figure(2)
+    left.plot(epochs, [entry["loss"] for entry in history], marker="o", label="training")
+    left.plot(
+        [entry["epoch"] for entry in measured], [entry["validation"]["logloss"] for entry in measured], marker="o", label="test"
+    )
+    left.set(xlabel="epoch", ylabel="logloss", title="Loss")
+    left.legend()
+    # An undefined AUC (None) leaves a gap.
+    auc = [np.nan if entry["validation"]["auc"] is None else entry["validation"]["auc"] for entry in measured]
+    right.plot([entry["epoch"] for entry in measured], auc, marker="o")
+    right.set(xlabel="epoch", ylabel="AUC", title="AUC on the test split")
+    _save(figure, path)
+
+
+def _figure(panels: int):
+    require("matplotlib", "report")
+    # Not pyplot: it keeps global state and looks for a display.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * panels, 4.2), layout="constrained")
+    return figure, figure.subplots(1, panels)
+
+
+def _save(figure, path: str) -> None:
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
