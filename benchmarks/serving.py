@@ -148,7 +148,7 @@ def export_model(folder: str, share: float) -> str:
 
 @contextlib.contextmanager
 def server(base_path: str, *flags: str):
-    """`dlrm-tf serve` as a process of its own; yields `(host:port, process)`."""
+    """`dlrm-tf serve` as a process of its own; yields `(targets, process)`: gRPC's, then REST's where there is one."""
     command = [
         sys.executable,
         "-m",
@@ -164,7 +164,7 @@ def server(base_path: str, *flags: str):
             ready = process.stdout.readline()
             if not ready.startswith("ready"):
                 sys.exit(f"the server did not start: {' '.join(command)}")
-            yield ready.split("grpc=")[1].split()[0], process
+            yield [word.split("=", 1)[1] for word in ready.split()[1:]], process
         finally:
             process.terminate()
             process.wait(30)
@@ -227,8 +227,8 @@ def main():
                 with open(file, "w", encoding="utf-8") as f:
                     f.write(BATCHING[name])
                 flags = ["--enable_batching", f"--batching_parameters_file={file}"]
-            with server(base_path, *flags) as (target, _):
-                measure(target, args, name)
+            with server(base_path, *flags) as (targets, _):
+                measure(targets[0], args, name)
 
 
 if __name__ == "__main__":

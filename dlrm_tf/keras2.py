@@ -11,11 +11,11 @@ quiet = False
 
 
 @functools.cache
-def tensorflow():
-    """The tensorflow module, with `tf.keras` being Keras 2.
+def any_keras_tensorflow():
+    """The tensorflow module, whichever Keras it has: for what uses none, as the model server and its client.
 
     Raises:
-      ImportError: TensorFlow is missing, or another import has already made `tf.keras` Keras 3.
+      ImportError: TensorFlow is missing.
     """
     with _stderr_held() if quiet else contextlib.nullcontext():
         try:
@@ -25,6 +25,17 @@ def tensorflow():
         if quiet:
             # Looks for a GPU now, while what it says about finding none is held.
             tf.config.list_physical_devices()
+    return tf
+
+
+@functools.cache
+def tensorflow():
+    """The tensorflow module, with `tf.keras` being Keras 2.
+
+    Raises:
+      ImportError: TensorFlow is missing, or another import has already made `tf.keras` Keras 3.
+    """
+    tf = any_keras_tensorflow()
     # tf_keras is Keras 2 by definition and carries no version here; TF 2.6.5's own Keras says 2.6.0.
     version = "2" if tf.keras.Model.__module__.startswith("tf_keras.") else tf.keras.__version__
     if not version.startswith("2"):

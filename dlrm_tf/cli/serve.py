@@ -8,7 +8,7 @@ import sys
 import threading
 
 from dlrm_tf.errors import MissingExtraError
-from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.keras2 import any_keras_tensorflow
 
 
 def add_arguments(parser):
@@ -44,7 +44,7 @@ def _missing(error: ModuleNotFoundError) -> MissingExtraError:
 
 def run(args):
     """Serves until SIGINT or SIGTERM; prints one line on stdout once ready."""
-    tensorflow()  # the protos import it too, with its chatter
+    any_keras_tensorflow()  # the protos import it too, with its chatter
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="dlrm-tf serve: %(message)s")
     fields = {field.name for field in dataclasses.fields(_server_options())}
     try:

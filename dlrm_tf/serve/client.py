@@ -9,7 +9,7 @@ from typing import Optional
 import numpy as np
 
 from dlrm_tf.errors import ServingError
-from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.keras2 import any_keras_tensorflow
 
 # Seconds before the first retry; doubled for each further one, and shortened by chance so that clients don't come in step.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
@@ -78,10 +78,10 @@ class Client:
             )
         self.target, self.model_name, self.timeout = target, model_name, timeout
         self._retries, self._batch_size = retries, batch_size
+        any_keras_tensorflow()  # the stubs import it too, with its chatter
         if target.startswith(("http://", "https://")):
             from dlrm_tf.serve.rest_transport import RestTransport as Transport
         else:
-            tensorflow()  # the stubs import it too, with its chatter
             from dlrm_tf.serve.grpc_transport import GrpcTransport as Transport
         self._transport = Transport(target, model_name, version, label, tls)
 

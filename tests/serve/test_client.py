@@ -1,7 +1,10 @@
 """The client: deadlines, retries on UNAVAILABLE only, batches split to a limit."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent import futures
@@ -186,3 +189,14 @@ def test_arguments_are_checked():
         client.score(rows(1)[0], rows(2)[1])
     with Client("http://127.0.0.1:1") as client, pytest.raises(ServingError, match="over gRPC only"):
         client._transport.reload(None, 1)
+
+
+def test_a_program_with_keras_3_can_be_a_client(scripted):
+    program = (
+        "import tensorflow as tf, numpy as np\nassert tf.keras.__version__.startswith('3')\n"
+        "from dlrm_tf.serve import Client\n"
+        f"print(Client('{scripted.target}').score(np.ones((1, 13)), np.zeros((1, 26))))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == "[13.]", done.stderr
