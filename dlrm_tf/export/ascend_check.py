@@ -27,7 +27,10 @@ def main():
     graph_def = tf.compat.v1.GraphDef()
     with open(os.path.join(folder, names["graph"]), "rb") as f:
         graph_def.ParseFromString(f.read())
-    config = None
+    # The graph is run once; each rewriting of it would copy the table.
+    config = tf.compat.v1.ConfigProto()
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    config.graph_options.optimizer_options.opt_level = tf.compat.v1.OptimizerOptions.L0
     if args.npu:
         from dlrm_tf.ascend.session import session_config
 
@@ -35,6 +38,7 @@ def main():
     rows = np.load(os.path.join(folder, "check.npz"))
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
+        del graph_def
         with tf.compat.v1.Session(graph=graph, config=config) as session:
             came = session.run(names["output"], {name + ":0": rows[name] for name in names["inputs"]})
     difference = float(np.abs(came - rows["probability"]).max())
