@@ -107,14 +107,18 @@ def test_slices_that_end_within_a_row(golden_ckpt, tmp_path, slice_bytes):
 
 
 def test_copied_rows_stay_in_their_block(tmp_path):
-    config = DLRMConfig.preset("tiny")
     (tmp_path / "source").write_bytes(bytes(range(100)))
-    with pytest.raises(CheckpointError, match="cut off"), WeightsWriter(tmp_path / "m.weights.h5", config) as writer:
-        with open(tmp_path / "source", "rb") as source:
-            for begin, nbytes in ((-4, 8), (0, 116), (112, 4)):  # feature 0 has 7 rows of 16 bytes
-                with pytest.raises(CheckpointError, match="do not fit its ids"):
-                    writer.copy_rows(0, begin, source.fileno(), 0, nbytes)
-            writer.copy_rows(0, 0, source.fileno(), 0, 112)
+
+    def attempt(begin, nbytes):
+        config = DLRMConfig.preset("tiny")
+        with open(tmp_path / "source", "rb") as source, WeightsWriter(tmp_path / "m.weights.h5", config) as writer:
+            writer.copy_rows(0, begin, source.fileno(), 0, nbytes)
+
+    for begin, nbytes in ((-4, 8), (0, 116), (112, 4)):  # feature 0 has 7 rows of 16 bytes
+        with pytest.raises(CheckpointError, match="do not fit its ids"):
+            attempt(begin, nbytes)
+    with pytest.raises(CheckpointError, match="cut off"):
+        attempt(0, 112)
     assert not (tmp_path / "m.weights.h5").exists()
 
 
