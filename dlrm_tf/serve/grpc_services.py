@@ -11,6 +11,8 @@ log = logging.getLogger("dlrm_tf.serve")
 
 
 def _answer(context, function, request):
+    if not context.is_active():  # the caller gave up while the call waited for a thread: don't work for nobody
+        context.abort(grpc.StatusCode.CANCELLED, "The call ended before its turn came")
     try:
         return function(request)
     except RequestError as e:

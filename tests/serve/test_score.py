@@ -48,6 +48,41 @@ def test_every_target_gives_the_same_probabilities(save_linear, rows, arrays, tm
     np.testing.assert_array_equal(np.array(lines, np.float32), np.load(tmp_path / "0.npy"))
 
 
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    """One model in every form: folder with m.weights.h5, dlrm/1 (SavedModel) and m.tflite; and its config."""
+    from dlrm_tf import DLRM, DLRMConfig, export_savedmodel, export_tflite
+
+    folder, config = tmp_path_factory.mktemp("exports"), DLRMConfig.preset("tiny")
+    model = DLRM(config, seed=1)
+    model({"dense": np.zeros((1, 13), np.float32), "categorical": np.zeros((1, 26), np.int32)})
+    model.save_weights(str(folder / "m.weights.h5"))
+    export_savedmodel(str(folder / "m.weights.h5"), str(folder))
+    export_tflite(str(folder / "m.weights.h5"), str(folder / "m.tflite"))
+    return folder, config
+
+
+def test_one_model_in_every_form_gives_the_same_scores(exports, tmp_path):
+    folder, config = exports
+    generator = np.random.default_rng(2)
+    dense = np.log1p(generator.exponential(3, (200, 13))).astype(np.float32)
+    # Ids out of range, too: they are out of vocabulary in every form.
+    categorical = generator.integers(-1, np.array(config.categorical_feature_sizes) + 2, (200, 26)).astype(np.int32)
+    np.savez(tmp_path / "rows.npz", dense=dense, categorical=categorical)
+    with ModelServer(model_name="dlrm", model_base_path=str(folder / "dlrm"), rest_api_port=0) as server:
+        targets = [str(folder / "m.weights.h5"), str(folder / "dlrm"), server.target, server.rest_target, str(folder / "m.tflite")]
+        scores = []
+        for i, target in enumerate(targets):
+            output = str(tmp_path / f"{i}.npy")
+            assert main(["score", str(tmp_path / "rows.npz"), "--target", target, "--batch_size", "64", "-o", output]) == 0
+            scores.append(np.load(output))
+    keras, *others, lite = scores
+    assert np.ptp(keras) > 0.01
+    for other in others:
+        np.testing.assert_allclose(other, keras, atol=1e-6)
+    np.testing.assert_allclose(lite, keras, atol=0.05)
+
+
 def test_version_of_a_server_or_a_folder(save_linear, rows, arrays, capsys):
     base = save_linear(1, bias=-13)
     save_linear(2, bias=-14)
