@@ -12,24 +12,25 @@ import sys
 import tempfile
 
 CRITEO_LINES = 45_840_617
-_COLUMNS = "{:<34}{:>12}{:>10}{:>14}{:>14}"
+_COLUMNS = "{:<34}{:>12}{:>10}{:>14}{:>14}{:>14}"
 
 
-def measured(code: str, *args: str) -> tuple[float, float]:
-    """Runs Python `code` in a process of its own: `(seconds, peak resident MB)`; both without start-up of the interpreter."""
+def measured(code: str, *args: str) -> tuple[float, float, float]:
+    """Runs Python `code` in a process of its own: `(seconds, CPU seconds, peak resident MB)`."""
     program = (
         "import resource, sys, time\nstart = time.perf_counter()\n"
         + code
-        + "\nprint(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        + "\nprint(time.perf_counter() - start, time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
     )
     done = subprocess.run([sys.executable, "-c", program, *args], check=True, stdout=subprocess.PIPE, text=True)
-    seconds, megabytes = done.stdout.split()[-2:]
-    return float(seconds), float(megabytes)
+    seconds, cpu, megabytes = map(float, done.stdout.split()[-3:])
+    return seconds, cpu, megabytes
 
 
-def report(name: str, lines: int, seconds: float, megabytes: float) -> None:
+def report(name: str, lines: int, seconds: float, cpu: float, megabytes: float) -> None:
     """One line of the table."""
-    print(_COLUMNS.format(name, f"{lines:,}", f"{seconds:.1f}", f"{lines / seconds:,.0f}", f"{megabytes:,.0f}"), flush=True)
+    rates = f"{lines / seconds:,.0f}", f"{lines / cpu:,.0f}"
+    print(_COLUMNS.format(name, f"{lines:,}", f"{seconds:.1f}", *rates, f"{megabytes:,.0f}"), flush=True)
 
 
 def main() -> None:
@@ -54,7 +55,7 @@ def main() -> None:
             tsv = os.path.join(folder, "rows.tsv")
             synth(tsv, options.lines, seed=1, cardinalities="criteo", quiet=False)
         print(f"{tsv}: {os.path.getsize(tsv) / 1e6:,.0f} MB, {os.cpu_count()} CPUs")
-        print(_COLUMNS.format("", "lines", "seconds", "lines/s", "peak RSS MB"))
+        print(_COLUMNS.format("", "lines", "seconds", "lines/s", "lines/CPU s", "peak RSS MB"))
         if options.python_lines:
             head = os.path.join(folder, "head.tsv")
             with open(tsv, "rb") as source, open(head, "wb") as target:
@@ -64,12 +65,12 @@ def main() -> None:
         for threads in options.threads:
             out = os.path.join(folder, f"out{threads}")
             code = f"import dlrm_tf; dlrm_tf.prepare(sys.argv[1], sys.argv[2], threads={threads}, quiet=False)"
-            seconds, megabytes = measured(code, tsv, out)
+            seconds, cpu, megabytes = measured(code, tsv, out)
             from dlrm_tf.data.records import Records
 
             records = Records.open(out)
             lines = records.manifest["counts"]["lines"]
-            report(f"prepare, {threads} thread{'s' * (threads > 1)}", lines, seconds, megabytes)
+            report(f"prepare, {threads} thread{'s' * (threads > 1)}", lines, seconds, cpu, megabytes)
             criteo = f"Criteo's {CRITEO_LINES:,} lines at this rate: {CRITEO_LINES * seconds / lines:,.0f} s"
             print(f"  {sum(records.sizes):,} categories; {criteo}")
             for path, _, names in os.walk(out):

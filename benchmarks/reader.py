@@ -36,19 +36,19 @@ def measure(data: str, repeats: int) -> None:
     records = Records.open(data)
     rows = records.rows("train")
     ways = [(size, seed) for size in (128, 2048, 8192) for seed in (None, 1)]
-    seconds: dict[tuple, list[float]] = {way: [] for way in ways}
+    seconds: dict[tuple, list[tuple[float, float]]] = {way: [] for way in ways}  # passed, and of all CPUs
     for _ in range(repeats):
         for size, seed in ways:
             dataset = records.dataset("train", size, shuffle_seed=seed)
-            start = time.perf_counter()
+            start = time.perf_counter(), time.process_time()
             for _ in dataset:
                 pass
-            seconds[size, seed].append(time.perf_counter() - start)
+            seconds[size, seed].append((time.perf_counter() - start[0], time.process_time() - start[1]))
     print(f"{rows:,} train rows, {os.cpu_count()} CPUs, median of {repeats}")
-    print(f"{'batch':>8}{'order':>12}{'rows/s':>14}{'batches/s':>12}")
+    print(f"{'batch':>8}{'order':>12}{'rows/s':>14}{'batches/s':>12}{'rows/CPU s':>14}")
     for size, seed in ways:
-        rate = rows / statistics.median(seconds[size, seed])
-        print(f"{size:>8}{'log' if seed is None else 'shuffled':>12}{rate:>14,.0f}{rate / size:>12,.0f}")
+        rate, of_cpu = (rows / statistics.median(times) for times in zip(*seconds[size, seed]))
+        print(f"{size:>8}{'log' if seed is None else 'shuffled':>12}{rate:>14,.0f}{rate / size:>12,.0f}{of_cpu:>14,.0f}")
 
 
 if __name__ == "__main__":

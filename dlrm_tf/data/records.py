@@ -132,6 +132,8 @@ class Records:
         if len(records.sizes) != len(records.spec.categorical_columns):
             raise DataError(f"{path}: {len(records.sizes)} vocabulary sizes for {len(records.spec.categorical_columns)} features")
         for shard in (shard for split in SPLITS for shard in records.shards[split]):
+            if not isinstance(shard.rows, int) or shard.rows < 0 or not isinstance(shard.path, str):
+                raise DataError(f"{path}: wanted whole numbers of rows and names of files, got {shard.rows!r} of {shard.path!r}")
             # A manifest names files of its own folder only.
             if os.path.isabs(shard.path) or ".." in shard.path.split("/"):
                 raise DataError(f"{path}: shard {shard.path!r} is outside the folder")
