@@ -20,7 +20,9 @@ def add_arguments(parser) -> None:
         "--on-bad-line", choices=("skip", "stop"), default="skip", help="count bad lines, or stop at one (default: %(default)s)"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="default: one for each CPU")
-    parser.add_argument("--report", metavar="HTML", help="also write a page that shows the data (needs dlrm_tf[report])")
+    parser.add_argument(
+        "--report", metavar="PAGE", help="also write a page (.html or .png) that shows the data (needs dlrm_tf[report])"
+    )
 
 
 def run(args) -> None:
@@ -29,6 +31,7 @@ def run(args) -> None:
 
     from dlrm_tf.data.criteo import prepare
     from dlrm_tf.data.describe import describe
+    from dlrm_tf.data.page import page_suffix, write_page
     from dlrm_tf.data.spec import CRITEO, FeatureSpec
     from dlrm_tf.data.upstream import load_counts
     from dlrm_tf.data.vocabulary import Vocabulary
@@ -38,7 +41,8 @@ def run(args) -> None:
         test_fraction = float(Fraction(args.test_fraction))
     except (ValueError, ZeroDivisionError):
         raise UsageError(f"--test-fraction: wanted a number or a fraction, got {args.test_fraction!r}") from None
-    if args.report:
+    if args.report:  # said now, not after the work
+        page_suffix(args.report)
         require("matplotlib", "report")
     spec = FeatureSpec.load(args.spec) if args.spec else CRITEO
     vocabulary = None
@@ -59,7 +63,5 @@ def run(args) -> None:
     )
     print("\n".join(describe(args.output, features=False)))
     if args.report:
-        from dlrm_tf.data.page import write_page
-
         write_page(args.output, args.report)
         print(f"page: {args.report}")

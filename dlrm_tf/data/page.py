@@ -94,6 +94,14 @@ def _figure(records: Records, sums: _Sums):
     return figure
 
 
+def page_suffix(path: str) -> str:
+    """`.html` or `.png`; another suffix raises UsageError."""
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in (".html", ".png"):
+        raise UsageError(f"{path}: wanted a name that ends in .html or .png")
+    return suffix
+
+
 def write_page(folder: str, path: str) -> None:
     """Writes the page of a data folder; it appears whole or not at all.
 
@@ -106,10 +114,7 @@ def write_page(folder: str, path: str) -> None:
       MissingExtraError: matplotlib is not installed.
       UsageError: another suffix.
     """
-    path = os.fspath(path)
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix not in (".html", ".png"):
-        raise UsageError(f"{path}: wanted a name that ends in .html or .png")
+    suffix = page_suffix(path)
     records = Records.open(folder)
     picture = io.BytesIO()
     _figure(records, _count(records)).savefig(picture, format="png", dpi=110)

@@ -55,6 +55,17 @@ def test_html_and_png(folder, tmp_path):
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_command_line(golden_dir, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    from dlrm_tf.cli.main import main
+
+    arguments = ["prepare", str(golden_dir / "criteo" / "train.txt"), "-o", str(tmp_path / "out"), "--report"]
+    assert main([*arguments, str(tmp_path / "page.pdf")]) == 2
+    assert not (tmp_path / "out").exists()
+    assert main([*arguments, str(tmp_path / "page.png")]) == 0
+    assert (tmp_path / "page.png").exists()
+
+
 def test_refused(folder, tmp_path):
     with pytest.raises(UsageError, match="ends in .html or .png"):
         write_page(folder, tmp_path / "page.pdf")
