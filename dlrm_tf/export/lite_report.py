@@ -5,6 +5,8 @@ from typing import Optional
 
 import numpy as np
 
+from dlrm_tf.errors import DLRMError
+
 # Metrics of ClickMetrics.result that are compared.
 QUALITY = ("auc", "logloss", "normalized_entropy", "calibration")
 
@@ -78,6 +80,29 @@ def compare(probabilities: np.ndarray, float_probabilities: np.ndarray, label: O
         "float_quality": _quality(float_probabilities, label) if both_classes else None,
         "quality": _quality(probabilities, label) if both_classes else None,
     }
+
+
+def check_auc(path: str, errors: dict, limit: Optional[float]) -> None:
+    """Refuses a file whose AUC is lower than the float model's by more than `limit` (None: no limit).
+
+    Args:
+      path: named in the error.
+      errors: what `compare` gave.
+      limit: the largest loss of AUC.
+
+    Raises:
+      DLRMError: the file is worse, or its AUC has no meaning.
+    """
+    if limit is None:
+        return
+    if errors["quality"] is None:
+        raise DLRMError(f"{path}: the AUC can't be measured: the evaluation rows have one class only")
+    before, after = errors["float_quality"]["auc"], errors["quality"]["auc"]
+    if before - after > limit:
+        raise DLRMError(
+            f"{path}: AUC falls by {before - after:.5f} (from {before:.5f} to {after:.5f}), more than the limit {limit:g}: "
+            "nothing was written; allow a larger file (--max-size) or wider numbers (--rows int8, --mlp mixed)"
+        )
 
 
 def _quality(probabilities: np.ndarray, label: np.ndarray) -> dict:

@@ -4,16 +4,16 @@ import dataclasses
 import functools
 import os
 import tempfile
-from typing import Optional, Union
+from typing import Optional
 
 import numpy as np
 
 from dlrm_tf.errors import DataError, DLRMError, UsageError, require
-from dlrm_tf.export.lite_report import TFLiteReport, compare
-from dlrm_tf.export.quantize import RowQuantizer, table_range
+from dlrm_tf.export.lite_report import TFLiteReport, check_auc, compare
+from dlrm_tf.export.lite_rows import device_table, fit_quantizer
+from dlrm_tf.export.quantize import RowQuantizer
 from dlrm_tf.files import atomic_file
 from dlrm_tf.model.weights import WeightsReader
-from dlrm_tf.progress import Progress
 
 FORMAT = "dlrm_tf.tflite.1"
 PREPROCESSING = "dense: log(max(x, 0) + 1), missing 0; categorical: ids, any id outside [0, size) is out of vocabulary"
@@ -23,8 +23,6 @@ INT4_AUC_LOSS = 0.001
 # Rows of the test split an export is compared on, and rows of the train split ids are ranked on.
 EVALUATION_ROWS = 200_000
 RANKING_ROWS = 1_000_000
-# Rows quantized at a time: 16 MiB of a 16-wide float32 table.
-_CHUNK_ROWS = 1 << 18
 # Bytes set aside for the metadata, which is written last.
 _METADATA_BYTES = 8192
 
@@ -147,6 +145,12 @@ class TFLiteExporter:
             )
         return vocabulary
 
+    def _training_rows(self, rows: int) -> tuple:
+        """`(dense, categorical)` of the last rows of the train split: the most recent ones of a log."""
+        total = self._records.rows("train")
+        dense, categorical, _ = self._records.numpy("train", max(total - rows, 0), total)
+        return np.log1p(dense), categorical
+
     @functools.cached_property
     def _float_probabilities(self):
         from dlrm_tf.export.subset import float_probabilities
@@ -163,8 +167,7 @@ class TFLiteExporter:
     def _ranking(self):
         from dlrm_tf.export.budget import IdRanking, id_values, loss_of_dropping
 
-        dense, categorical, _ = self._records.numpy("train", 0, RANKING_ROWS)
-        measured = loss_of_dropping(self.weights, np.log1p(dense), categorical, self._counts, quiet=self._quiet)
+        measured = loss_of_dropping(self.weights, *self._training_rows(RANKING_ROWS), self._counts, quiet=self._quiet)
         return IdRanking(id_values(*measured, self._counts))
 
     def _choose(self, max_size: int, mlp: str, rows: str) -> Optional[list]:
@@ -227,8 +230,7 @@ class TFLiteExporter:
         from dlrm_tf.export.subset import renumber
 
         if self._records is not None and self._records.rows("train"):
-            dense, categorical, _ = self._records.numpy("train", 0, CALIBRATION_ROWS)
-            dense = np.log1p(dense)
+            dense, categorical = self._training_rows(CALIBRATION_ROWS)
         elif self._evaluation is not None:
             dense, categorical = self._evaluation
         else:
@@ -239,8 +241,7 @@ class TFLiteExporter:
         from dlrm_tf.export import flatbuffer, lite_graph
 
         with WeightsReader(weights) as reader:
-            chunks = _chunks(reader, self._quiet)
-            quantizer = RowQuantizer.fit(*table_range(chunks, self.weights), bits=ROW_BITS[rows])
+            quantizer = fit_quantizer(reader, ROW_BITS[rows], self.weights, self._quiet)
             calibration = self._calibrate(weights, kept)
             model, config, table = self._graph(weights, mlp, quantizer, calibration)
             for name, data in self._extras(kept).items():
@@ -250,12 +251,12 @@ class TFLiteExporter:
             metadata = self._metadata(config, quantizer, mlp, rows, kept)
             metadata["quantization"]["calibration_rows"] = 0 if calibration is None else calibration.rows
             with atomic_file(path) as temporary:
-                pieces = (part.tobytes() for part in _device_rows(reader, quantizer, self._quiet))
+                pieces = device_table(reader, quantizer, self._quiet)
                 flatbuffer.write(temporary, model, {table: (table_rows * width, pieces)})
                 flatbuffer.set_metadata(temporary, metadata)
                 flatbuffer.check_operators(temporary)
                 errors = self._compare(temporary)
-                _check_auc(path, errors, max_auc_loss)
+                check_auc(path, errors, max_auc_loss)
                 flatbuffer.set_metadata(temporary, {**metadata, "errors": errors})
         ids, total = sum(config.categorical_feature_sizes), sum(self.config.categorical_feature_sizes)
         float_bytes = 4 * self.config.num_parameters
@@ -302,37 +303,3 @@ def _checked(evaluation, config) -> tuple:
     if label is not None and len(label) != len(dense):
         raise DataError(f"evaluation rows: wanted {len(dense)} labels, came {len(label)}")
     return (dense, categorical.astype(np.int32)), label
-
-
-def _check_auc(path: str, errors: dict, limit: Union[float, None]) -> None:
-    if limit is None:
-        return
-    if errors["quality"] is None:
-        raise DLRMError(f"{path}: the AUC can't be measured: the evaluation rows have one class only")
-    before, after = errors["float_quality"]["auc"], errors["quality"]["auc"]
-    if before - after > limit:
-        raise DLRMError(
-            f"{path}: AUC falls by {before - after:.5f} (from {before:.5f} to {after:.5f}), more than the limit {limit:g}: "
-            "nothing was written; allow a larger file (--max-size) or wider numbers (--rows int8, --mlp mixed)"
-        )
-
-
-def _chunks(reader, quiet: bool):
-    """Yields `(first row, rows)` over the float table."""
-    total = reader.config.table_rows
-    with Progress("measure", total, "rows", quiet=quiet) as progress:
-        for start in range(0, total, _CHUNK_ROWS):
-            rows = reader.table(start, min(start + _CHUNK_ROWS, total))
-            yield start, rows
-            progress.update(len(rows))
-
-
-def _device_rows(reader, quantizer: RowQuantizer, quiet: bool):
-    """Yields the device's quantized table piece by piece: every block is OOV row, ids, OOV row."""
-    with Progress("quantize", reader.config.table_rows, "rows", quiet=quiet) as progress:
-        for feature, size in enumerate(reader.config.categorical_feature_sizes):
-            yield quantizer.quantize(reader.rows(feature, size, size + 1))
-            for start in range(0, size + 1, _CHUNK_ROWS):
-                rows = reader.rows(feature, start, start + _CHUNK_ROWS)
-                yield quantizer.quantize(rows)
-                progress.update(len(rows))

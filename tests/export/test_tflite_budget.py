@@ -203,6 +203,9 @@ def test_quality_gate_writes_nothing_worse(trained, tmp_path):
     with pytest.raises(DLRMError, match="AUC falls by"):
         exporter.export(path, "float32", rows="int4", max_auc_loss=1e-6)
     assert not os.listdir(tmp_path)
+    one_class = TFLiteExporter(weights, (dense, categorical, np.ones_like(label)), records, quiet=True)
+    with pytest.raises(DLRMError, match="one class only"):
+        one_class.export(path, max_auc_loss=0.001)
     report = exporter.export(path, "float32", max_auc_loss=0.001)
     assert 0 <= report.float_quality["auc"] - report.quality["auc"] <= 0.001
 

@@ -90,12 +90,22 @@ def test_float_layers_compute_what_numpy_computes(weights, tmp_path, name):
     np.testing.assert_allclose(Scorer(path).score(dense, categorical), reference(weights[name], dense, categorical), atol=2e-6)
 
 
-@pytest.mark.parametrize("mlp, bound", [("float32", 0.01), ("float16", 0.01), ("dynamic", 0.03), ("mixed", 0.02)])
-def test_errors_are_reported_and_small(weights, tmp_path, mlp, bound):
+@pytest.mark.parametrize(
+    "name, mlp, bound",
+    [
+        ("dot", "float32", 0.01),
+        ("dot", "float16", 0.01),
+        ("dot", "dynamic", 0.02),
+        ("dot", "mixed", 0.02),
+        ("cat", "dynamic", 0.02),
+        ("self", "dynamic", 0.02),
+    ],
+)
+def test_errors_are_reported_and_small(weights, tmp_path, name, mlp, bound):
     dense, categorical = inputs(BASE, 500)
     path = tmp_path / "m.tflite"
-    report = export_tflite(weights["dot"], path, mlp=mlp, evaluation=(dense, categorical), quiet=True)
-    logits = dlrm_tf.load(weights["dot"])({"dense": dense, "categorical": categorical})
+    report = export_tflite(weights[name], path, mlp=mlp, evaluation=(dense, categorical), quiet=True)
+    logits = dlrm_tf.load(weights[name])({"dense": dense, "categorical": categorical})
     error = np.abs(Scorer(path).score(dense, categorical) - tf.sigmoid(logits).numpy()[:, 0])
     assert report.max_error == pytest.approx(error.max(), abs=1e-6)
     assert report.mean_error == pytest.approx(error.mean(), abs=1e-6)
