@@ -37,7 +37,7 @@ def prepare(
 ) -> Records:
     """Makes the data folder `out_dir`; after an interruption the same call goes on where the last finished shard ends.
 
-    Memory: three shards and the vocabulary (about 16 to 24 bytes a key), however many lines there are.
+    Memory: a few shards and the vocabulary (up to 40 bytes a key), however many lines there are.
 
     Args:
       tsv_paths: one file or several, plain or gzip, taken in order as if they were one.

@@ -46,8 +46,11 @@ class FeatureSpec:
             raise DataError(f"feature spec: wanted exactly one label column, got {kinds.count('label')}")
         if "categorical" not in kinds:
             raise DataError("feature spec: wanted at least one categorical column, got none")
-        if len(self.separator) != 1 or not self.separator.isascii() or self.separator in "\r\n":
-            raise DataError(f"feature spec: separator must be one ASCII character that ends no line, got {self.separator!r}")
+        one = isinstance(self.separator, str) and len(self.separator) == 1 and self.separator.isascii()
+        if not one or not (self.separator.isprintable() or self.separator in "\t\x01"):  # Hive separates by \x01
+            raise DataError(
+                f"feature spec: separator must be one printable ASCII character, a tab or \\x01, got {self.separator!r}"
+            )
 
     def _positions(self, *kinds: str) -> tuple[int, ...]:
         return tuple(i for i, (_, kind) in enumerate(self.columns) if kind in kinds)
