@@ -2,6 +2,9 @@
 #   make demo          the whole journey on generated data, with a report
 #   make test          lint and all tests (RUN="tests/model -k oov" runs a part)
 #   make test-ascend   the core on Python 3.9 and TF 2.6.5, the Ascend plugin's; skipped where there is no Python 3.9
+#   make test-mindspore  files exchanged with MindSpore itself (Python 3.9 to 3.12, 3 GB of disk, minutes to install)
+#   make test-torch    PyTorch checkpoints against the networks run in torch (TORCH=torch==2.13.0 chooses a version)
+#   make fuzz          coverage-guided: TARGET=ckpt|safetensors|weights|..., RUNS=1000000
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -10,8 +13,10 @@ RUN ?=
 PYTHON39 ?= $(shell for p in python3.9 $$HOME/.pyenv/versions/3.9.*/bin/python; do \
 	"$$p" -c 'import sys, venv; sys.exit(sys.version_info[:2] != (3, 9))' 2>/dev/null && echo "$$p" && break; done)
 ASCEND_VENV ?= .venv-ascend
+MINDSPORE_VENV ?= .venv-mindspore
+TORCH ?= torch>=2.6,<3
 
-.PHONY: demo test test-ascend lint format bench clean
+.PHONY: demo test test-ascend test-mindspore test-torch fuzz lint format clean
 
 demo: $(VENV)/.all
 	$(BIN)/dlrm-tf demo -o demo_out
@@ -34,6 +39,25 @@ $(ASCEND_VENV)/.done: setup.py pyproject.toml
 	$(ASCEND_VENV)/bin/python -m pip install --quiet --editable '.[ascend-test]'
 	touch $@
 
+test-mindspore: $(MINDSPORE_VENV)/.done
+	$(MINDSPORE_VENV)/bin/python -m pytest tests/mindspore/test_real_mindspore.py
+
+# Without dlrm_tf's own requirements: MindSpore and TensorFlow need not agree on theirs, and conversion needs no TensorFlow.
+$(MINDSPORE_VENV)/.done: setup.py pyproject.toml
+	$(PYTHON) -m venv $(MINDSPORE_VENV)
+	$(MINDSPORE_VENV)/bin/python -m pip install --quiet 'mindspore>=2.10,<2.11' 'numpy>=1.20,<3' 'h5py>=3.1,<4' \
+		'absl-py>=0.15,<3' 'tqdm>=4.60,<5' 'pytest>=8,<10'
+	$(MINDSPORE_VENV)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+test-torch: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	$(BIN)/python -m pytest tests/mindspore/test_pytorch.py
+
+fuzz: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet 'atheris>=3,<4'
+	$(BIN)/python tests/fuzz/run.py $(or $(TARGET),ckpt) -runs=$(or $(RUNS),1000000)
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,4 +76,4 @@ $(VENV)/.%: setup.py pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(ASCEND_VENV) demo_out build *.egg-info
+	rm -rf $(VENV) $(ASCEND_VENV) $(MINDSPORE_VENV) demo_out build *.egg-info
