@@ -24,6 +24,7 @@ class DLRM(tfrs.models.Model):
       initializer: `"mindspore"`: kernels N(0, 2/(in+out) variance), biases N(0, 1/out), tables U(+-sqrt(1/size_f));
         `"zeros"`: for a model whose weights are loaded next.
       seed: makes the initial weights repeatable.
+      embedding: a layer in place of `FusedEmbedding` (`dlrm_tf.train.tpu`).
 
     Raises:
       ValueError: an unknown initializer.
@@ -34,14 +35,16 @@ class DLRM(tfrs.models.Model):
       model.fit(dataset)      # of ({"dense": ..., "categorical": ...}, label [batch_size, 1])
     """
 
-    def __init__(self, config: DLRMConfig, initializer: str = "mindspore", seed=None, name="dlrm"):
+    def __init__(self, config: DLRMConfig, initializer: str = "mindspore", seed=None, embedding=None, name="dlrm"):
         super().__init__(name=name)
         if initializer not in ("mindspore", "zeros"):
             raise ValueError(f"initializer must be 'mindspore' or 'zeros'. Received {initializer!r}")
         self.config = config
         self.source_sha256 = self.vocabulary_fingerprint = ""
         self.bottom_mlp = tfrs.layers.blocks.MLP(config.bottom_mlp, activation="relu", final_activation="relu")
-        self.embedding = FusedEmbedding(config, "zeros" if initializer == "zeros" else "uniform", seed)
+        self.embedding = embedding
+        if embedding is None:
+            self.embedding = FusedEmbedding(config, "zeros" if initializer == "zeros" else "uniform", seed)
         if config.interaction == "dot":
             self.interaction = DotInteraction(config.num_categorical + 1, config.self_interaction)
         else:

@@ -8,6 +8,22 @@ from dlrm_tf.keras2 import tensorflow
 tf = tensorflow()
 
 
+def row_numbers(config: DLRMConfig, categorical):
+    """Rows of the fused table that ids stand for; an id outside `[0, size_f)` is its own feature's OOV row.
+
+    Args:
+      config: the model's configuration.
+      categorical: int32 or int64 `[batch_size, F]`.
+
+    Returns:
+      int32 `[batch_size, F]`.
+    """
+    sizes = np.asarray(config.categorical_feature_sizes, np.int32)
+    # int64 ids are compared before they are narrowed, so that 2**32 + 3 is not taken for 3.
+    known = (categorical >= 0) & (categorical < tf.cast(sizes, categorical.dtype))
+    return tf.where(known, tf.cast(categorical, tf.int32), sizes) + np.asarray(config.block_offsets, np.int32)
+
+
 class FusedEmbedding(tf.keras.layers.Layer):
     """One variable `[sum(size_f + 1), D]`; block f holds the ids of feature f, then its OOV row.
 
@@ -24,9 +40,6 @@ class FusedEmbedding(tf.keras.layers.Layer):
     def __init__(self, config: DLRMConfig, initializer: str = "uniform", seed=None, **kwargs):
         super().__init__(**kwargs)
         self.config = config
-        sizes = np.asarray(config.categorical_feature_sizes, np.int32)
-        offsets = np.asarray(config.block_offsets, np.int32)
-        self._sizes, self._offsets = sizes, offsets
         self.table = self.add_weight(
             name="table",
             shape=(config.table_rows, config.embedding_dim),
@@ -44,10 +57,7 @@ class FusedEmbedding(tf.keras.layers.Layer):
         Returns:
           int32 `[batch_size, F]`.
         """
-        # One unsigned comparison covers both ends: a negative id is a huge unsigned one. int64 ids are compared before
-        # they are narrowed, so that 2**32 + 3 is not taken for 3.
-        known = (categorical >= 0) & (categorical < tf.cast(self._sizes, categorical.dtype))
-        return tf.where(known, tf.cast(categorical, tf.int32), self._sizes) + self._offsets
+        return row_numbers(self.config, categorical)
 
     def call(self, categorical):
         """Looks up `[batch_size, F]` ids; returns `[batch_size, F, D]` in the layer's compute dtype."""

@@ -21,6 +21,7 @@ from dlrm_tf.train.parameter_server import ParameterServerLoop
 from dlrm_tf.train.run_folder import BEST, LAST, end_epoch, open_run, read_history
 from dlrm_tf.train.schedules import WarmUpThenDecay
 from dlrm_tf.train.strategies import distribute, is_chief, make_strategy, serve_task, task
+from dlrm_tf.train.tpu import host_copy, on_host, tpu_model
 
 tf = tensorflow()
 
@@ -119,6 +120,7 @@ def fit(
     chief = is_chief(strategy) if device is None else device.is_chief
     if device is not None:
         device.local_batch_size(batch_size)
+    if device is not None or strategy == "tpu":  # these want batches of one shape
         rows -= rows % batch_size
         if rows == 0:
             raise DataError(f"{records.folder}: {records.rows('train')} training rows make no batch of {batch_size}")
@@ -147,6 +149,8 @@ def fit(
         )
         if device is not None:
             keras_optimizer = device.distribute(keras_optimizer, model)
+        if strategy == "tpu":
+            model = tpu_model(model, keras_optimizer)
         model.compile(keras_optimizer, steps_per_execution=steps_per_execution)
     checkpoints = RunCheckpoints(run_dir, model, model.optimizer, write=chief)
     settings = {
@@ -189,7 +193,12 @@ def fit(
         if device is not None:
             loop.append(device.loop_callback(steps_per_execution))
         batches = functools.partial(
-            records.dataset, "train", batch_size, shuffle_seed=seed, repeat=True, drop_remainder=device is not None
+            records.dataset,
+            "train",
+            batch_size,
+            shuffle_seed=seed,
+            repeat=True,
+            drop_remainder=device is not None or strategy == "tpu",
         )
         if strategy == "parameter_server":
             servers = ParameterServerLoop(distribution, model, lambda first: batches(start_batch=first))
@@ -200,8 +209,12 @@ def fit(
                 servers.run_epoch(position, loop[:-1], saver, checkpoint_steps)
             else:
                 here = functools.partial(batches, start_batch=step)
+                if strategy == "tpu":
+                    here = functools.partial(on_host, model, here)
                 dataset = distribute(distribution, here) if device is None else device.share(here())
                 model.fit(dataset, steps_per_epoch=position.batches - position.batch, callbacks=loop, verbose=0)
+            # What is measured and saved is the ordinary model.
+            ordinary = host_copy(model) if strategy == "tpu" else model
             step = position.step
             seconds = time.monotonic() - start
             entry = {
@@ -210,13 +223,15 @@ def fit(
                 "loss": position.mean_loss,
                 "seconds": seconds,
                 "rows_per_second": (rows - first_rows) / seconds,
-                "validation": evaluate(records, model, quiet=True) if validate and chief else None,
+                "validation": evaluate(records, ordinary, quiet=True) if validate and chief else None,
             }
             history = [e for e in history if e["epoch"] != entry["epoch"]] + [entry]
             if chief:
-                end_epoch(run_dir, model, history, summaries)
+                end_epoch(run_dir, ordinary, history, summaries)
                 saver.save()
                 saver.stop_if_asked()
+    if strategy == "tpu":
+        model = host_copy(model)
     if chief:
         model.save_weights(os.path.join(run_dir, LAST))
     best = os.path.join(run_dir, BEST if validate else LAST)

@@ -1,0 +1,71 @@
+"""The TPU model in TFRS's CPU mode: the same numbers as the ordinary model; and its network compiled by XLA, as on a TPU."""
+
+import numpy as np
+import pytest
+
+import dlrm_tf
+from dlrm_tf.errors import UsageError
+from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.train import fit as fit_module
+from dlrm_tf.train.optimizers import make_optimizer
+from dlrm_tf.train.strategies import make_strategy
+from dlrm_tf.train.tpu import host_copy, on_host, tpu_model
+
+tf = tensorflow()
+CONFIG = dlrm_tf.DLRMConfig.preset("tiny")
+
+
+def batches():
+    generator = np.random.default_rng(0)
+    ids = np.stack([generator.integers(0, size + 1, 64) for size in CONFIG.categorical_feature_sizes], 1).astype(np.int32)
+    features = {"dense": generator.random((64, 13), np.float32), "categorical": ids}
+    return tf.data.Dataset.from_tensor_slices((features, (ids[:, :1] % 2).astype(np.float32))).batch(16)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad"])
+def test_trains_as_the_ordinary_model(optimizer):
+    ordinary = dlrm_tf.DLRM(CONFIG, seed=1)
+    on_tpu = tpu_model(ordinary, make_optimizer(optimizer, 0.1))
+    features, _ = next(iter(batches()))
+    rows, _ = next(iter(on_host(on_tpu, batches)))
+    np.testing.assert_allclose(on_tpu(rows), ordinary(features), rtol=0, atol=1e-6)
+    ordinary.compile(make_optimizer(optimizer, 0.1))
+    on_tpu.compile(make_optimizer(optimizer, 0.1))
+    ordinary.fit(batches(), epochs=2, verbose=0)
+    on_tpu.fit(on_host(on_tpu, batches), epochs=2, verbose=0)
+    copied = host_copy(on_tpu)
+    for mine, theirs in zip(copied.trainable_variables, ordinary.trainable_variables):
+        np.testing.assert_allclose(mine.numpy(), theirs.numpy(), rtol=0, atol=1e-6)
+
+
+def test_a_training_step_compiles_with_xla():
+    model = dlrm_tf.DLRM(CONFIG, seed=1)
+
+    @tf.function(jit_compile=True)
+    def gradients(dense, embedded):
+        with tf.GradientTape() as tape:
+            tape.watch(embedded)
+            bottom = model.bottom_mlp(dense)
+            crossed = model.interaction(tf.concat([bottom[:, None], embedded], 1), training=True)
+            logits = model.top_mlp(tf.concat([bottom, crossed], 1))
+            loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(tf.ones_like(logits), logits))
+        return tape.gradient(loss, [embedded, *model.top_mlp.trainable_variables])
+
+    dense, embedded = tf.random.normal([16, 13], seed=1), tf.random.normal([16, 26, 4], seed=2)
+    compiled = gradients(dense, embedded)
+    for one, other in zip(compiled, gradients.python_function(dense, embedded)):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+def test_fit_goes_the_tpu_way(prepared, small_config, tmp_path, monkeypatch):
+    options = {"config": small_config, "optimizer": "adagrad", "batch_size": 100, "seed": 3, "quiet": True, "validate": True}
+    with pytest.raises(UsageError, match="strategy tpu: no TPU found .* name one in TPU_NAME"):
+        dlrm_tf.fit(prepared, tmp_path / "run", strategy="tpu", **options)
+    # All but the hardware: the default strategy in place of a TPUStrategy.
+    monkeypatch.setattr(fit_module, "make_strategy", lambda name, rows: make_strategy("one", rows))
+    trained = dlrm_tf.fit(prepared, tmp_path / "run", strategy="tpu", **options)
+    assert trained.history[0]["step"] == 25  # the last batch, which is not full, is left out
+    measured = dlrm_tf.evaluate(prepared, trained.weights, quiet=True)
+    assert measured["logloss"] == pytest.approx(trained.history[0]["validation"]["logloss"], abs=1e-6)
+    with pytest.raises(UsageError, match="the optimizer must be sgd or adagrad. Received LazyAdam"):
+        dlrm_tf.fit(prepared, tmp_path / "other", strategy="tpu", **{**options, "optimizer": "lazy_adam"})
