@@ -148,6 +148,11 @@ class Checkpoint:
         """Descriptor of the open file."""
         return self._file.fileno()
 
+    def read_ahead(self, offset: int, nbytes: int) -> None:
+        """Lets the system fetch bytes that are wanted next from the disk, while others are worked on."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.fileno(), offset, nbytes, os.POSIX_FADV_WILLNEED)
+
     def check_crc(self) -> bool:
         """Compares MindSpore's own checksum, which reads the whole file; False when the file carries none.
 

@@ -23,8 +23,8 @@ from dlrm_tf.progress import Progress
 
 KERAS_SUFFIX = ".weights.h5"
 MINDSPORE_SUFFIXES = (".ckpt", ".safetensors")
-# A plain table is copied in such pieces, between which progress is shown.
-PROGRESS_BYTES = 16 << 20
+# A plain table is copied in such pieces; meanwhile the next one is fetched from the disk.
+PIECE_BYTES = 16 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,8 +137,9 @@ def _carry_table(weights: Source, writer: WeightsWriter, feature: int, progress:
             progress.update(rows.nbytes)
         return
     for begin, offset, nbytes in ranges:
-        for done in range(0, nbytes, PROGRESS_BYTES):
-            count = min(PROGRESS_BYTES, nbytes - done)
+        for done in range(0, nbytes, PIECE_BYTES):
+            count = min(PIECE_BYTES, nbytes - done)
+            weights.checkpoint.read_ahead(offset + done + count, PIECE_BYTES)
             writer.copy_rows(feature, begin + done, weights.checkpoint.fileno(), offset + done, count)
             progress.update(count)
 
