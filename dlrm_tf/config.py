@@ -129,13 +129,13 @@ class DLRMConfig:
         known = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(fields) - known)
         if unknown:
-            raise DataError(f"{source}: unknown field {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+            raise DataError(f"{source}: unknown field {', '.join(map(repr, unknown))[:200]}; known are {', '.join(sorted(known))}")
         if "categorical_feature_sizes" not in fields:
             raise DataError(f"{source}: the field categorical_feature_sizes is missing")
         try:
             return cls(**fields)
-        except ValueError as e:
-            raise DataError(f"{source}: {e}") from e
+        except ValueError as e:  # names the value, which in a damaged file may be anything
+            raise DataError(f"{source}: {str(e)[:500]}") from e
 
     @classmethod
     def preset(cls, name: str) -> "DLRMConfig":
