@@ -129,7 +129,9 @@ class DLRMConfig:
         known = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(fields) - known)
         if unknown:
-            raise DataError(f"{source}: unknown field {', '.join(map(repr, unknown))[:200]}; known are {', '.join(sorted(known))}")
+            raise DataError(
+                f"{source}: unknown field {', '.join(map(repr, unknown))[:200]}; known are {', '.join(sorted(known))}"
+            )
         if "categorical_feature_sizes" not in fields:
             raise DataError(f"{source}: the field categorical_feature_sizes is missing")
         try:
