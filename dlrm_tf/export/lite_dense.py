@@ -13,6 +13,8 @@ from dlrm_tf.export.quantize import quantize_kernel
 MLP_CHOICES = ("float32", "float16", "dynamic", "mixed")
 # A kernel below this many elements stays float32: quantizing its input costs more than its product.
 _SMALL = 1024
+# The first TFLite with int8 kernels of a scale per output beside float inputs: version 12 of FULLY_CONNECTED.
+_INT8_RUNTIME = b"2.17.0"
 
 
 def layer_precision(config: DLRMConfig, choice: str) -> dict:
@@ -60,8 +62,17 @@ def quantize_dense_layers(model: schema.ModelT, dense_layers: dict, precision: d
     if known:
         raise AssertionError(f"layers not found in the converted graph: {sorted(known)}")
     graph.operators = operators
+    if "int8" in precision.values():
+        _require_runtime(model, _INT8_RUNTIME)
     for number in replaced:
         model.buffers[graph.tensors[number].buffer].data = None
+
+
+def _require_runtime(model, version: bytes) -> None:
+    """Replaces the converter's note of the oldest runtime that has all operators: it knew the float graph only."""
+    for entry in model.metadata:
+        if entry.name == b"min_runtime_version":
+            model.buffers[entry.buffer].data = version.ljust(16, b"\0")
 
 
 def _builtin(model, operator) -> int:

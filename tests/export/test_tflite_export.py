@@ -14,7 +14,7 @@ from dlrm_tf.export.subset import float_probabilities, renumber, seen_ids, subse
 from dlrm_tf.export.tflite import export_tflite
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.lite import Scorer
-from dlrm_tf.lite.metadata import mapped, read_metadata
+from dlrm_tf.lite.metadata import mapped, read_entry, read_metadata
 from dlrm_tf.model.weights import WeightsReader
 
 tf = tensorflow()
@@ -160,6 +160,13 @@ def test_metadata_says_what_the_file_is(weights, tmp_path):
     assert metadata["quantization"]["mlp"] == "dynamic"
     assert metadata["errors"]["rows"] == 0
     assert {"inputs", "outputs", "preprocessing", "vocabulary_fingerprint", "source_sha256"} <= set(metadata)
+
+
+@pytest.mark.parametrize("mlp, oldest", [("float16", b"2.8.0"), ("dynamic", b"2.17.0"), ("mixed", b"2.17.0")])
+def test_the_oldest_runtime_is_the_one_that_the_converter_would_name(weights, tmp_path, mlp, oldest):
+    path = tmp_path / "m.tflite"
+    export_tflite(weights["dot"], path, mlp=mlp, quiet=True)
+    assert read_entry(path, "min_runtime_version").rstrip(b"\0") == oldest
 
 
 def test_constants_are_aligned_and_the_table_is_the_files_own(weights, tmp_path):
