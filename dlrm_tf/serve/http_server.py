@@ -37,7 +37,7 @@ class HttpServer:
         self._buffered = 0
         # Connection -> when it last finished a request (or was first seen); None while a request is being worked on.
         self._seen = {}
-        self._runner = self._sweeper = None
+        self._runner = self._site = self._sweeper = None
 
     def start(self) -> None:
         """Starts listening."""
@@ -56,14 +56,20 @@ class HttpServer:
         # aiohttp decompresses gzip bodies itself; sizes are counted after that, piece by piece (`_read`).
         server = web.Application(client_max_size=0)
         server.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(server, access_log=None, keepalive_timeout=self._timeout, handle_signals=False)
+        self._runner = web.AppRunner(
+            server, access_log=None, keepalive_timeout=self._timeout, handle_signals=False, shutdown_timeout=1.0
+        )
         await self._runner.setup()
-        await web.SockSite(self._runner, self._sock, backlog=4096).start()
+        self._site = web.SockSite(self._runner, self._sock, backlog=4096)
+        await self._site.start()
         self._sweeper = asyncio.ensure_future(self._sweep())
 
     async def _stop(self, grace: float):
         self._sweeper.cancel()
-        self._runner._shutdown_timeout = grace
+        await self._site.stop()
+        deadline = time.monotonic() + grace
+        while None in self._seen.values() and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
         await self._runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.Response:
