@@ -17,7 +17,6 @@ from dlrm_tf.data.workspace import Workspace
 from dlrm_tf.errors import DataError
 from dlrm_tf.progress import Progress
 
-_AHEAD = 4  # pieces read and parsed before they are needed
 _EXAMPLES = 5  # bad lines of a shard that are told about
 
 
@@ -75,7 +74,7 @@ class Scan:
         with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as writer, progress:
             progress.update(read)
             pieces = read_pieces(self.paths, self.spec.header, file, place["offset"])
-            for piece, block in _parse_ahead(pieces, self.spec, pool):
+            for piece, block in _parse_ahead(pieces, self.spec, pool, threads + 2):
                 if piece.file != file:
                     file, line = piece.file, 1 + self.spec.header
                 read += piece.read
@@ -151,15 +150,15 @@ def describe_rows(rows: np.ndarray) -> dict:
     return {"rows": len(rows), "positives": int(rows["label"].sum(dtype=np.float64)), "sha256": hashlib.sha256(rows).hexdigest()}
 
 
-def _parse_ahead(pieces: Iterator[Piece], spec: FeatureSpec, pool: Executor) -> Iterator[tuple[Piece, Block]]:
-    """Pieces with their blocks, in order; reading and parsing run ahead on other threads."""
+def _parse_ahead(pieces: Iterator[Piece], spec: FeatureSpec, pool: Executor, ahead: int) -> Iterator[tuple[Piece, Block]]:
+    """Pieces with their blocks, in order; reading and parsing run `ahead` pieces before on other threads."""
     with ThreadPoolExecutor(1) as reader:
         parsing: collections.deque = collections.deque()
         reading = reader.submit(next, pieces, None)
         while (piece := reading.result()) is not None:
             reading = reader.submit(next, pieces, None)
             parsing.append((piece, pool.submit(parse_block, piece.text, spec)))
-            if len(parsing) > _AHEAD:
+            if len(parsing) > ahead:
                 piece, block = parsing.popleft()
                 yield piece, block.result()
         for piece, block in parsing:
