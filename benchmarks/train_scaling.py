@@ -3,8 +3,8 @@
     python benchmarks/train_scaling.py table      one process: rows x width x optimizer, batch 2048
     python benchmarks/train_scaling.py cluster    processes on this machine, joined over its loopback interface
 
-`cluster` trains on generated rows and reads the traffic off the loopback interface's counters: it needs a machine that does
-nothing else over loopback. All its processes share this machine's cores, so its rates show the cost of distribution, not a speed-up.
+`cluster` trains on generated rows and reads the traffic off the loopback interface: it needs a machine that does
+nothing else over loopback. All its processes share this machine's cores: the rates show the cost of distribution, no speed-up.
 """
 
 import argparse
