@@ -40,18 +40,7 @@ def read_keys(path) -> tuple[dict, list[tuple[np.ndarray, list[tuple[bytes, int]
                 header = json.loads(arrays["header"].tobytes())
                 counts, values, ids = arrays["counts"], arrays["hex_keys"], arrays["other_ids"]
                 lengths, blob = arrays["other_lengths"], arrays["other_keys"].tobytes()
-        except (
-            ValueError,
-            KeyError,
-            AttributeError,
-            TypeError,
-            zipfile.BadZipFile,
-            EOFError,
-            OSError,
-            MemoryError,
-            RuntimeError,
-        ) as e:
-            # TypeError: an array that is no archive; RuntimeError: encrypted, or (NotImplementedError) oddly compressed.
+        except Exception as e:  # NumPy's and zipfile's parsers raise whatever they come across, tokenize.TokenError for one
             raise DataError(f"{path}: not a vocabulary file, or damaged ({reason(e)})") from None
     offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
     sound = (

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import zipfile
 
 import numpy as np
 
@@ -161,7 +160,7 @@ def read_sample(sample, config: DLRMConfig) -> tuple[np.ndarray, np.ndarray]:
         try:
             with np.load(sample, allow_pickle=False) as arrays:
                 dense, categorical = arrays["dense"], arrays["categorical"]
-        except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as e:
+        except Exception as e:  # NumPy's and zipfile's parsers raise whatever they come across
             wanted = "a number of rows, an .npz with dense and categorical, or a data folder"
             raise DataError(f"{sample}: wanted {wanted} ({reason(e)})") from e
     wanted = ((len(dense), config.dense_dim), (len(dense), config.num_categorical))
