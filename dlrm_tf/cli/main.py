@@ -70,7 +70,10 @@ def main(argv: Optional[list[str]] = None) -> int:
     module = importlib.import_module(f"dlrm_tf.cli.{VERBS[verb][0]}")
     parser = argparse_flags.ArgumentParser(prog=f"dlrm-tf {verb}", description=module.__doc__)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    module.add_arguments(parser)
+    try:
+        module.add_arguments(parser)
+    except DLRMError as e:  # a verb whose options come from a package that is not installed
+        return _report(e)
     try:
         args = parser.parse_args(argv[1:])
     except SystemExit as e:  # argparse has printed its message

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from dlrm_tf.errors import MissingExtraError, UsageError
+from dlrm_tf.errors import UsageError
 from dlrm_tf.files import atomic_file
 from dlrm_tf.progress import Progress
 
@@ -46,12 +46,11 @@ def run(args):
         raise UsageError("--model_version and --model_label exclude each other")
     if args.output and not args.output.endswith((".csv", ".npy")):
         raise UsageError(f"--output: wanted a .csv or .npy file, came {args.output!r}")
-    try:
-        from dlrm_tf.serve.client import Tls
-        from dlrm_tf.serve.rows import read_rows
-        from dlrm_tf.serve.targets import open_target
-    except ModuleNotFoundError as e:
-        raise MissingExtraError(f"{e.name} is not installed: pip install 'dlrm_tf[serving]'") from e
+    # Here, not above: --help must not wait for them.
+    from dlrm_tf.serve.client import Tls
+    from dlrm_tf.serve.rows import read_rows
+    from dlrm_tf.serve.targets import open_target
+
     batches = read_rows(args.rows, args.batch_size, args.categorical, args.vocabulary, args.split)
     options = {name: getattr(args, name) for name in ("timeout", "retries") if getattr(args, name) is not None}
     files = {name: getattr(args, name) for name in ("ca_file", "cert_file", "key_file", "server_name")}

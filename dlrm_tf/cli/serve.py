@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 
-from dlrm_tf.errors import MissingExtraError
+from dlrm_tf.errors import require
 from dlrm_tf.keras2 import any_keras_tensorflow
 
 
@@ -31,15 +31,11 @@ def _boolean(text: str) -> bool:
 
 
 def _server_options():
-    try:
-        from dlrm_tf.serve.options import ServerOptions
-    except ModuleNotFoundError as e:
-        raise _missing(e) from e
+    for module in ("tensorflow_serving", "grpc_health", "grpc_reflection", "aiohttp", "prometheus_client"):
+        require(module, "serving")
+    from dlrm_tf.serve.options import ServerOptions
+
     return ServerOptions
-
-
-def _missing(error: ModuleNotFoundError) -> MissingExtraError:
-    return MissingExtraError(f"{error.name} is not installed: pip install 'dlrm_tf[serving]'")
 
 
 def run(args):
@@ -47,10 +43,8 @@ def run(args):
     any_keras_tensorflow()  # the protos import it too, with its chatter
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="dlrm-tf serve: %(message)s")
     fields = {field.name for field in dataclasses.fields(_server_options())}
-    try:
-        from dlrm_tf.serve.server import ModelServer
-    except ModuleNotFoundError as e:
-        raise _missing(e) from e
+    from dlrm_tf.serve.server import ModelServer
+
     server = ModelServer(**{name: value for name, value in vars(args).items() if name in fields})
     stopped, failure = threading.Event(), []
     previous = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)}

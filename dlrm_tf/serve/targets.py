@@ -5,8 +5,7 @@ from typing import Optional
 
 import numpy as np
 
-from dlrm_tf.errors import ServingError, UsageError
-from dlrm_tf.serve.versions import versions_on_disk
+from dlrm_tf.errors import ServingError, UsageError, require
 
 
 def open_target(target: str, model_name: str = "dlrm", version: Optional[int] = None, label: Optional[str] = None, **client):
@@ -44,6 +43,7 @@ def open_target(target: str, model_name: str = "dlrm", version: Optional[int] = 
 
 
 def _client(target, model_name, version, label, options):
+    require("urllib3" if target.startswith("http") else "tensorflow_serving", "serving")
     from dlrm_tf.serve.client import Client
 
     return Client(target, model_name=model_name, version=version, label=label, **options)
@@ -66,7 +66,9 @@ class SavedModelTarget(_Target):
     """A SavedModel's `serving_default` signature, or the named or latest version of a folder of versions."""
 
     def __init__(self, path: str, version: Optional[int] = None):
+        require("tensorflow_serving", "serving")
         from dlrm_tf.serve.servable import Servable
+        from dlrm_tf.serve.versions import versions_on_disk
 
         if not os.path.isfile(os.path.join(path, "saved_model.pb")):
             versions = versions_on_disk(path)

@@ -70,7 +70,13 @@ def test_one_model_in_every_form_gives_the_same_scores(exports, tmp_path):
     categorical = generator.integers(-1, np.array(config.categorical_feature_sizes) + 2, (200, 26)).astype(np.int32)
     np.savez(tmp_path / "rows.npz", dense=dense, categorical=categorical)
     with ModelServer(model_name="dlrm", model_base_path=str(folder / "dlrm"), rest_api_port=0) as server:
-        targets = [str(folder / "m.weights.h5"), str(folder / "dlrm"), server.target, server.rest_target, str(folder / "m.tflite")]
+        targets = [
+            str(folder / "m.weights.h5"),
+            str(folder / "dlrm"),
+            server.target,
+            server.rest_target,
+            str(folder / "m.tflite"),
+        ]
         scores = []
         for i, target in enumerate(targets):
             output = str(tmp_path / f"{i}.npy")
@@ -191,7 +197,7 @@ def test_serve_prints_where_it_listens_and_stops_on_a_signal(save_linear, rows, 
             assert main(["score", rows, "--target", target]) == 0
             np.testing.assert_allclose(np.array(capsys.readouterr().out.split(), float), expected(*arrays, -13), rtol=1e-5)
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
 
@@ -203,3 +209,14 @@ def test_serve_tells_wrong_usage_in_one_line(capsys, tmp_path):
     (tmp_path / "1").mkdir()
     assert main(["serve", "--model_name", "m", "--model_base_path", str(tmp_path), "--port", "0"]) == 1
     assert "wanted a SavedModel" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["serve", "--help"], ["score", "ROWS", "--target", "127.0.0.1:1"]])
+def test_without_the_extra_both_say_what_to_install(rows, arguments):
+    arguments = [rows if argument == "ROWS" else argument for argument in arguments]
+    program = (
+        f"import sys; sys.modules['tensorflow_serving'] = None\nfrom dlrm_tf.cli.main import main; sys.exit(main({arguments}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "dlrm-tf: tensorflow_serving is not installed: pip install 'dlrm_tf[serving]'"

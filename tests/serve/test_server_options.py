@@ -303,6 +303,6 @@ def test_every_flag_reaches_the_server(save_linear, tmp_path, authority):
             page = urllib3.request("GET", ready["rest"] + "/monitoring/prometheus/metrics").data.decode()
             assert "processed_batch_size_count 3.0" in page
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
