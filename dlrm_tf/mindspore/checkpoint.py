@@ -48,16 +48,16 @@ class Checkpoint:
     def __init__(self, path):
         self.path = os.fspath(path)
         try:
+            # Before opening: a named pipe would keep us waiting for somebody to write into it.
+            mode = os.stat(self.path).st_mode
+            if not stat.S_ISREG(mode):
+                came = "a folder" if stat.S_ISDIR(mode) else "a device"
+                raise CheckpointError(f"{self.path}: wanted a checkpoint file, came {came}")
             self._file = open(self.path, "rb")  # noqa: SIM115 - closed by close()
-        except IsADirectoryError as e:
-            raise CheckpointError(f"{self.path}: wanted a checkpoint file, came a folder") from e
         except FileNotFoundError as e:
             raise CheckpointError(f"{self.path}: no such file") from e
         try:
-            status = os.fstat(self._file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise CheckpointError(f"{self.path}: wanted a regular file")
-            self.size = status.st_size
+            self.size = os.fstat(self._file.fileno()).st_size
             self._open_index()
         except BaseException:
             self._file.close()

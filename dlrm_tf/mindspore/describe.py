@@ -27,10 +27,10 @@ def describe(path, check: bool = False) -> dict:
       CheckpointError: not such a file.
     """
     path = os.fspath(path)
-    if not os.path.exists(path):
-        raise CheckpointError(f"{path}: no such file")
-    with open(path, "rb") as f:
-        hdf5 = f.read(len(SIGNATURE)) == SIGNATURE
+    hdf5 = False
+    if os.path.isfile(path):  # else the checkpoint's reader says what is wrong
+        with open(path, "rb") as f:
+            hdf5 = f.read(len(SIGNATURE)) == SIGNATURE
     report = _weights_file(path) if hdf5 else _checkpoint(path, check)
     report["sha256"] = sha256_file(path, quiet=False) if check else known_sha256(path)
     report["known_as"] = KNOWN.get(report["sha256"] or report.get("source_sha256", ""), "")

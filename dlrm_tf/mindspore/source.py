@@ -18,11 +18,10 @@ from dlrm_tf.mindspore.tensor import FLOATING
 def open_checkpoint(path):
     """A `Checkpoint` (MindSpore's or any `.safetensors`), or a `TorchCheckpoint`, by the file's first bytes."""
     path = os.fspath(path)
-    try:
+    start = b""
+    if os.path.isfile(path):  # else Checkpoint says what is wrong
         with open(path, "rb") as f:
             start = f.read(16)
-    except OSError:
-        start = b""  # Checkpoint says what is wrong
     return pytorch.TorchCheckpoint(path) if start.startswith(pytorch.MAGICS) else Checkpoint(path)
 
 

@@ -10,11 +10,10 @@ from dlrm_tf.model.hdf5 import SIGNATURE, Dataset
 
 def is_keras_file(path) -> bool:
     """Whether a file has the old superblock that Keras's way of opening HDF5 files gives them; ours has version 3."""
-    try:
-        with open(path, "rb") as f:
-            start = f.read(len(SIGNATURE) + 1)
-    except OSError:
+    if not os.path.isfile(path):
         return False
+    with open(path, "rb") as f:
+        start = f.read(len(SIGNATURE) + 1)
     return start in (SIGNATURE + b"\0", SIGNATURE + b"\1")
 
 

@@ -1,5 +1,6 @@
 """The reader against files MindSpore wrote, and against files that are cut off, foreign or hostile."""
 
+import os
 import struct
 
 import numpy as np
@@ -8,7 +9,10 @@ import pytest
 from dlrm_tf.errors import CheckpointError, DLRMError
 from dlrm_tf.mindspore.checkpoint import Checkpoint
 from dlrm_tf.mindspore.ckpt_writer import array_tensor, write_checkpoint
+from dlrm_tf.mindspore.describe import describe
+from dlrm_tf.mindspore.source import open_checkpoint
 from dlrm_tf.mindspore.tensor import TensorInfo, narrow_to_bfloat16, widen_bfloat16
+from dlrm_tf.model import hdf5
 
 
 def field(number, content):
@@ -212,6 +216,10 @@ def test_missing_file_and_folder(tmp_path):
         Checkpoint(tmp_path / "none.ckpt")
     with pytest.raises(CheckpointError, match="folder"):
         Checkpoint(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for read in (Checkpoint, open_checkpoint, hdf5.File, describe):
+        with pytest.raises(CheckpointError, match="device"):
+            read(tmp_path / "pipe")
 
 
 def test_file_cut_off_while_it_is_read(tmp_path):
