@@ -5,12 +5,13 @@ import sys
 
 import numpy as np
 import pytest
+import urllib3
 
 from dlrm_tf.cli.main import main
 from dlrm_tf.data.criteo import prepare
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, ServingError, UsageError
-from dlrm_tf.serve import ModelServer, open_target
+from dlrm_tf.serve import Client, ModelServer, open_target
 from dlrm_tf.serve.rows import read_rows
 
 ROWS = 5
@@ -57,7 +58,9 @@ def exports(tmp_path_factory):
     model = DLRM(config, seed=1)
     model({"dense": np.zeros((1, 13), np.float32), "categorical": np.zeros((1, 26), np.int32)})
     model.save_weights(str(folder / "m.weights.h5"))
-    export_savedmodel(str(folder / "m.weights.h5"), str(folder))
+    keys = {f"C{i + 1}": [f"{id:08x}" for id in range(size)] for i, size in enumerate(config.categorical_feature_sizes)}
+    Vocabulary.from_keys(keys).save(str(folder / "vocabulary.npz"))
+    export_savedmodel(str(folder / "m.weights.h5"), str(folder), vocabulary=str(folder / "vocabulary.npz"))
     export_tflite(str(folder / "m.weights.h5"), str(folder / "m.tflite"))
     return folder, config
 
@@ -87,6 +90,38 @@ def test_one_model_in_every_form_gives_the_same_scores(exports, tmp_path):
     for other in others:
         np.testing.assert_allclose(other, keras, atol=1e-6)
     np.testing.assert_allclose(lite, keras, atol=0.05)
+
+
+def test_raw_rows_examples_and_prepared_rows_give_the_same_scores(exports, tmp_path):
+    """No skew: TSV through `raw`, `regress` and `classify` on the server, and the same TSV looked up and scored by ids."""
+    folder, config = exports
+    generator = np.random.default_rng(4)
+    numbers = generator.integers(-2, 50, (20, 13))
+    keys = generator.integers(0, np.array(config.categorical_feature_sizes) + 1, (20, 26))
+    missing = generator.random((20, 13)) < 0.2
+    lines = [
+        "\t".join(["0", *("" if gone else str(n) for n, gone in zip(row, holes)), *(f"{key:08x}" for key in ids)])
+        for row, holes, ids in zip(numbers, missing, keys)
+    ]
+    (tmp_path / "rows.tsv").write_text("\n".join(lines))
+    ((dense, categorical),) = read_rows(str(tmp_path / "rows.tsv"), 100, vocabulary=str(folder / "vocabulary.npz"))
+    raw = {
+        "dense": np.where(missing, np.nan, numbers).astype(np.float32),
+        "categorical": np.array([[f"{key:08x}".encode() for key in row] for row in keys], object),
+    }
+    with ModelServer(model_name="dlrm", model_base_path=str(folder / "dlrm"), rest_api_port=0) as server:
+        with Client(server.target) as over_grpc, Client(server.rest_target) as over_rest:
+            expected = over_grpc.score(dense, categorical)
+            for client in (over_grpc, over_rest):
+                answer = client.predict(raw, "raw", ("probability",))["probability"].reshape(-1)
+                np.testing.assert_allclose(answer, expected, atol=1e-6)
+        # In an example dense features stand as in the log.
+        examples = [{"dense": row, "categorical": ids} for row, ids in zip(raw["dense"].tolist(), categorical.tolist())]
+        url = server.rest_target + "/v1/models/dlrm:"
+        regressed = urllib3.request("POST", url + "regress", json={"signature_name": "regress", "examples": examples}).json()
+        classified = urllib3.request("POST", url + "classify", json={"signature_name": "classify", "examples": examples}).json()
+    np.testing.assert_allclose(regressed["results"], expected, atol=1e-6)
+    np.testing.assert_allclose([dict(row)["1"] for row in classified["results"]], expected, atol=1e-6)
 
 
 def test_version_of_a_server_or_a_folder(save_linear, rows, arrays, capsys):
