@@ -99,13 +99,6 @@ def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
     return (bits.astype("<u4") << 16).view("<f4")
 
 
-def narrow_to_bfloat16(values: np.ndarray) -> np.ndarray:
-    """bfloat16 bits (uint16) nearest to float32 `values`, ties to even; NaN stays NaN."""
-    bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return np.where(np.isnan(values), (bits >> 16) | 0x40, rounded).astype("<u2")
-
-
 def dimension_fault(shape) -> bool:
     """Whether NumPy could not make an array of this shape; zero-sized dimensions hide the size of the others."""
     return element_count(max(dim, 1) for dim in shape) >= 1 << 48
