@@ -66,6 +66,17 @@ def test_adagrad_goes_on(half_way):
     assert_weights(model, wanted, 1e-5)
 
 
+def test_adagrad_goes_on_with_keras_fit(half_way):
+    model, path, settings, wanted, run = half_way("adagrad")
+    model.compile(make_optimizer("adagrad", settings["learning_rate"]))
+    restore_optimizer_state(model, model.optimizer, path)
+    steps = slice(HALF, settings["steps"])
+    features = {key: run[key][steps].reshape(-1, *run[key].shape[2:]) for key in ("dense", "categorical", "label")}
+    label = features.pop("label")
+    model.fit(features, label, batch_size=run["label"].shape[1], shuffle=False, verbose=0)
+    assert_weights(model, wanted, 1e-5)
+
+
 def test_adagrad_without_its_state_goes_elsewhere(half_way):
     model, _, settings, wanted, run = half_way("adagrad")
     train(model, make_optimizer("adagrad", settings["learning_rate"]), run, range(HALF, settings["steps"]))
