@@ -262,3 +262,15 @@ def test_command_line(golden_ckpt, tmp_path, capsys):
     assert main(["convert", str(tmp_path / "none.ckpt"), "-o", str(target)]) == 1
     assert capsys.readouterr().err == f"dlrm-tf: {tmp_path}/none.ckpt: no such file\n"
     assert main(["convert", str(target), "-o", str(target), "--crc"]) == 2
+
+
+def test_needs_neither_tensorflow_nor_mindspore_nor_torch(golden_ckpt, tmp_path):
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, dlrm_tf; dlrm_tf.convert(sys.argv[1], sys.argv[2], quiet=True); "
+        "print([m for m in ('tensorflow', 'keras', 'torch', 'mindspore.train') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(golden_ckpt("tiny", "init")), str(tmp_path / "m.weights.h5")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
