@@ -2,7 +2,7 @@
 
 import json
 
-from dlrm_tf.errors import UsageError
+from dlrm_tf.errors import UsageError, require
 
 
 def add_arguments(parser) -> None:
@@ -25,6 +25,7 @@ def run(args) -> None:
     if args.plot:
         if args.streaming:
             raise UsageError("--plot needs every score: leave --streaming out")
+        require("matplotlib", "report")
         from dlrm_tf.train.plots import plot_quality
 
         metrics = measure(*options)

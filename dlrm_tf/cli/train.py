@@ -3,7 +3,7 @@
 import contextlib
 import os
 
-from dlrm_tf.errors import UsageError
+from dlrm_tf.errors import UsageError, require
 
 
 def add_arguments(parser) -> None:
@@ -51,6 +51,8 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
     from dlrm_tf.config import DLRMConfig
 
+    if args.plot:
+        require("matplotlib", "report")  # missed now, not after the training
     config = DLRMConfig.read(args.config) if args.config else None
     options = {
         "data": args.data,

@@ -1,5 +1,6 @@
 """The training loop: what a run folder holds, resume to the bit, and what is refused."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -180,11 +181,9 @@ def test_command_line(prepared, small_config, tmp_path, capsys):
         "500",
         "--quiet",
     ]
-    command += ["--plot", "--profile", "2:3"]
+    command += ["--profile", "2:3"]
     assert main.main(command) == 0
     assert "best weights: " in capsys.readouterr().out
-    for picture in ("training.png", "quality.png"):
-        assert (tmp_path / "run" / picture).read_bytes().startswith(b"\x89PNG")
     profile = list((tmp_path / "run" / "tensorboard").glob("**/*.xplane.pb"))
     assert len(profile) == 1 and profile[0].stat().st_size > 1000
     assert main.main(command) == 1
@@ -197,3 +196,17 @@ def test_command_line(prepared, small_config, tmp_path, capsys):
     assert f"{exact['logloss']:.6f}" in capsys.readouterr().out
     assert main.main(["evaluate", "--data", str(tmp_path), "--weights", weights]) == 1
     assert "not a prepared data folder" in capsys.readouterr().err
+
+
+def test_pictures(prepared, small_config, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "small.json").write_text(small_config.to_json())
+    command = ["train", "--data", prepared.folder, "-o", str(tmp_path / "run"), "--config", str(tmp_path / "small.json")]
+    assert main.main([*command, "--batch-size", "500", "--quiet", "--plot"]) == 0
+    weights = str(tmp_path / "run" / "model.weights.h5")
+    command = ["evaluate", "--data", prepared.folder, "--weights", weights, "--quiet"]
+    assert main.main([*command, "--plot", str(tmp_path / "again.png")]) == 0
+    for picture in ("run/training.png", "run/quality.png", "again.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+    assert main.main([*command, "--plot", str(tmp_path / "never.png"), "--streaming"]) == 2
+    assert "--plot needs every score" in capsys.readouterr().err
