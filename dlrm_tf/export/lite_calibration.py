@@ -10,7 +10,11 @@ from dlrm_tf.model.weights import WeightsReader
 
 # The layer that reads the interactions: its inputs differ most in magnitude.
 INTERACTION_LAYER = ("top_mlp", 0)
-CALIBRATION_ROWS = 20_000
+# At most, and at least: fewer rows measure the statistics worse than they are worth.
+CALIBRATION_ROWS, LEAST_ROWS = 20_000, 256
+# A factor of equalization is at most so far from the median one: an input that happened to be nearly 0 on the rows that were
+# measured must not outgrow all others when it is not.
+_LARGEST_FACTOR = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +66,9 @@ def correct(dense_layers: dict, precision: dict, calibration: Calibration) -> tu
     """Prepares layers for int8.
 
     Two known corrections. Equalization (SmoothQuant, Xiao et al. 2023, section 4): the inputs of the interaction layer are
-    divided by s, its kernel's rows multiplied, so that one dynamic scale does for all of them; s = sqrt(rms of the input / rms
-    of the kernel's row), the paper's alpha = 0.5. Bias correction (Nagel et al. 2019, section 4.2): the rounding of a kernel
-    moves the layer's mean output, which is taken back by the bias.
+    divided by s and its kernel's rows multiplied, so that one dynamic scale does for all of them; s is proportional to
+    sqrt(rms of the input / rms of the kernel's row), the paper's alpha = 0.5. Bias correction (Nagel et al. 2019, section
+    4.2): the rounding of a kernel moves the layer's mean output, which is taken back by the bias.
 
     Args:
       dense_layers: `(mlp, layer)` -> `(kernel [in, out], bias [out])`, float32.
@@ -83,7 +87,9 @@ def correct(dense_layers: dict, precision: dict, calibration: Calibration) -> tu
         # An input or row of zeros says nothing about scales: it keeps 1.
         used = (calibration.interaction_rms > 0) & (row_rms > 0)
         s = np.ones(len(kernel), np.float32)
-        s[used] = np.sqrt(calibration.interaction_rms[used] / row_rms[used])
+        if used.any():
+            wanted = np.sqrt(calibration.interaction_rms[used] / row_rms[used])
+            s[used] = np.clip(wanted / np.median(wanted), 1 / _LARGEST_FACTOR, _LARGEST_FACTOR)
         layers[INTERACTION_LAYER] = np.ascontiguousarray(kernel * s[:, None]), bias
         factors = (1 / s).astype(np.float32)
         means[INTERACTION_LAYER] = means[INTERACTION_LAYER] * factors

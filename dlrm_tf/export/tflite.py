@@ -225,8 +225,8 @@ class TFLiteExporter:
         return model, config, flatbuffer.resize_table(model, lite_graph.STAND_IN_ROWS, lite_graph.table_rows(config))
 
     def _calibrate(self, weights: str, kept):
-        """`Calibration` on training rows, else on the evaluation rows (labels play no part), else None."""
-        from dlrm_tf.export.lite_calibration import CALIBRATION_ROWS, calibrate
+        """`Calibration` on training rows, else on the evaluation rows (labels play no part); None when they are too few."""
+        from dlrm_tf.export.lite_calibration import CALIBRATION_ROWS, LEAST_ROWS, calibrate
         from dlrm_tf.export.subset import renumber
 
         if self._records is not None and self._records.rows("train"):
@@ -234,6 +234,8 @@ class TFLiteExporter:
         elif self._evaluation is not None:
             dense, categorical = self._evaluation
         else:
+            return None
+        if len(dense) < LEAST_ROWS:
             return None
         return calibrate(weights, dense, categorical if kept is None else renumber(categorical, kept))
 

@@ -79,13 +79,15 @@ def test_the_bias_takes_back_what_rounding_moves_on_average(model):
     np.testing.assert_array_equal(corrected["top_mlp", 2][1], layers["top_mlp", 2][1])
 
 
-def test_inputs_that_are_always_zero_keep_their_scale():
-    layers = {INTERACTION_LAYER: (np.array([[1.0, 2.0], [0, 0], [4, 4]], np.float32), np.zeros(2, np.float32))}
-    calibration = Calibration(9, {INTERACTION_LAYER: np.ones(3, np.float32)}, np.array([0, 1, 16], np.float32))
+def test_inputs_that_are_zero_or_nearly_so_are_not_blown_up():
+    kernel = np.array([[1, 2], [0, 0], [4, 4], [4, -4], [1, 1], [1, 1]], np.float32)
+    layers = {INTERACTION_LAYER: (kernel, np.zeros(2, np.float32))}
+    rms = np.array([0, 1, 16, 4, 1e-12, 1], np.float32)
+    calibration = Calibration(900, {INTERACTION_LAYER: np.ones(6, np.float32)}, rms)
     corrected, factors = correct(layers, {INTERACTION_LAYER: "int8"}, calibration)
-    # Row 2: sqrt(16 / 4) = 2.
-    np.testing.assert_allclose(factors, [1, 1, 0.5])
-    np.testing.assert_allclose(corrected[INTERACTION_LAYER][0], [[1, 2], [0, 0], [8, 8]])
+    # Rows 2 to 5: sqrt(16 / 4) = 2, sqrt(4 / 4) = 1, 1e-6, 1; the median is 1, and the smallest is held at 1/32.
+    np.testing.assert_allclose(factors, [1, 1, 0.5, 1, 32, 1])
+    np.testing.assert_allclose(corrected[INTERACTION_LAYER][0], kernel * [[1], [1], [2], [1], [1 / 32], [1]])
     assert correct(layers, {INTERACTION_LAYER: "float16"}, calibration)[1] is None
 
 
@@ -97,5 +99,9 @@ def test_calibrated_layers_err_less(model, tmp_path, monkeypatch):
     monkeypatch.setattr("dlrm_tf.export.tflite.TFLiteExporter._calibrate", lambda *_: None)
     plain = export_tflite(weights, tmp_path / "m.tflite", "dynamic", evaluation=rows, quiet=True)
     assert report.mean_error < 0.8 * plain.mean_error
+    monkeypatch.undo()
+    few = export_tflite(weights, tmp_path / "m.tflite", "dynamic", evaluation=(dense[:255], categorical[:255]), quiet=True)
+    assert read_metadata(tmp_path / "m.tflite")["quantization"]["calibration_rows"] == 0
+    assert few.rows == 255
     floats = export_tflite(weights, tmp_path / "m.tflite", "float32", evaluation=rows, quiet=True)
     assert floats.mean_error < report.mean_error
