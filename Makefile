@@ -24,8 +24,10 @@ demo: $(VENV)/.all
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest $(RUN)
 
+# Without the tests that kill conversions and preparations for minutes: nothing of TensorFlow is in them.
 ASCEND_TESTS = tests/ascend tests/model tests/mindspore tests/data tests/test_config.py tests/test_files.py tests/test_progress.py \
-	$(addprefix tests/train/test_,fit.py golden_sgd.py optimizers.py optimizer_state.py metrics.py)
+	$(addprefix tests/train/test_,fit.py golden_sgd.py optimizers.py optimizer_state.py metrics.py) \
+	$(addprefix --ignore=tests/,mindspore/test_interrupted.py mindspore/test_fetch.py data/test_prepare_resume.py)
 ifeq ($(strip $(PYTHON39)),)
 test-ascend:
 	@echo "make test-ascend: skipped, no Python 3.9 (looked for python3.9 on PATH and under ~/.pyenv/versions/3.9.*/bin)"
