@@ -1,4 +1,4 @@
-/* The part of LiteRT's public C API (litert/c/ in github.com/google-ai-edge/LiteRT, ABI of 2.x) that score.c calls, declared here
+/* The part of LiteRT's public C API (litert/c/ in github.com/google-ai-edge/LiteRT, ABI of 2.1.6 to 2.3) that score.c calls, declared here
  * because the ai-edge-litert wheel brings the library but no headers. With LiteRT's own headers at hand, include
  *   litert/c/litert_compiled_model.h, litert_environment.h, litert_model.h, litert_options.h and litert_tensor_buffer.h
  * instead. Every function returns 0 on success.

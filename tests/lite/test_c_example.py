@@ -1,5 +1,6 @@
 """The C example: built against the library of the ai-edge-litert wheel, it scores as Scorer does."""
 
+import importlib.metadata
 import pathlib
 import shutil
 import subprocess
@@ -15,8 +16,13 @@ SOURCE = pathlib.Path(__file__).parents[2] / "examples" / "c" / "score.c"
 LIBRARY = pathlib.Path(ai_edge_litert.__file__).parent / "libLiteRt.so"
 CONFIG = dlrm_tf.DLRMConfig.preset("tiny")
 
+# Earlier wheels have no library, or one whose functions take other arguments.
+OLDEST = (2, 1, 6)
+VERSION = tuple(int(part) for part in importlib.metadata.version("ai-edge-litert").split(".")[:3])
+
 pytestmark = pytest.mark.skipif(
-    shutil.which("cc") is None or not LIBRARY.exists(), reason="needs a C compiler, and a wheel that brings libLiteRt.so"
+    shutil.which("cc") is None or not LIBRARY.exists() or VERSION < OLDEST,
+    reason="needs a C compiler, and the libLiteRt.so of ai-edge-litert 2.1.6 or newer",
 )
 
 
