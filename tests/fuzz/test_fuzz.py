@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 SEEDS = [(target, path) for target in targets.TARGETS for path in sorted((targets.CORPUS / target).iterdir())]
+CONTENTS = {target: [path.read_bytes() for name, path in SEEDS if name == target] for target in targets.TARGETS}
 GOOD = ("plain", "crc", "sliced", "bfloat16", "state", "vocabulary", "manifest")
 
 
@@ -20,7 +21,7 @@ def test_corpus(target, path):
 @st.composite
 def mutated(draw, target):
     """Bytes of a seed with some places overwritten, cut out, repeated or filled with another seed's."""
-    contents = [path.read_bytes() for name, path in SEEDS if name == target]
+    contents = CONTENTS[target]
     data = draw(st.sampled_from(contents))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(data)))
