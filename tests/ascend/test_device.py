@@ -105,16 +105,24 @@ def test_wrong_arguments_before_the_plugin_is_looked_for(arguments, message):
 
 
 def test_two_ranks_train_as_one_process(processes):
-    """Each begins with other weights; the chief's are broadcast. Every optimizer, on batches cut in two."""
+    """Each begins with other weights; the chief's are broadcast. Every optimizer, behind a loss scale, on batches cut in two."""
     code = """
 from dlrm_tf.ascend.device import open_device
 from small_run import *
-device = open_device()
+device = open_device('mixed')
 for name in RATES:
-    save(f'{name}{device.rank}.npz', train(name, device.rank, device))
+    model = train(name, device.rank, device)
+    save(f'{name}{device.rank}.npz', model)
+before = model.embedding.table.numpy()
+features, label = rows(64)
+features['dense'][1::2] = np.inf  # rank 1's rows
+model.fit(device.share(tensorflow().data.Dataset.from_tensors((features, label))), verbose=0)
+answer([np.array_equal(before, model.embedding.table), float(model.optimizer.loss_scale)])
 """
-    for exit_code, _, err in processes.run_ranks(2, "-c", code):
+    for exit_code, out, err in processes.run_ranks(2, "-c", code):
         assert exit_code == 0, err
+        # An overflow in one process makes all skip the step and halve the scale.
+        assert json.loads(out.splitlines()[-1]) == [True, 2**14]
     for name in small_run.RATES:
         wanted = small_run.train(name, 0).trainable_variables
         with np.load(processes.folder / f"{name}0.npz") as zero, np.load(processes.folder / f"{name}1.npz") as one:
