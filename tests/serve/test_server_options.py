@@ -114,7 +114,7 @@ def test_health_says_serving_then_not_serving(save_linear):
         watcher.start()
         while not states:
             time.sleep(0.01)
-        server.stop()
+        server.stop(grace=0.5)
         watcher.join(20)
     assert states == [health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING]
 
