@@ -17,6 +17,8 @@ REPORT = ["matplotlib>=3.7,<4"]
 ASCEND = ["tensorflow==2.6.5", "tensorflow-recommenders==0.6.0", "protobuf<3.21", "numpy<1.24"]
 # To convert PyTorch checkpoints. Before 2.6 a crafted file could run code even with weights_only=True (CVE-2025-32434).
 TORCH = ["torch>=2.6,<3"]
+# The named peers of benchmarks/; everything else that they need is above.
+BENCHMARKS = TORCH + ["onnx>=1.17,<2", "onnxruntime>=1.20,<2"]
 TEST = ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18", "trustme>=1.1,<2", "pyyaml>=6,<7"]
 
 setup(
@@ -42,7 +44,10 @@ setup(
     extras_require={
         "serving": SERVING,
         "lite": LITE,
+        # `prepare --report` draws; reading and preparing data need nothing more.
+        "data": REPORT,
         "report": REPORT,
+        "benchmarks": BENCHMARKS + SERVING + LITE + REPORT,
         "torch": TORCH,
         "test": TEST + SERVING + LITE + REPORT,
         "ascend": ASCEND,

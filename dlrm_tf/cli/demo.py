@@ -83,7 +83,7 @@ def demo(folder: str, rows: int = ROWS, seed: int = SEED):
         version = export_savedmodel(
             trained.best_weights, path("saved_models"), vocabulary=os.path.join(records.folder, "vocabulary.npz")
         )
-        lite = export_tflite(trained.best_weights, path("dlrm.tflite"), evaluation=(dense, categorical), quiet=True)
+        lite = export_tflite(trained.best_weights, path("dlrm.tflite"), data=records, quiet=True)
         step.figure("SavedModel", version)
         step.figure("float32 weights / TFLite", f"{lite.float_bytes / 1e6:.1f} MB / {lite.bytes / 1e6:.1f} MB")
     with report.step("serve and score") as step:
