@@ -104,6 +104,10 @@ def _check_any_row(notes: list[dict]) -> None:
 def _check_arguments(paths, vocabulary, grow, min_count, test_fraction, on_bad_line, shard_lines, threads) -> None:
     if not paths:
         raise UsageError("wanted at least one input file")
+    for path in paths:
+        # Read twice after a kill, so no pipe; a missing file is told by the size asked for next.
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise DataError(f"{path}: wanted a file, came {'a folder' if os.path.isdir(path) else 'a pipe or device'}")
     if grow and vocabulary is None:
         raise UsageError("grow needs a vocabulary to grow from")
     if min_count > 1 and vocabulary is not None and not grow:

@@ -1,6 +1,7 @@
 """describe: what is in a prepared data folder, as lines of text (`dlrm-tf inspect DIR`)."""
 
-from dlrm_tf.data.records import SPLITS, Records
+from dlrm_tf.data.records import MANIFEST, SPLITS, Records
+from dlrm_tf.errors import DataError, reason
 
 
 def describe(folder: str, features: bool = True) -> list[str]:
@@ -14,7 +15,13 @@ def describe(folder: str, features: bool = True) -> list[str]:
       DataError: not a finished data folder.
     """
     records = Records.open(folder)
-    counts = records.manifest["counts"]
+    try:
+        return _lines(folder, records, records.manifest["counts"], features)
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise DataError(f"{records.folder}: damaged counts in {MANIFEST} ({reason(e)}); prepare the data again") from None
+
+
+def _lines(folder: str, records: Records, counts: dict, features: bool) -> list[str]:
     rows = sum(counts["rows"].values())
     lines = [f"{folder}: {rows:,} rows from {counts['lines']:,} lines, {counts['bad_lines']:,} bad lines skipped"]
     lines += [f"  bad: {example}" for example in counts["bad_examples"]]

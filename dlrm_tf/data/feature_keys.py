@@ -66,8 +66,9 @@ class FeatureKeys:
         """Ids, int32 `[n]`, of a column as `parse.Block` holds it; -1 where a key is unknown."""
         if self._index is None:
             numeric, ids = self.numeric()
-            self._index = KeyIndex(numeric.size)
-            self._index.insert(numeric, ids)
+            index = KeyIndex(numeric.size)
+            index.insert(numeric, ids)
+            self._index = index  # only when it is full: other threads may look up meanwhile
         found = self._index.find(keys)
         found[empty] = self._others.get(b"", -1)
         for row, key in odd:

@@ -129,6 +129,8 @@ class Records:
             if isinstance(e, DataError):
                 raise
             raise DataError(f"{path}: damaged manifest ({reason(e)})") from None
+        if min(records.sizes, default=0) < 0:
+            raise DataError(f"{path}: damaged manifest (vocabulary sizes {records.sizes})")
         if len(records.sizes) != len(records.spec.categorical_columns):
             raise DataError(f"{path}: {len(records.sizes)} vocabulary sizes for {len(records.spec.categorical_columns)} features")
         for shard in (shard for split in SPLITS for shard in records.shards[split]):

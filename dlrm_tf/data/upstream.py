@@ -4,33 +4,59 @@ Upstream: MindSpore models, research/recommend/dlrm/src/preprocess_data.py: a di
 keys in id order, values are counts.
 """
 
-import collections
 import pickle
 
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
 
+_INT = object()  # what the file's `int` becomes: good for nothing but being a defaultdict's factory
 _ADMITTED = {
-    ("collections", "defaultdict"): collections.defaultdict,
-    ("builtins", "dict"): dict,
-    ("builtins", "int"): int,
-    ("builtins", "str"): str,
-    # Names of the same in pickles of Python 2's protocols.
-    ("__builtin__", "dict"): dict,
-    ("__builtin__", "int"): int,
-    ("__builtin__", "long"): int,
-    ("__builtin__", "str"): str,
+    ("collections", "defaultdict"): dict,
+    ("builtins", "int"): _INT,
+    # As pickles of Python 2's protocols name it.
+    ("__builtin__", "int"): _INT,
+    ("__builtin__", "long"): _INT,
 }
+# All that dicts, numbers and strings need. No lists and no sets, and tuples only as arguments: from a few bytes of nested
+# tuples a pickle makes a key that takes hours to hash.
+_OPCODES = (
+    *("PROTO", "FRAME", "STOP", "MARK", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS"),
+    *("GLOBAL", "STACK_GLOBAL", "TUPLE", "TUPLE1", "REDUCE"),
+    *("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET"),
+    *("INT", "LONG", "BININT", "BININT1", "BININT2", "LONG1", "LONG4"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING"),
+)
 
 
-class _CountsUnpickler(pickle.Unpickler):
+class _CountsUnpickler(pickle._Unpickler):
+    """The standard library's unpickler in Python, which, unlike the one in C, can be told which opcodes there are."""
+
+    dispatch = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES}
+
     def find_class(self, module, name):
         if (module, name) not in _ADMITTED:
             raise DataError(f"refused: it asks for {module}.{name}; upstream's counts hold dict, defaultdict, int and str only")
         return _ADMITTED[module, name]
 
-    def persistent_load(self, pid):
-        raise DataError("refused: it refers to objects outside of itself")
+    def _load_tuple(self):
+        pickle._Unpickler.load_tuple(self)
+        self._check_arguments()
+
+    def _load_tuple1(self):
+        pickle._Unpickler.load_tuple1(self)
+        self._check_arguments()
+
+    def _check_arguments(self):
+        if self.stack[-1] not in ((), (_INT,)):
+            raise DataError("refused: it holds a tuple; upstream's counts hold dict, defaultdict, int and str only")
+
+    def _load_reduce(self):
+        arguments, function = self.stack.pop(), self.stack[-1]
+        if function is not dict or not isinstance(arguments, tuple):
+            raise DataError("refused: it calls something; upstream's counts hold dict, defaultdict, int and str only")
+        self.stack[-1] = {}
+
+    dispatch.update({pickle.TUPLE[0]: _load_tuple, pickle.TUPLE1[0]: _load_tuple1, pickle.REDUCE[0]: _load_reduce})
 
 
 def load_counts(path: str, names: "tuple[str, ...]") -> Vocabulary:
@@ -48,6 +74,8 @@ def load_counts(path: str, names: "tuple[str, ...]") -> Vocabulary:
             counts = _CountsUnpickler(file).load()
         except DataError as e:
             raise DataError(f"{path}: {e}") from None
+        except KeyError as e:  # of the dispatch table
+            raise DataError(f"{path}: not a pickle of upstream's counts (it has pickle's opcode {e})") from None
         except Exception as e:  # a damaged pickle raises whatever its bytes happen to hit
             raise DataError(f"{path}: not a pickle of upstream's counts, or damaged ({type(e).__name__}: {e})") from None
     if not isinstance(counts, dict) or not all(isinstance(column, dict) for column in counts.values()):
@@ -59,5 +87,5 @@ def load_counts(path: str, names: "tuple[str, ...]") -> Vocabulary:
     for name, column in zip(names, columns):
         wrong = next((key for key in column if not isinstance(key, str)), None)
         if wrong is not None:
-            raise DataError(f"{path}: {name} has the key {wrong!r}, wanted strings")
+            raise DataError(f"{path}: {name} has a key of type {type(wrong).__name__}, wanted strings")
     return Vocabulary.from_keys({name: list(column) for name, column in zip(names, columns)})

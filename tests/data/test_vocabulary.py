@@ -177,3 +177,14 @@ def test_a_stated_length_takes_no_memory(saved):
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         Vocabulary.load(tmp_path / "none.npz")
+
+
+def test_threads_that_look_up_first_at_the_same_time_all_find_the_key():
+    from concurrent.futures import ThreadPoolExecutor
+
+    keys = [f"{i:08x}" for i in range(200_000)]
+    for _ in range(3):
+        vocabulary = Vocabulary.from_keys({"C1": keys})
+        fresh = Vocabulary([("C1", vocabulary.feature("C1").copy())])
+        with ThreadPoolExecutor(4) as pool:
+            assert [int(ids[0]) for ids in pool.map(lambda _, v=fresh: v.lookup("C1", ["00000005"]), range(4))] == [5] * 4
