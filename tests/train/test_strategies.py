@@ -20,7 +20,7 @@ def run(code: str, **arguments):
     """Runs a program in a fresh process, with `arguments` as a dict of that name; returns what it prints last, from JSON."""
     program = f"import json, os\narguments = json.loads({json.dumps(arguments)!r})\n{code}"
     environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=240)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
