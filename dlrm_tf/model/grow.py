@@ -54,16 +54,18 @@ def grow(model, sizes, seed=None):
       The grown `DLRM`, compiled if `model` was. Its vocabulary fingerprint is empty: set the new vocabulary's.
 
     Raises:
-      ValueError: sizes that do not fit.
+      ValueError: sizes that do not fit, or an optimizer whose state can't be copied (newer Keras ones).
     """
+    compiled = getattr(model, "optimizer", None) is not None
+    optimizer = _fresh_copy(model.optimizer) if compiled else None
     new = type(model)(grown_config(model.config, sizes), seed=seed)
     new.source_sha256 = model.source_sha256
     for mlp, i, _, _ in model.config.dense_shapes():
         new.dense_layer(mlp, i).set_weights(model.dense_layer(mlp, i).get_weights())
     moves = list(block_moves(model.config, new.config))
     _move_rows(model.embedding.table, new.embedding.table, moves)
-    if getattr(model, "optimizer", None) is not None:
-        new.compile(_fresh_copy(model.optimizer))
+    if compiled:
+        new.compile(optimizer)
         _copy_slots(model, new, moves)
     return new
 
@@ -100,10 +102,19 @@ def _parts(optimizer) -> list:
 
 def _fresh_copy(optimizer):
     """The same optimizer without slots."""
-    if hasattr(optimizer, "optimizers"):
+    if hasattr(optimizer, "parts_of"):
         dense, table = map(_fresh_copy, optimizer.optimizers)
         return type(optimizer)(table, dense)
-    return type(optimizer).from_config(optimizer.get_config())
+    if not hasattr(optimizer, "get_slot_names"):
+        raise ValueError(
+            f"{type(optimizer).__module__}.{type(optimizer).__name__}: its state can't be copied; grow an uncompiled model, "
+            "or compiled with an optimizer of dlrm_tf or tf.keras.optimizers.legacy, and compile the grown one"
+        )
+    config = optimizer.get_config()
+    rate = optimizer._hyper.get("learning_rate")
+    if callable(rate):  # a schedule: Adagrad's from_config does not rebuild one from its description
+        config["learning_rate"] = rate
+    return type(optimizer).from_config(config)
 
 
 def _has_slot(optimizer, variable, slot) -> bool:

@@ -7,10 +7,11 @@ import dlrm_tf
 from dlrm_tf.cli.main import main
 from dlrm_tf.errors import DataError
 from dlrm_tf.keras2 import tensorflow
-from dlrm_tf.model.grow import grow_weights
+from dlrm_tf.model.grow import _parts, grow_weights
 from dlrm_tf.model.optimizer_state import OptimizerStateReader, OptimizerStateWriter
 from dlrm_tf.model.weights import TABLE, WeightsReader, WeightsWriter
 from dlrm_tf.train.optimizers import make_optimizer
+from dlrm_tf.train.schedules import WarmUpThenDecay
 
 tf = tensorflow()
 OLD, NEW = (3, 5, 2), (4, 5, 6)
@@ -34,11 +35,20 @@ def as_grown(features):
     return {**features, "categorical": ids}
 
 
-@pytest.mark.parametrize("optimizer", [("adagrad", {}), ("rowwise_adagrad", {}), ("lazy_adam", {}), ("sgd", {"momentum": 0.9})])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        ("adagrad", {}),
+        ("rowwise_adagrad", {}),
+        ("lazy_adam", {"dense": "adam"}),
+        ("sgd", {"momentum": 0.9}),
+        ("adagrad", {"learning_rate": WarmUpThenDecay(0.1, 100, warmup_steps=10, decay_steps=50)}),
+    ],
+)
 def test_a_grown_model_trains_on_as_if_it_had_not_grown(optimizer):
     name, options = optimizer
     model = dlrm_tf.DLRM(CONFIG, seed=1)
-    model.compile(make_optimizer(name, 0.05, **options))
+    model.compile(make_optimizer(name, **{"learning_rate": 0.05, **options}))
     features, label = data()
     model.fit(features, label, batch_size=16, epochs=2, shuffle=False, verbose=0)
     grown = model.grow(NEW, seed=2)
@@ -48,7 +58,8 @@ def test_a_grown_model_trains_on_as_if_it_had_not_grown(optimizer):
         m.fit(rows, label, batch_size=16, epochs=2, shuffle=False, verbose=0)
     old, new = model.embedding.read_rows(0, 13), grown.embedding.read_rows(0, 18)
     np.testing.assert_allclose(new[list(MOVES.values())], old, atol=1e-6)
-    assert int(grown.optimizer.iterations) == int(model.optimizer.iterations)
+    for old_part, new_part in zip(_parts(model.optimizer), _parts(grown.optimizer)):
+        assert int(new_part.iterations) == int(old_part.iterations) == 16
     added = sorted(set(range(18)) - set(MOVES.values()))
     np.testing.assert_array_equal(new[added], before[added])
     assert np.abs(before[[3]]).max() <= 4**-0.5 and np.abs(before[added]).min() > 0
@@ -61,6 +72,16 @@ def test_an_untrained_or_uncompiled_model_grows_too():
     grown = model.grow(NEW)
     features, label = data()
     grown.fit(as_grown(features), label, verbose=0)
+
+
+@pytest.mark.parametrize("optimizer", [tf.keras.optimizers.Adagrad(0.1)])
+def test_an_optimizer_that_cannot_be_copied_is_named(optimizer):
+    if hasattr(optimizer, "get_slot_names"):
+        pytest.skip("this TensorFlow's own optimizers can be copied")
+    model = dlrm_tf.DLRM(CONFIG)
+    model.compile(optimizer)
+    with pytest.raises(ValueError, match="Adagrad: its state can't be copied"):
+        model.grow(NEW)
 
 
 @pytest.mark.parametrize("sizes, message", [((3, 4, 9), "feature 1 has 5 ids, wanted 4"), ((3, 5), "3 entries")])
