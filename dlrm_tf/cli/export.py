@@ -19,6 +19,12 @@ def add_arguments(parser):
     )
     parser.add_argument("--name", default="dlrm", help="savedmodel: the model's name (dlrm)")
     parser.add_argument("--version", type=int, help="savedmodel: version number (newest + 1)")
+    parser.add_argument(
+        "--warmup-batches",
+        type=_numbers,
+        metavar="N,N",
+        help="savedmodel: rows of the warm-up requests; with batching the server's allowed_batch_sizes (1,64,1000)",
+    )
     lite = parser.add_argument_group("tflite")
     lite.add_argument(
         "--mlp",
@@ -36,12 +42,17 @@ def add_arguments(parser):
     npu.add_argument("--precision", default="float32", choices=["float32", "mixed"], help="mixed lets atc take float16 (float32)")
 
 
+def _numbers(text: str) -> tuple:
+    return tuple(int(number) for number in text.split(","))
+
+
 def run(args):
     """Exports; prints what was written."""
     if args.kind == "savedmodel":
-        from dlrm_tf.export.saved_model import export_savedmodel
+        from dlrm_tf.export.saved_model import WARMUP_BATCHES, export_savedmodel
 
-        print(export_savedmodel(args.weights, args.output or "saved_models", args.name, args.version, args.vocabulary))
+        warmup = args.warmup_batches or WARMUP_BATCHES
+        print(export_savedmodel(args.weights, args.output or "saved_models", args.name, args.version, args.vocabulary, warmup))
     elif not args.output:
         raise UsageError(f"export {args.kind} needs -o {'FILE.tflite' if args.kind == 'tflite' else 'DIR'}")
     elif args.kind == "ascend":

@@ -16,7 +16,8 @@ from dlrm_tf.model import weights as weights_file
 METADATA = os.path.join("assets.extra", "dlrm_tf.json")
 VOCABULARY = os.path.join("assets.extra", "vocabulary")
 WARMUP = os.path.join("assets.extra", "tf_serving_warmup_requests")
-WARMUP_BATCHES = (1, 64, 1024)
+# None is over TF Serving's default max_batch_size of 1000, beyond which a batching server refuses the request and the model.
+WARMUP_BATCHES = (1, 64, 1000)
 
 
 def export_savedmodel(
@@ -38,7 +39,8 @@ def export_savedmodel(
       version: a positive number; by default one more than the newest version there.
       vocabulary: a vocabulary file; brings the signature `raw` and is carried along. Its fingerprint must be the weights'
         (where those have one), its sizes the model's.
-      warmup_batches: batch sizes of the warm-up requests, run by the server before the version becomes available.
+      warmup_batches: batch sizes of the warm-up requests, run by the server before the version becomes available; with
+        batching, its allowed_batch_sizes.
 
     Returns:
       The version's directory.
@@ -56,6 +58,8 @@ def export_savedmodel(
     model_dir = os.path.join(os.fspath(out_dir), name)
     if version is None:
         version = max(versions(model_dir), default=0) + 1
+    if not warmup_batches or min(warmup_batches) < 1:
+        raise UsageError(f"--warmup-batches: wanted positive numbers, came {warmup_batches}")
     tf = tensorflow()
     prediction_log = require("tensorflow_serving.apis.prediction_log_pb2", "serving")
     loaded_vocabulary = None if vocabulary is None else _fitting_vocabulary(vocabulary, weights)

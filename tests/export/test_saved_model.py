@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import dlrm_tf
+from dlrm_tf.cli.main import main
 from dlrm_tf.errors import CheckpointError, UsageError
 from dlrm_tf.export.saved_model import METADATA, WARMUP, export_savedmodel, versions
 from dlrm_tf.keras2 import tensorflow
@@ -60,6 +61,13 @@ def test_versions_count_up_and_are_never_overwritten(exported):
     assert sorted(os.listdir(model_dir)) == ["1", "2"]
 
 
+def test_warmup_batches_from_the_command_line(exported, tmp_path):
+    command = ["export", "savedmodel", "--weights", str(exported[1]), "-o", str(tmp_path), "--warmup-batches", "2,16"]
+    assert main(command) == 0
+    assert len(list(tf.data.TFRecordDataset(str(tmp_path / "dlrm" / "1" / WARMUP)))) == 2
+    assert main([*command[:-1], "2,x"]) == 2
+
+
 def test_warmup_and_metadata(exported):
     from tensorflow_serving.apis import prediction_log_pb2
 
@@ -78,6 +86,7 @@ def test_warmup_and_metadata(exported):
         ({"name": "a/b"}, UsageError, "--name"),
         ({"name": ".."}, UsageError, "--name"),
         ({"version": 0}, UsageError, "--version"),
+        ({"warmup_batches": (1, 0)}, UsageError, "--warmup-batches"),
         ({"weights": "none.weights.h5"}, CheckpointError, "no such file"),
     ],
 )
