@@ -30,7 +30,6 @@ _PUBLIC = {
     "export_savedmodel": "dlrm_tf.export.saved_model",
     "export_tflite": "dlrm_tf.export.tflite",
     "export_ascend": "dlrm_tf.export.ascend",
-    "export_ascend": "dlrm_tf.export.ascend",
 }
 # Modules reached as attributes: dlrm_tf.keras3, dlrm_tf.lite.Scorer, dlrm_tf.serve.Client, ...
 _MODULES = {

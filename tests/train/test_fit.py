@@ -1,6 +1,5 @@
 """The training loop: what a run folder holds, resume to the bit, and what is refused."""
 
-import importlib.util
 import json
 import os
 import signal
