@@ -26,26 +26,36 @@ def sha256_file(path, quiet: bool = True) -> str:
             progress.update(len(block))
 
 
-def write_note(path, sha256: str) -> None:
-    """Notes the sha256 of a file beside it."""
+def write_note(path, sha256: str, stat: os.stat_result) -> None:
+    """Notes the sha256 of a file beside it, as `FILE.sha256`; `sha256sum -c FILE.sha256` reads it too.
+
+    Args:
+      path: the file.
+      sha256: its digest (hex).
+      stat: the file's size and time from before it was hashed, so that a change meanwhile makes the note worthless.
+    """
     with atomic_file(f"{path}.sha256") as temporary, open(temporary, "w", encoding="utf-8") as f:
-        f.write(f"{sha256}  {os.path.basename(path)}\n")
+        f.write(_note(path, sha256, stat))
+
+
+def _note(path, sha256: str, stat: os.stat_result) -> str:
+    # sha256sum passes over lines that begin with "#".
+    return f"{sha256}  {os.path.basename(path)}\n# size {stat.st_size} mtime_ns {stat.st_mtime_ns}\n"
 
 
 def known_sha256(path) -> str:
     """sha256 of a file when it is cheap to know: a small file's own, or the one `fetch` noted beside it; else `""`.
 
-    The note (`FILE.sha256`, as the program sha256sum writes it) counts only while it is newer than the file.
+    The note counts only while the file has the very size and modification time (ns) that stand in it: that the note is the
+    newer of the two says nothing, as `mv` and `cp -p` bring older files.
     """
-    if os.path.getsize(path) <= CHEAP_BYTES:
+    stat = os.stat(path)
+    if stat.st_size <= CHEAP_BYTES:
         return sha256_file(path)
-    note = f"{path}.sha256"
     try:
-        if os.path.getmtime(note) < os.path.getmtime(path):
-            return ""
-        with open(note, encoding="utf-8") as f:
-            noted, _, name = f.read(4096).strip().partition("  ")
+        with open(f"{path}.sha256", encoding="utf-8") as f:
+            text = f.read(4096)
     except (OSError, UnicodeDecodeError):
         return ""
-    valid = len(noted) == 64 and not set(noted) - set("0123456789abcdef") and name == os.path.basename(path)
-    return noted if valid else ""
+    noted = text[:64]
+    return noted if not set(noted) - set("0123456789abcdef") and text == _note(path, noted, stat) else ""

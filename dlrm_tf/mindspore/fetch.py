@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dlrm_tf import __version__
 from dlrm_tf.errors import CheckpointError, DLRMError, UsageError
 from dlrm_tf.files import atomic_file
-from dlrm_tf.mindspore.digest import HUB_SHA256, known_sha256, sha256_file, write_note
+from dlrm_tf.mindspore.digest import HUB_SHA256, sha256_file, write_note
 from dlrm_tf.progress import Progress
 
 HUB_URL = "https://download.mindspore.cn/models/r1.3/dlrm_ascend_v130_criteo_research_recommend_acc78.96.ckpt"
@@ -69,8 +69,9 @@ def fetch(
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
             raise UsageError(f"an URL must start with http:// or https://. Received {url!r}")
     if os.path.exists(target):
-        if (known_sha256(target) or sha256_file(target, quiet)) == sha256:
-            write_note(target, sha256)
+        stat = os.stat(target)
+        if sha256_file(target, quiet) == sha256:  # hashed even if there is a note: nothing is called right unread
+            write_note(target, sha256, stat)
             return ""
         raise DLRMError(f"{target}: is there already and is another file: remove it, or choose another name (-o)")
     os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -90,7 +91,7 @@ def fetch(
             if came == sha256:
                 with atomic_file(target) as temporary:
                     os.replace(part, temporary)
-                write_note(target, sha256)
+                write_note(target, sha256, os.fstat(out.fileno()))
                 return url
             out.truncate(0)
             failures.append(f"{url}: wanted sha256 {sha256}, came {came}")

@@ -5,6 +5,8 @@ import hashlib
 import http.server
 import os
 import re
+import shutil
+import subprocess
 import threading
 import time
 import urllib.parse
@@ -14,7 +16,10 @@ import pytest
 
 from dlrm_tf.cli.main import main
 from dlrm_tf.errors import CheckpointError, DLRMError, UsageError
+from dlrm_tf.mindspore import digest
 from dlrm_tf.mindspore import fetch as fetch_module
+from dlrm_tf.mindspore.convert import convert
+from dlrm_tf.mindspore.describe import describe
 from dlrm_tf.mindspore.digest import known_sha256
 from dlrm_tf.mindspore.fetch import fetch
 
@@ -179,7 +184,8 @@ def get(server, tmp_path):
 def assert_complete(folder):
     assert (folder / "x.ckpt").read_bytes() == CONTENT
     assert sorted(os.listdir(folder)) == ["x.ckpt", "x.ckpt.sha256"]
-    assert (folder / "x.ckpt.sha256").read_text() == f"{SHA}  x.ckpt\n"
+    stat = (folder / "x.ckpt").stat()
+    assert (folder / "x.ckpt.sha256").read_text() == f"{SHA}  x.ckpt\n# size {stat.st_size} mtime_ns {stat.st_mtime_ns}\n"
 
 
 GOOD_IN_THE_END = {
@@ -271,16 +277,86 @@ def test_already_there(get, server, tmp_path):
     assert (tmp_path / "x.ckpt").read_bytes() == b"mine"
 
 
-def test_a_stale_note_is_not_believed(get, tmp_path, monkeypatch):
-    from dlrm_tf.mindspore import digest
-
+@pytest.fixture
+def noted(get, tmp_path, monkeypatch):
+    """A fetched file with its note, both taken for too large to be hashed by the way."""
     get("good")
     monkeypatch.setattr(digest, "CHEAP_BYTES", 1000)
     assert known_sha256(tmp_path / "x.ckpt") == SHA
-    os.utime(tmp_path / "x.ckpt.sha256", (1, 1))
-    assert known_sha256(tmp_path / "x.ckpt") == ""
-    (tmp_path / "x.ckpt.sha256").write_text(f"{SHA}  other.ckpt\n")
-    assert known_sha256(tmp_path / "x.ckpt") == ""
+    return tmp_path / "x.ckpt"
+
+
+def other_size(path):
+    stat = path.stat()
+    path.write_bytes(CONTENT + b"?")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def other_time(path):
+    """Other bytes, older than the note, as `cp -p` and `mv` bring them."""
+    path.write_bytes(CONTENT[:-1] + b"?")
+    os.utime(path, (1, 1))
+
+
+def note_of(text):
+    return lambda path: path.with_name("x.ckpt.sha256").write_text(text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        other_size,
+        other_time,
+        note_of(f"{SHA}  x.ckpt\n"),
+        note_of(f"{SHA}  other.ckpt\n# size 300000 mtime_ns 1\n"),
+        note_of("?"),
+        note_of(""),
+        lambda path: path.with_name("x.ckpt.sha256").write_bytes(b"\xff" * 99),
+        lambda path: path.with_name("x.ckpt.sha256").unlink(),
+    ],
+)
+def test_a_note_that_does_not_fit_is_not_believed(noted, change):
+    change(noted)
+    assert known_sha256(noted) == ""
+
+
+def test_convert_and_inspect_believe_no_note_of_another_file(golden_ckpt, tmp_path, monkeypatch):
+    monkeypatch.setattr(digest, "CHEAP_BYTES", 1000)
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(golden_ckpt("tiny", "init").read_bytes())
+    digest.write_note(path, SHA, path.stat())
+    monkeypatch.setitem(digest.KNOWN, SHA, "what was fetched")
+    assert describe(path)["known_as"] == "what was fetched"
+    assert convert(path, tmp_path / "m.weights.h5", quiet=True).notes[0] == "the source is what was fetched"
+    shutil.copy2(golden_ckpt("tiny", "trained"), path)
+    assert path.stat().st_mtime < path.with_name("x.ckpt.sha256").stat().st_mtime
+    assert describe(path)["sha256"] == describe(path)["known_as"] == ""
+    assert not any("fetched" in note for note in convert(path, tmp_path / "m.weights.h5", quiet=True).notes)
+
+
+def test_an_existing_file_is_hashed_whatever_its_note_says(noted, get):
+    other_time(noted)
+    digest.write_note(noted, SHA, noted.stat())
+    with pytest.raises(DLRMError, match="is there already and is another file"):
+        get("good")
+
+
+def test_command_line_is_not_fooled_by_a_note(tmp_path, capsys):
+    """A sparse file of 70 MB, older than a note with the Hub's digest."""
+    path = tmp_path / "x.ckpt"
+    path.touch()
+    os.truncate(path, 70 << 20)
+    os.utime(path, (1577836800, 1577836800))
+    (tmp_path / "x.ckpt.sha256").write_text(f"{digest.HUB_SHA256}  x.ckpt\n")
+    assert main(["fetch", "-o", str(path)]) == 1
+    assert "is there already and is another file" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not shutil.which("sha256sum"), reason="needs sha256sum")
+def test_sha256sum_reads_the_note(noted):
+    command = ["sha256sum", "--check", "--strict", "x.ckpt.sha256"]
+    done = subprocess.run(command, cwd=noted.parent, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "x.ckpt: OK\n", "")
 
 
 def test_proxy_variable(get, server, tmp_path, monkeypatch):
@@ -299,7 +375,6 @@ def test_second_fetch_at_once_is_refused(get, tmp_path):
 
 def test_no_room(get, tmp_path, monkeypatch):
     import collections
-    import shutil
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: collections.namedtuple("usage", "total used free")(10, 9, 1))
     with pytest.raises(DLRMError, match="GB free"):
