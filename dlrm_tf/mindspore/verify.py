@@ -11,7 +11,7 @@ from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import CheckpointError, DataError, reason
 from dlrm_tf.files import atomic_file
 from dlrm_tf.mindspore.names import weights_of
-from dlrm_tf.mindspore.reference import logits
+from dlrm_tf.mindspore.reference import logits, sigmoid
 from dlrm_tf.mindspore.source import Source
 from dlrm_tf.mindspore.tensor import TensorInfo, row_chunks
 from dlrm_tf.model.weights import WeightsReader
@@ -33,7 +33,9 @@ class Parity:
       max_logit_difference: largest |difference| of a logit.
       max_relative_difference: largest |difference| / max(1, |logit|); what is held against `TOLERANCE`.
       max_probability_difference: largest |difference| of a probability.
-      tensors: one dict a weight: `name`, `shape`, `sha256` of its float32 content in our layout on both sides, `equal`.
+      not_finite_rows: rows whose logit is NaN or infinite by the checkpoint; the same on the other side counts as no difference.
+      tensors: one dict a weight: `name`, `shape`, `sha256` of its float32 content in our layout on both sides, `equal`, and
+        `not_finite`, the number of NaN and infinite values the checkpoint has in it.
     """
 
     checkpoint: str
@@ -42,6 +44,7 @@ class Parity:
     max_logit_difference: float
     max_relative_difference: float
     max_probability_difference: float
+    not_finite_rows: int
     tensors: tuple
 
     @property
@@ -57,11 +60,18 @@ class Parity:
 
     def __str__(self) -> str:
         equal = sum(t["equal"] for t in self.tensors)
-        return (
+        text = (
             f"parity: {equal} of {len(self.tensors)} tensors equal bit for bit; {self.rows:,} rows: logits differ by at most "
             f"{self.max_logit_difference:.1e} ({self.max_relative_difference:.1e} relative, {TOLERANCE:.0e} allowed), "
             f"probabilities by {self.max_probability_difference:.1e}"
         )
+        not_finite = [f"{t['name']} ({t['not_finite']:,})" for t in self.tensors if t["not_finite"]]
+        if not_finite:
+            shown = ", ".join(not_finite[:8]) + (f" and {len(not_finite) - 8} more" if len(not_finite) > 8 else "")
+            text += f"; the checkpoint itself has NaN or infinity in {shown}"
+        if self.not_finite_rows:
+            text += f"; {self.not_finite_rows:,} of the logits are NaN or infinite by the checkpoint, which compares nothing else"
+        return text
 
 
 def verify(checkpoint, weights_file, sample="1000", prefix=None, allow_extra: bool = False, quiet: bool = False) -> Parity:
@@ -86,17 +96,29 @@ def verify(checkpoint, weights_file, sample="1000", prefix=None, allow_extra: bo
         tensors = tuple(_compare(source, reader, quiet))
         wanted = _numpy_logits(source, dense, categorical)
     came = _keras_logits(weights_file, dense, categorical)
-    difference = np.abs(came - wanted)
-    probability = np.abs(0.5 * np.tanh(0.5 * came) - 0.5 * np.tanh(0.5 * wanted))
-    # NaN compares with nothing; a NaN on both sides is told by the tensors' checksums, on one side it must fail.
-    relative = np.where(np.isnan(difference), np.inf, difference / np.maximum(1, np.abs(wanted)))
+    differences = _differences(came, wanted)
     return Parity(
         os.fspath(checkpoint),
         os.fspath(weights_file),
         len(dense),
-        *(float(np.nan_to_num(x, nan=np.inf).max()) for x in (difference, relative, probability)),
+        *(float(x.max()) for x in differences),
+        int((~np.isfinite(wanted)).sum()),
         tensors,
     )
+
+
+def _differences(came: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of float64 logits `[n, 1]`: |difference|, |difference| / max(1, |wanted|), and |difference| of the probabilities.
+
+    Where both are NaN, or the same infinity, it is 0; where one alone is NaN or infinite it is infinite (NaN would compare as
+    neither too large nor small enough).
+    """
+    same = (came == wanted) | (np.isnan(came) & np.isnan(wanted))
+    comparable = np.isfinite(came) & np.isfinite(wanted)
+    came, wanted = np.where(comparable, came, 0), np.where(comparable, wanted, 0)
+    difference = np.abs(came - wanted)
+    all_three = (difference, difference / np.maximum(1, np.abs(wanted)), np.abs(sigmoid(came) - sigmoid(wanted)))
+    return tuple(np.where(same, 0, np.where(comparable, x, np.inf)) for x in all_three)
 
 
 def _compare(source: Source, reader: WeightsReader, quiet: bool):
@@ -107,22 +129,26 @@ def _compare(source: Source, reader: WeightsReader, quiet: bool):
     with Progress("verify", 4 * (config.num_parameters - oov_rows), "B", quiet=quiet) as progress:
         for weight, shape in weights_of(config).items():
             theirs, ours = hashlib.sha256(), hashlib.sha256()
+            not_finite = 0
             if weight.part == "embedding":
                 for _, rows in source.chunks(weight.index):
                     theirs.update(np.ascontiguousarray(rows))
+                    not_finite += int((~np.isfinite(rows)).sum())
                 for start, stop in row_chunks(TensorInfo("", "Float32", shape)):
                     rows = reader.rows(weight.index, start, stop)
                     ours.update(rows)
                     progress.update(rows.nbytes)
             else:
                 part = ("kernel", "bias").index(weight.kind)
-                theirs.update(np.ascontiguousarray(source.dense(weight.part, weight.index)[part]))
+                values = source.dense(weight.part, weight.index)[part]
+                theirs.update(np.ascontiguousarray(values))
+                not_finite = int((~np.isfinite(values)).sum())
                 values = reader.dense(weight.part, weight.index)[part]
                 ours.update(values)
                 progress.update(values.nbytes)
             digests = {"checkpoint": theirs.hexdigest(), "weights_file": ours.hexdigest()}
             equal = digests["checkpoint"] == digests["weights_file"]
-            yield {"name": names[weight], "shape": list(shape), "sha256": digests, "equal": equal}
+            yield {"name": names[weight], "shape": list(shape), "sha256": digests, "equal": equal, "not_finite": not_finite}
 
 
 def _numpy_logits(source: Source, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
@@ -130,7 +156,8 @@ def _numpy_logits(source: Source, dense: np.ndarray, categorical: np.ndarray) ->
         return source.gather(index, ids) if kind == "table" else source.dense(part, index)[kind == "bias"]
 
     batches = range(0, len(dense), BATCH)
-    return np.concatenate([logits(source.config, weight, dense[i : i + BATCH], categorical[i : i + BATCH]) for i in batches])
+    with np.errstate(invalid="ignore"):  # a checkpoint's infinities become NaN; the report says so
+        return np.concatenate([logits(source.config, weight, dense[i : i + BATCH], categorical[i : i + BATCH]) for i in batches])
 
 
 def _keras_logits(weights_file, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:

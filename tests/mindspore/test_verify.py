@@ -10,6 +10,8 @@ from dlrm_tf import DLRMConfig, convert
 from dlrm_tf.cli.main import main
 from dlrm_tf.errors import CheckpointError, DataError
 from dlrm_tf.mindspore import verify as verify_module
+from dlrm_tf.mindspore.checkpoint import Checkpoint
+from dlrm_tf.mindspore.ckpt_writer import array_tensor, write_checkpoint
 from dlrm_tf.mindspore.verify import check, read_sample, verify
 
 TINY = DLRMConfig.preset("tiny")
@@ -59,6 +61,44 @@ def test_a_wrong_network_fails_though_the_tensors_are_equal(golden_ckpt, tmp_pat
     monkeypatch.setattr(verify_module, "_keras_logits", lambda *args: keras_logits(*args) + wrong)
     parity = verify(source, target, 10, quiet=True)
     assert all(t["equal"] for t in parity.tensors) and not parity.passed
+
+
+@pytest.mark.parametrize(
+    "name,value,rows",
+    [
+        ("top_mlp.1.bias", np.nan, 100),
+        ("top_mlp.1.bias", -np.inf, 100),
+        ("bottom_mlp.0.weight", np.nan, 100),
+        ("embeddinglookup.embeddings.0.embedding_table", np.nan, 1),
+        ("embeddinglookup.embeddings.0.embedding_table", np.inf, 1),
+    ],
+)
+def test_nan_and_infinity_of_the_checkpoint_itself(golden_ckpt, tmp_path, capsys, name, value, rows):
+    source, target = tmp_path / "odd.ckpt", tmp_path / "m.weights.h5"
+    with Checkpoint(golden_ckpt("tiny", "trained")) as checkpoint:
+        tensors = {n: checkpoint.read(n).copy() for n in checkpoint.names}
+    tensors[name].flat[0] = value
+    write_checkpoint(source, [array_tensor(n, a) for n, a in tensors.items()])
+    assert main(["convert", str(source), "-o", str(target), "--verify", "100"]) == 0
+    out, err = capsys.readouterr()
+    assert f"the checkpoint itself has NaN or infinity in {name} (1)" in out and "Warning" not in err
+    report = json.loads((tmp_path / "m.weights.h5.parity.json").read_text())
+    assert report["passed"] and report["not_finite_rows"] >= rows
+    assert {t["name"]: t["not_finite"] for t in report["tensors"] if t["not_finite"]} == {name: 1}
+    with h5py.File(target, "r+") as f:  # that the logits are NaN on both sides proves no other tensor
+        f["top_mlp/_sublayers/dense_1/vars/1"][...] = 0.5
+    parity = verify(source, target, 100, quiet=True)
+    assert not parity.passed and [t["name"] for t in parity.tensors if not t["equal"]] == ["top_mlp.1.bias"]
+
+
+def test_differences():
+    nan, inf = np.nan, np.inf
+    came = np.array([3.0, nan, inf, -inf, nan, 1.0, inf, 1.0, inf])
+    wanted = np.array([1.0, nan, inf, -inf, 1.0, nan, 1.0, -inf, -inf])
+    logit, relative, probability = verify_module._differences(came, 2 * wanted)
+    np.testing.assert_array_equal(logit, [1, 0, 0, 0, inf, inf, inf, inf, inf])
+    np.testing.assert_array_equal(relative, [0.5, 0, 0, 0, inf, inf, inf, inf, inf])
+    np.testing.assert_allclose(probability, [1 / (1 + np.exp(-3)) - 1 / (1 + np.exp(-2)), 0, 0, 0, inf, inf, inf, inf, inf])
 
 
 def test_samples(tmp_path, golden_run):
