@@ -27,6 +27,7 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
     """Runs the verb."""
     from dlrm_tf.mindspore.convert import convert
+    from dlrm_tf.mindspore.verify import check, read_sample, verify
 
     if args.crc and args.to != "mindspore" and args.output.endswith(".weights.h5"):
         raise UsageError("--crc is only for --to mindspore")
@@ -40,14 +41,13 @@ def run(args) -> None:
         optimizer_state=args.optimizer_state,
         crc=args.crc,
         check=args.check,
+        before_writing=None if args.verify is None else lambda config: read_sample(args.verify, config),
     )
     tables = f"{done.config.num_categorical} tables of width {done.config.embedding_dim}"
     print(f"{done.target}: {done.tensors} weights, {done.nbytes / 1e6:,.1f} MB, {tables}")
     for note in done.notes:
         print(f"note: {note}")
-    if args.verify:
-        from dlrm_tf.mindspore.verify import check, verify
-
+    if args.verify is not None:
         files = (done.source, done.target) if done.target.endswith(".weights.h5") else (done.target, done.source)
         parity = verify(*files, args.verify, prefix=args.prefix, allow_extra=args.allow_extra)
         parity.write(f"{done.target}.parity.json")

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import os
 import shutil
-from typing import Optional, Union
+from typing import Callable, Optional, Union
 
 import numpy as np
 
@@ -58,6 +58,7 @@ def convert(
     crc: bool = False,
     check: bool = False,
     quiet: bool = False,
+    before_writing: Optional[Callable] = None,
 ) -> Conversion:
     """Converts MindSpore's `.ckpt` or `.safetensors` to Keras's `.weights.h5`, or back; streams, whatever the size.
 
@@ -77,6 +78,8 @@ def convert(
       check: to Keras only: hash the whole source first, whatever its size; its sha256 is noted in the weights file, and a known
         one is named. Without it that is done for small files and for those `fetch` has brought.
       quiet: show no progress.
+      before_writing: called with the model's configuration before anything is written or hashed; what it raises ends the
+        conversion. `verify`'s sample is checked so, rather than after minutes of work.
 
     Returns:
       A `Conversion`.
@@ -88,11 +91,12 @@ def convert(
     """
     source, target = os.fspath(source), os.fspath(target)
     direction = _direction(target, to)
+    before = before_writing or (lambda config: None)
     if isinstance(config, str):
         config = DLRMConfig.read(config)
     if direction == "keras":
-        return _to_keras(source, target, config, prefix, allow_extra, optimizer_state, check, quiet)
-    return _to_mindspore(source, target, config, optimizer_state, crc, quiet)
+        return _to_keras(source, target, config, prefix, allow_extra, optimizer_state, check, quiet, before)
+    return _to_mindspore(source, target, config, optimizer_state, crc, quiet, before)
 
 
 def _direction(target: str, to: Optional[str]) -> str:
@@ -106,10 +110,13 @@ def _direction(target: str, to: Optional[str]) -> str:
     raise UsageError(f"{target}: the name of the file to write must end in {' or '.join(wanted)}")
 
 
-def _to_keras(source, target, config, prefix, allow_extra: bool, optimizer_state: bool, check: bool, quiet: bool) -> Conversion:
+def _to_keras(
+    source, target, config, prefix, allow_extra: bool, optimizer_state: bool, check: bool, quiet: bool, before
+) -> Conversion:
     with Source(source, config, prefix, allow_extra) as weights:
-        weights.checkpoint.check_crc()
         config = weights.config
+        before(config)
+        weights.checkpoint.check_crc()
         _need_space(target, config.num_parameters * 4)
         sha256 = sha256_file(source, quiet) if check else known_sha256(source)
         with WeightsWriter(target, config, sha256) as writer, Progress("convert", weights.nbytes, "B", quiet=quiet) as progress:
@@ -144,11 +151,12 @@ def _carry_table(weights: Source, writer: WeightsWriter, feature: int, progress:
             progress.update(count)
 
 
-def _to_mindspore(source, target, config, optimizer_state: bool, crc: bool, quiet: bool) -> Conversion:
+def _to_mindspore(source, target, config, optimizer_state: bool, crc: bool, quiet: bool, before) -> Conversion:
     with WeightsReader(source) as reader:
         if config is not None and config != reader.config:
             raise CheckpointError(f"{source}: wanted the configuration {config.to_json()}, came {reader.config.to_json()}")
         config = reader.config
+        before(config)
         shapes = weights_of(config)
         state = OptimizerStateReader(reader)
         if optimizer_state and not state.slots:

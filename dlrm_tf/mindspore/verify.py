@@ -190,8 +190,12 @@ def read_sample(sample, config: DLRMConfig) -> tuple[np.ndarray, np.ndarray]:
         except Exception as e:  # NumPy's and zipfile's parsers raise whatever they come across
             wanted = "a number of rows, an .npz with dense and categorical, or a data folder"
             raise DataError(f"{sample}: wanted {wanted} ({reason(e)})") from e
-    wanted = ((len(dense), config.dense_dim), (len(dense), config.num_categorical))
-    if not len(dense) or (dense.shape, categorical.shape) != wanted:
+    if dense.dtype.kind not in "fiu" or categorical.dtype.kind not in "iu":
+        came = f"{dense.dtype} and {categorical.dtype}"
+        raise DataError(f"{sample}: wanted dense of numbers and categorical of integers, came {came}")
+    rows = dense.shape[:1] or (0,)
+    wanted = ((*rows, config.dense_dim), (*rows, config.num_categorical))
+    if not rows[0] or (dense.shape, categorical.shape) != wanted:
         raise DataError(f"{sample}: wanted dense and categorical of shapes {wanted}, came {dense.shape} and {categorical.shape}")
     sizes = np.array(config.categorical_feature_sizes)
     if categorical.min() < 0 or (categorical > sizes).any():

@@ -1,6 +1,7 @@
 """`verify` passes for what was converted well, and fails for one changed bit."""
 
 import json
+import os
 
 import h5py
 import numpy as np
@@ -111,6 +112,15 @@ def test_samples(tmp_path, golden_run):
     np.savez(tmp_path / "w.npz", dense=dense[:, :5], categorical=categorical)
     with pytest.raises(DataError, match=r"wanted .*\(500, 13\).*came \(500, 5\)"):
         read_sample(tmp_path / "w.npz", TINY)
+    for odd in (
+        {"dense": np.float32(1), "categorical": categorical},
+        {"dense": dense[:0], "categorical": categorical[:0]},
+        {"dense": dense.astype(str), "categorical": categorical},
+        {"dense": dense, "categorical": categorical.astype(np.float32)},
+    ):
+        np.savez(tmp_path / "w.npz", **odd)
+        with pytest.raises(DataError, match="wanted dense"):
+            read_sample(tmp_path / "w.npz", TINY)
     categorical[3, 3] = 84
     np.savez(tmp_path / "o.npz", dense=dense, categorical=categorical)
     with pytest.raises(DataError, match="outside their feature"):
@@ -136,3 +146,20 @@ def test_command_line_both_ways(golden_ckpt, tmp_path, capsys):
     assert json.loads((tmp_path / "b.ckpt.parity.json").read_text())["passed"]
     assert main(["convert", str(there), "-o", str(back), "--verify", "nothing"]) == 1
     assert "wanted a number of rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sample", ["", "0", "none.npz", "wrong.npz"])
+@pytest.mark.parametrize("back", [False, True])
+def test_an_unusable_sample_is_said_before_anything_is_written(golden_ckpt, tmp_path, monkeypatch, capsys, sample, back):
+    monkeypatch.chdir(tmp_path)
+    dense, categorical = read_sample("5", TINY)
+    np.savez("wrong.npz", dense=dense[:, :5], categorical=categorical)
+    source, target = golden_ckpt("tiny", "trained"), "new.weights.h5"
+    if back:
+        convert(source, "m.weights.h5", quiet=True)
+        source, target = "m.weights.h5", "new.ckpt"
+    before = sorted(os.listdir("."))
+    assert main(["convert", str(source), "-o", target, "--verify", sample]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"dlrm-tf: {sample}: wanted ") and err.count("\n") == 1
+    assert sorted(os.listdir(".")) == before
