@@ -1,9 +1,9 @@
-"""Tells what is in a checkpoint or weights file: tensors, shapes, dtypes, optimizer state; or what is in a data folder."""
+"""Tells what is in a checkpoint or weights file (tensors, shapes, dtypes, optimizer state), a vocabulary or a data folder."""
 
 
 def add_arguments(parser) -> None:
     """Options of `dlrm-tf inspect`."""
-    parser.add_argument("path", metavar="FILE", help="checkpoint, weights file or data folder")
+    parser.add_argument("path", metavar="FILE", help="checkpoint, weights file, vocabulary or data folder")
     parser.add_argument(
         "--check", action="store_true", help="read the whole file: its sha256 (known ones are named), its checksum"
     )

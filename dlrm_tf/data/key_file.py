@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import zipfile
 from collections.abc import Sequence
 
@@ -10,6 +11,19 @@ import numpy as np
 
 from dlrm_tf.errors import DataError, reason
 from dlrm_tf.files import atomic_file
+
+_MEMBERS = {f"{name}.npy" for name in ("header", "counts", "hex_keys", "other_ids", "other_lengths", "other_keys")}
+
+
+def is_key_file(path) -> bool:
+    """Whether a file has the parts `write_keys` writes, by their names alone: it may still be damaged."""
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return False
+    try:
+        with zipfile.ZipFile(path) as members:
+            return set(members.namelist()) == _MEMBERS
+    except Exception:  # no zip file, or zipfile's parser came across something
+        return False
 
 
 def write_keys(path: str, header: dict, parts: Sequence[tuple[np.ndarray, list[tuple[bytes, int]]]]) -> None:

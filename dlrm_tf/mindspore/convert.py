@@ -14,7 +14,7 @@ from dlrm_tf.mindspore.ckpt_writer import array_tensor, write_checkpoint
 from dlrm_tf.mindspore.digest import KNOWN, known_sha256, sha256_file
 from dlrm_tf.mindspore.names import MINDSPORE, Weight, weights_of
 from dlrm_tf.mindspore.safetensors import write_safetensors
-from dlrm_tf.mindspore.source import Source
+from dlrm_tf.mindspore.source import Source, refuse_vocabulary
 from dlrm_tf.mindspore.state import carry_to_keras, carry_to_mindspore
 from dlrm_tf.mindspore.tensor import TensorInfo, row_chunks
 from dlrm_tf.model.optimizer_state import OptimizerStateReader
@@ -152,6 +152,7 @@ def _carry_table(weights: Source, writer: WeightsWriter, feature: int, progress:
 
 
 def _to_mindspore(source, target, config, optimizer_state: bool, crc: bool, quiet: bool, before) -> Conversion:
+    refuse_vocabulary(source)
     with WeightsReader(source) as reader:
         if config is not None and config != reader.config:
             raise CheckpointError(f"{source}: wanted the configuration {config.to_json()}, came {reader.config.to_json()}")

@@ -1,7 +1,8 @@
-"""What `dlrm-tf inspect` tells: the contents of a checkpoint or a weights file."""
+"""What `dlrm-tf inspect` tells: the contents of a checkpoint, a weights file or a vocabulary."""
 
 import os
 
+from dlrm_tf.data.key_file import is_key_file
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.mindspore.digest import KNOWN, known_sha256, sha256_file
 from dlrm_tf.mindspore.infer import infer_config
@@ -13,28 +14,38 @@ _KINDS = {"ckpt": "MindSpore .ckpt", "safetensors": ".safetensors", "pytorch": "
 
 
 def describe(path, check: bool = False) -> dict:
-    """Describes a file without reading its tensors.
+    """Describes a file without reading its tensors (a vocabulary is read whole).
 
     Args:
-      path: `.ckpt`, `.safetensors`, a PyTorch file or `.weights.h5`.
+      path: `.ckpt`, `.safetensors`, a PyTorch file, `.weights.h5` or a vocabulary.
       check: read the file whole, for its sha256 and to compare its checksum.
 
     Returns:
       JSON-ready dict: `path`, `kind`, `bytes`, `tensors` (each `name`, `dtype`, `shape`, `bytes`, `role`), `config` (JSON) or
-      None, `sha256` (`""` when it was not cheap to know), `known_as`, `notes`, and what the kind adds.
+      None, `sha256` (`""` when it was not cheap to know), `known_as`, `notes`, and what the kind adds. A vocabulary has, instead
+      of `tensors` and `config`, `features` (each `name`, `size`) and its `fingerprint`.
 
     Raises:
       CheckpointError: not such a file.
+      DataError: a damaged vocabulary.
     """
     path = os.fspath(path)
-    hdf5 = False
-    if os.path.isfile(path):  # else the checkpoint's reader says what is wrong
-        with open(path, "rb") as f:
-            hdf5 = f.read(len(SIGNATURE)) == SIGNATURE
-    report = _weights_file(path) if hdf5 else _checkpoint(path, check)
+    if is_key_file(path):
+        report = _vocabulary(path)
+    elif _is_hdf5(path):
+        report = _weights_file(path)
+    else:
+        report = _checkpoint(path, check)
     report["sha256"] = sha256_file(path, quiet=False) if check else known_sha256(path)
     report["known_as"] = KNOWN.get(report["sha256"] or report.get("source_sha256", ""), "")
     return report
+
+
+def _is_hdf5(path: str) -> bool:
+    if not os.path.isfile(path):  # the checkpoint's reader says what is wrong
+        return False
+    with open(path, "rb") as f:
+        return f.read(len(SIGNATURE)) == SIGNATURE
 
 
 def _checkpoint(path: str, check: bool) -> dict:
@@ -87,6 +98,20 @@ def _weights_file(path: str) -> dict:
         }
 
 
+def _vocabulary(path: str) -> dict:
+    from dlrm_tf.data.vocabulary import Vocabulary
+
+    vocabulary = Vocabulary.load(path)
+    return {
+        "path": path,
+        "kind": "dlrm_tf vocabulary",
+        "bytes": os.path.getsize(path),
+        "features": [{"name": name, "size": size} for name, size in zip(vocabulary.names, vocabulary.sizes)],
+        "fingerprint": vocabulary.fingerprint,
+        "notes": [],
+    }
+
+
 def as_text(report: dict) -> str:
     """A report as a table to read."""
     lines = [f"{report['path']}: {report['kind']}, {report['bytes']:,} bytes"]
@@ -102,7 +127,11 @@ def as_text(report: dict) -> str:
             totals[t["role"]] = (count + 1, nbytes + t["bytes"])
         for role, (count, nbytes) in totals.items():
             lines.append(f"{role or 'other'}: {count} tensors, {nbytes:,} bytes")
-    for key in sorted(set(report) - {"path", "kind", "bytes", "tensors", "notes"}):
+    if "features" in report:
+        width = max((len(f["name"]) for f in report["features"]), default=4)
+        lines += [f"  {f['name']:<{width}}  {f['size']:>13,}" for f in report["features"]]
+        lines.append(f"{len(report['features'])} features, {sum(f['size'] for f in report['features']):,} categories")
+    for key in sorted(set(report) - {"path", "kind", "bytes", "tensors", "features", "notes"}):
         if report[key]:
             lines.append(f"{key}: {report[key]}")
     lines += [f"note: {note}" for note in report["notes"]]

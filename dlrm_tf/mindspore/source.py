@@ -7,6 +7,7 @@ from typing import Optional
 import numpy as np
 
 from dlrm_tf.config import DLRMConfig
+from dlrm_tf.data.key_file import is_key_file
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.mindspore import pytorch
 from dlrm_tf.mindspore.checkpoint import Checkpoint
@@ -16,13 +17,24 @@ from dlrm_tf.mindspore.tensor import FLOATING
 
 
 def open_checkpoint(path):
-    """A `Checkpoint` (MindSpore's or any `.safetensors`), or a `TorchCheckpoint`, by the file's first bytes."""
+    """A `Checkpoint` (MindSpore's or any `.safetensors`), or a `TorchCheckpoint`, by the file's first bytes.
+
+    Raises:
+      CheckpointError: damaged, or no checkpoint.
+    """
     path = os.fspath(path)
+    refuse_vocabulary(path)
     start = b""
     if os.path.isfile(path):  # else Checkpoint says what is wrong
         with open(path, "rb") as f:
             start = f.read(16)
     return pytorch.TorchCheckpoint(path) if start.startswith(pytorch.MAGICS) else Checkpoint(path)
+
+
+def refuse_vocabulary(path) -> None:
+    """Raises CheckpointError for a vocabulary, which as a zip file would be taken for PyTorch's."""
+    if is_key_file(path):
+        raise CheckpointError(f"{path}: is a vocabulary, wanted a checkpoint (dlrm-tf inspect tells what is in it)")
 
 
 class Source:

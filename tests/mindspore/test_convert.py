@@ -1,11 +1,16 @@
 """Conversion: the golden probabilities, the way there and back bit for bit, and every fault named."""
 
+import json
+import os
+import sys
+
 import h5py
 import numpy as np
 import pytest
 
 from dlrm_tf import DLRMConfig, convert
 from dlrm_tf.cli.main import main
+from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import CheckpointError, DLRMError, UsageError
 from dlrm_tf.mindspore.checkpoint import Checkpoint
 from dlrm_tf.mindspore.ckpt_writer import array_tensor, write_checkpoint
@@ -266,7 +271,6 @@ def test_command_line(golden_ckpt, tmp_path, capsys):
 
 def test_needs_neither_tensorflow_nor_mindspore_nor_torch(golden_ckpt, tmp_path):
     import subprocess
-    import sys
 
     code = (
         "import sys, dlrm_tf; dlrm_tf.convert(sys.argv[1], sys.argv[2], quiet=True); "
@@ -274,3 +278,46 @@ def test_needs_neither_tensorflow_nor_mindspore_nor_torch(golden_ckpt, tmp_path)
     )
     command = [sys.executable, "-c", code, str(golden_ckpt("tiny", "init")), str(tmp_path / "m.weights.h5")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.fixture
+def vocabulary(tmp_path):
+    """A vocabulary's file with features of 3 and 1 keys."""
+    vocabulary = Vocabulary.from_keys({"C1": ["00000001", "", "x"], "C2": ["68fd1e64"]})
+    vocabulary.save(tmp_path / "vocabulary.npz")
+    return tmp_path / "vocabulary.npz"
+
+
+@pytest.fixture
+def without_torch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+
+def test_inspect_describes_a_vocabulary(vocabulary, without_torch, capsys):
+    fingerprint = Vocabulary.load(vocabulary).fingerprint
+    assert main(["inspect", str(vocabulary)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{vocabulary}: dlrm_tf vocabulary, {vocabulary.stat().st_size:,} bytes"
+    assert [line.split() for line in lines[1:3]] == [["C1", "3"], ["C2", "1"]]
+    assert lines[3:] == ["2 features, 4 categories", f"fingerprint: {fingerprint}", f"sha256: {sha256_file(vocabulary)}"]
+    assert main(["inspect", str(vocabulary), "--json", "--check"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["features"] == [{"name": "C1", "size": 3}, {"name": "C2", "size": 1}] and report["fingerprint"] == fingerprint
+
+
+@pytest.mark.parametrize("target", ["m.weights.h5", "m.ckpt"])
+def test_a_vocabulary_is_not_converted(vocabulary, without_torch, capsys, target):
+    assert main(["convert", str(vocabulary), "-o", str(vocabulary.parent / target)]) == 1
+    err = capsys.readouterr().err
+    assert err == f"dlrm-tf: {vocabulary}: is a vocabulary, wanted a checkpoint (dlrm-tf inspect tells what is in it)\n"
+    assert os.listdir(vocabulary.parent) == ["vocabulary.npz"]
+
+
+def test_a_damaged_vocabulary_is_one_line(vocabulary, capsys):
+    content = bytearray(vocabulary.read_bytes())
+    at = content.index(b"\x64\x1e\xfd\x68")  # the key 68fd1e64
+    content[at] ^= 1
+    vocabulary.write_bytes(content)
+    assert main(["inspect", str(vocabulary)]) == 1
+    err = capsys.readouterr().err
+    assert "not a vocabulary file, or damaged" in err and err.count("\n") == 1
