@@ -10,6 +10,7 @@ import numpy as np
 
 from dlrm_tf.errors import ServingError
 from dlrm_tf.keras2 import any_keras_tensorflow
+from dlrm_tf.serve.rows import int32_ids
 
 # Seconds before the first retry; doubled for each further one, and shortened by chance so that clients don't come in step.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
@@ -90,15 +91,16 @@ class Client:
 
         Args:
           dense: float32 `[rows, 13]`, already log(max(x, 0) + 1).
-          categorical: int32 `[rows, 26]`, ids.
+          categorical: integer ids `[rows, 26]`; one that does not fit int32 counts as out of vocabulary.
 
         Returns:
           float32 `[rows]`.
 
         Raises:
+          DataError: ids that are not integers.
           ServingError: the server can't be reached, or refuses the request.
         """
-        dense, categorical = np.asarray(dense, np.float32), np.asarray(categorical, np.int32)
+        dense, categorical = np.asarray(dense, np.float32), int32_ids(categorical, self.target)
         if len(dense) != len(categorical):
             raise ServingError(f"dense and categorical must have the same rows. Received {len(dense)} and {len(categorical)}")
         parts = [np.zeros(0, np.float32)]

@@ -12,6 +12,25 @@ from dlrm_tf.errors import DataError
 PIECE = 4 << 20
 
 
+def int32_ids(categorical, where: str) -> np.ndarray:
+    """Ids as a server takes them, int32; one beyond int32 is out of vocabulary, -1, and not what its low bits say.
+
+    Args:
+      categorical: integers of any width.
+      where: names the target in the error.
+
+    Raises:
+      DataError: not integers.
+    """
+    categorical = np.asarray(categorical)
+    if not np.issubdtype(categorical.dtype, np.integer):
+        raise DataError(f"{where}: categorical must be integer ids, came {categorical.dtype}")
+    if categorical.dtype == np.int32:
+        return categorical
+    limits = np.iinfo(np.int32)
+    return np.where((categorical < limits.min) | (categorical > limits.max), -1, categorical).astype(np.int32)
+
+
 def read_rows(
     path: str, batch_size: int, categorical: Optional[str] = None, vocabulary: Optional[str] = None, split: str = "test"
 ):

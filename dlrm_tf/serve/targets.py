@@ -6,6 +6,7 @@ from typing import Optional
 import numpy as np
 
 from dlrm_tf.errors import ServingError, UsageError, require
+from dlrm_tf.serve.rows import int32_ids
 
 
 def open_target(target: str, model_name: str = "dlrm", version: Optional[int] = None, label: Optional[str] = None, **client):
@@ -20,7 +21,7 @@ def open_target(target: str, model_name: str = "dlrm", version: Optional[int] = 
       **client: further arguments of `Client` (timeout, TLS), for a server.
 
     Returns:
-      A context manager with `score(dense [rows, 13] float32, categorical [rows, 26] int32) -> float32 [rows]`.
+      A context manager with `score(dense [rows, 13] float32, categorical [rows, 26] integers) -> float32 [rows]`.
 
     Raises:
       UsageError: `target` looks like none of these.
@@ -90,7 +91,7 @@ class SavedModelTarget(_Target):
         """float32 `[rows]` probabilities."""
         from dlrm_tf.serve.status import RequestError
 
-        arrays = (np.asarray(dense, np.float32), np.asarray(categorical, np.int32))
+        arrays = (np.asarray(dense, np.float32), int32_ids(categorical, self.path))
         feeds = tuple(self._signature.inputs[name].name for name in ("dense", "categorical"))
         try:
             (probability,) = self._servable.run(feeds, arrays, (self._signature.outputs["probability"].name,))
@@ -122,11 +123,11 @@ class WeightsTarget(_Target):
     def __init__(self, path: str):
         import dlrm_tf
 
-        self._model = dlrm_tf.load(path)
+        self._path, self._model = path, dlrm_tf.load(path)
 
     def score(self, dense, categorical) -> np.ndarray:
         """float32 `[rows]` probabilities."""
         import tensorflow as tf
 
-        logits = self._model({"dense": np.asarray(dense, np.float32), "categorical": np.asarray(categorical, np.int32)})
+        logits = self._model({"dense": np.asarray(dense, np.float32), "categorical": int32_ids(categorical, self._path)})
         return tf.sigmoid(logits).numpy().reshape(-1)

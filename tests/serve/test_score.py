@@ -92,6 +92,23 @@ def test_one_model_in_every_form_gives_the_same_scores(exports, tmp_path):
     np.testing.assert_allclose(lite, keras, atol=0.05)
 
 
+def test_ids_beyond_int32_are_out_of_vocabulary_and_numbers_that_are_no_ids_refused(exports):
+    folder, _ = exports
+    dense = np.zeros((1, 13), np.float32)
+    with ModelServer(model_name="dlrm", model_base_path=str(folder / "dlrm"), rest_api_port=0) as server:
+        for name in ("m.weights.h5", "dlrm", "m.tflite", server.target, server.rest_target):
+            with open_target(name if ":" in name else str(folder / name)) as target:
+                out, known = target.score(dense, np.full((1, 26), -1)), target.score(dense, np.ones((1, 26), int))
+                assert out != known
+                for wrapped in (2**32 + 1, -(2**32) + 1, 2**63 - 1, -(2**63)):
+                    np.testing.assert_array_equal(target.score(dense, np.full((1, 26), wrapped)), out)
+                np.testing.assert_array_equal(target.score(dense, np.full((1, 26), 2**64 - 1, np.uint64)), out)
+                np.testing.assert_array_equal(target.score(dense, np.ones((1, 26), np.uint8)), known)
+                for bad in (np.full((1, 26), 1.9), np.ones((1, 26)), np.full((1, 26), True), np.full((1, 26), "1")):
+                    with pytest.raises(DataError, match=f"categorical must be integer ids, came {bad.dtype}$"):
+                        target.score(dense, bad)
+
+
 def test_raw_rows_examples_and_prepared_rows_give_the_same_scores(exports, tmp_path):
     """No skew: TSV through `raw`, `regress` and `classify` on the server, and the same TSV looked up and scored by ids."""
     folder, config = exports
