@@ -43,6 +43,12 @@ class RestTransport:
         if signature_name:
             request["signature_name"] = signature_name
         types = self._output_types(signature_name or "serving_default", timeout)
+        for name in outputs:
+            if name not in types:
+                raise ServingError(
+                    f"{self._target}, model {self._model_name}: output tensor alias not found in signature: {name} Outputs "
+                    f"expected to be in the set {{{','.join(sorted(types))}}}."
+                )
         result = self._call("POST", ":predict", timeout, request)["outputs"]
         result = {next(iter(types)): result} if len(types) == 1 else result
         return {name: np.array(value, types.get(name)) for name, value in result.items() if not outputs or name in outputs}

@@ -172,6 +172,15 @@ def test_nobody_listening_is_unavailable_over_both():
             client.score(*rows(1))
 
 
+def test_an_output_the_model_lacks_is_an_error_over_rest(http):
+    with (
+        Client(http) as client,
+        pytest.raises(ServingError, match="alias not found in signature: nope .* set {logit,probability}"),
+    ):
+        client.predict({"dense": rows(1)[0]}, outputs=("logit", "nope"))
+    assert not ScriptedHttp.seen
+
+
 def test_an_answer_that_is_not_json(http, monkeypatch):
     monkeypatch.setattr(ScriptedHttp, "do_GET", lambda self: self._reply(200, b""))
     with Client(http) as client, pytest.raises(ServingError, match="the answer is not JSON"):
@@ -195,7 +204,7 @@ def test_a_program_with_keras_3_can_be_a_client(scripted):
     program = (
         "import tensorflow as tf, numpy as np\nassert tf.keras.__version__.startswith('3')\n"
         "from dlrm_tf.serve import Client\n"
-        f"print(Client('{scripted.target}').score(np.ones((1, 13)), np.zeros((1, 26))))"
+        f"print(Client('{scripted.target}').score(np.ones((1, 13)), np.zeros((1, 26), int)))"
     )
     environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
