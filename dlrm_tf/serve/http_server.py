@@ -1,12 +1,15 @@
 """The HTTP side: aiohttp on a thread of its own, with limits on sizes, times and connections; requests go to `rest.answer`."""
 
 import asyncio
+import logging
 import socket
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from dlrm_tf.serve import rest
 from dlrm_tf.serve.metrics import CONTENT_TYPE
@@ -14,6 +17,14 @@ from dlrm_tf.serve.metrics import CONTENT_TYPE
 # All bodies being read or answered together may hold this many times one body's limit.
 BODIES_IN_MEMORY = 4
 SWEEP_SECONDS = 1.0
+# Bytes a compressed body is unpacked by at a time.
+UNPACKED = 1 << 20
+# zlib's number for "gzip or zlib, as the data says".
+GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+
+# Bytes that are no HTTP are the client's fault and answered with 400: nothing to log, whoever sends them and how often.
+log = logging.getLogger("dlrm_tf.serve.http")
+log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 
 class HttpServer:
@@ -53,11 +64,17 @@ class HttpServer:
         self._pool.shutdown()
 
     async def _start(self):
-        # aiohttp decompresses gzip bodies itself; sizes are counted after that, piece by piece (`_read`).
+        # Bodies are unpacked in `_unpacked`: aiohttp answers what it can't unpack with text and a traceback in the log.
         server = web.Application(client_max_size=0)
         server.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(
-            server, access_log=None, keepalive_timeout=self._timeout, handle_signals=False, shutdown_timeout=1.0
+            server,
+            access_log=None,
+            logger=log,
+            auto_decompress=False,
+            keepalive_timeout=self._timeout,
+            handle_signals=False,
+            shutdown_timeout=1.0,
         )
         await self._runner.setup()
         self._site = web.SockSite(self._runner, self._sock, backlog=4096)
@@ -101,15 +118,19 @@ class HttpServer:
         """Reads the body; gives `(status, error)` when it may not be had."""
         if (request.content_length or 0) > self._max_body:
             return self._too_large()
+        encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
+            return 415, rest.error_body(f"Unsupported Content-Encoding: {encoding}, wanted gzip, deflate or identity")
+        pieces = request.content.iter_any()
         try:
-            async for piece in request.content.iter_any():
+            async for piece in pieces if encoding == "identity" else _unpacked(pieces):
                 body += piece
                 self._buffered += len(piece)
                 if len(body) > self._max_body:
                     return self._too_large()
                 if self._buffered > BODIES_IN_MEMORY * self._max_body:
                     return 429, rest.error_body("Too many large requests at a time; try again")
-        except web.RequestPayloadError as e:
+        except (web.RequestPayloadError, zlib.error, ConnectionError) as e:  # the last one: the client has left
             return 400, rest.error_body(f"Malformed request body: {e}")
         return None
 
@@ -133,3 +154,22 @@ class HttpServer:
             for connection, since in open_now.items():
                 if since is not None and now - since > self._timeout:
                     connection.force_close()
+
+
+async def _unpacked(pieces):
+    """The content of a gzip or zlib stream, in pieces.
+
+    Raises:
+      zlib.error: not such a stream, or cut short.
+    """
+    unpacker = zlib.decompressobj(GZIP_OR_ZLIB)
+    async for piece in pieces:
+        while piece:
+            if unpacker.eof:  # gzip streams may follow one another
+                unpacker = zlib.decompressobj(GZIP_OR_ZLIB)
+            yield unpacker.decompress(piece, UNPACKED)
+            piece = unpacker.unconsumed_tail or unpacker.unused_data
+            await asyncio.sleep(0)  # a body that unpacks to a thousand times its size must not stop the others
+    yield unpacker.flush()
+    if not unpacker.eof:
+        raise zlib.error("the compressed data ends too early")

@@ -3,7 +3,7 @@
 import numpy as np
 from tensorflow.core.example import example_pb2, feature_pb2
 
-from dlrm_tf.serve.rest_json import decode_base64, dump, parse, shown, signature_name
+from dlrm_tf.serve.rest_json import check_size, decode_base64, dump, parse, shown, signature_name
 from dlrm_tf.serve.status import invalid_argument
 
 _FLOAT_MAX = float(np.finfo(np.float32).max)
@@ -51,6 +51,7 @@ def _feature(name: str, values: list) -> feature_pb2.Feature:
         if isinstance(value, (bool, int)):
             kind = "int64_list"
         elif isinstance(value, float):
+            check_size(value)
             kind = "float_list"
         elif isinstance(value, str) or (isinstance(value, dict) and len(value) == 1 and "b64" in value):
             kind = "bytes_list"

@@ -13,8 +13,12 @@ from dlrm_tf.serve.status import RequestError, invalid_argument
 from dlrm_tf.serve.tensors import MAX_RANK, numpy_dtype, type_name
 
 
+class Literal(float):
+    """NaN, Infinity or -Infinity as the text has it; an infinity that is not of this class is a number too large for a float."""
+
+
 def parse(body: bytes) -> dict:
-    """A request's JSON object; NaN, Infinity and -Infinity are numbers.
+    """A request's JSON object; NaN, Infinity and -Infinity are numbers, of class `Literal`.
 
     Raises:
       RequestError: not JSON, or not an object.
@@ -22,7 +26,7 @@ def parse(body: bytes) -> dict:
     if not body:
         raise invalid_argument("JSON Parse error: The document is empty")
     try:
-        document = json.loads(body)
+        document = json.loads(body, parse_constant=Literal)
     except (ValueError, RecursionError) as e:
         reason = "nested too deeply" if isinstance(e, RecursionError) else f"Invalid value. {e}"
         raise invalid_argument(f"JSON Parse error: {reason}") from None
@@ -160,7 +164,7 @@ def _leaves(values: list, dtype: int) -> np.ndarray:
         array = np.empty(len(values), object)
         array[:] = [_string(value) for value in values]
         return array
-    wanted = {"f": {int, float}, "b": {bool}}.get(target.kind, {int})
+    wanted = {"f": {int, float, Literal}, "b": {bool}}.get(target.kind, {int})
     for value in values if set(map(type, values)) - wanted else ():
         if type(value) not in wanted:
             raise _type_error(value, dtype)
@@ -181,10 +185,17 @@ def _floats(values: list, target: np.dtype) -> np.ndarray:
     except OverflowError:  # an integer beyond any float
         suspicious = True
     for value in values if suspicious else ():
+        check_size(value)
         lossy = abs(value) > largest_int if type(value) is int else largest < abs(value) < np.inf
         if lossy:
             raise invalid_argument(f"Cannot convert JSON value: {shown(value)} to {target.name} without loss of precision.")
     return np.array(values, target)
+
+
+def check_size(value) -> None:
+    """Refuses an infinity that was written as a number, like 1e400."""
+    if type(value) is float and abs(value) == float("inf"):
+        raise invalid_argument("JSON Parse error: Number too big to be stored in double.")
 
 
 def _string(value) -> bytes:
@@ -206,7 +217,8 @@ def decode_base64(value: dict) -> bytes:
 
 
 def _type_error(value, dtype: int) -> RequestError:
-    kind = {bool: str(value), int: "Number", float: "Number", str: "String", type(None): "Null"}.get(type(value), "Object")
+    numbers = dict.fromkeys((int, float, Literal), "Number")
+    kind = {**numbers, bool: str(value), str: "String", type(None): "Null"}.get(type(value), "Object")
     return invalid_argument(f"JSON Value: {shown(value)} Type: {kind} is not of expected type: {type_name(dtype)}")
 
 
