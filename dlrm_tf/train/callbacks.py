@@ -5,6 +5,8 @@ import signal
 import threading
 import time
 
+import numpy as np
+
 from dlrm_tf.errors import DLRMError
 from dlrm_tf.keras2 import tensorflow
 
@@ -78,6 +80,37 @@ class StopAtNonFiniteLoss(tf.keras.callbacks.Callback):
                 f"the loss is {p.last_loss} at step {p.step} (epoch {p.epoch + 1}, batch {p.batch} of {p.batches}): "
                 "lower the learning rate, or look for non-finite values in the data; the last checkpoint is from before"
             )
+
+
+class FiniteWeights:
+    """Looks for NaN and infinity in the MLPs' weights before anything is saved.
+
+    The loss does not tell: a NaN among a record's dense values makes the first kernel NaN, and `relu(NaN)` is 0 on a CPU.
+
+    Args:
+      model: the model.
+      position: the run's position.
+      step: steps done when training begins.
+    """
+
+    def __init__(self, model, position: EpochPosition, step: int):
+        self._model, self._position, self._good = model, position, step
+
+    def check(self) -> None:
+        """Raises `TrainingError`, which names the steps since the last check and their batches, when a weight is not finite."""
+        p = self._position
+        for mlp, i, _, _ in self._model.config.dense_shapes():
+            layer = self._model.dense_layer(mlp, i)
+            for kind in ("kernel", "bias"):
+                wrong = int((~np.isfinite(getattr(layer, kind).numpy())).sum())
+                if wrong:
+                    first = max(self._good - p.epoch * p.batches, 0) + 1
+                    raise TrainingError(
+                        f"{wrong} weights of {mlp} layer {i} ({kind}) are not finite at step {p.step} (epoch {p.epoch + 1}, "
+                        f"batches {first} to {p.batch} of {p.batches}), and were at step {self._good}: look for non-finite values in the "
+                        "data's dense features, or lower the learning rate; nothing was saved since"
+                    )
+        self._good = p.step
 
 
 class ProgressLine(tf.keras.callbacks.Callback):
@@ -178,14 +211,15 @@ class SaveRun(tf.keras.callbacks.Callback):
     Args:
       position: the run's position.
       checkpoints: the run's `RunCheckpoints`.
+      finite: the run's `FiniteWeights`.
       every: steps between two checkpoints, or None.
       catch_signals: whether signals are noted; otherwise they do what they do.
     """
 
-    def __init__(self, position: EpochPosition, checkpoints, every=None, catch_signals: bool = True):
+    def __init__(self, position: EpochPosition, checkpoints, finite: FiniteWeights, every=None, catch_signals: bool = True):
         super().__init__()
         self._catch_signals = catch_signals
-        self._position, self._checkpoints, self._every = position, checkpoints, every
+        self._position, self._checkpoints, self._finite, self._every = position, checkpoints, finite, every
         self._asked = None
         self._handlers = {}
         self._seen = 0
@@ -208,6 +242,7 @@ class SaveRun(tf.keras.callbacks.Callback):
     def save(self) -> None:
         """Writes a checkpoint of now; at the end of an epoch only when its figures are in the history."""
         p = self._position
+        self._finite.check()
         self._checkpoints.save(p.step, 0.0 if p.batch == p.batches else p.loss_sum)
 
     @property

@@ -16,6 +16,7 @@ from dlrm_tf.progress import Progress
 from dlrm_tf.train import callbacks as on
 from dlrm_tf.train.checkpoints import RunCheckpoints
 from dlrm_tf.train.evaluate import check_fits, evaluate
+from dlrm_tf.train.metrics import NonFiniteLogits
 from dlrm_tf.train.optimizers import DEFAULT_LEARNING_RATES, make_optimizer
 from dlrm_tf.train.parameter_server import ParameterServerLoop
 from dlrm_tf.train.run_folder import BEST, LAST, end_epoch, open_run, read_history
@@ -103,7 +104,7 @@ def fit(
       AscendError: the plugin, its environment or the NPU is not ready.
       CheckpointError: `weights` does not fit the data, or the run folder holds another run.
       DataError: `data` is not prepared data, or has no training rows.
-      TrainingError: the loss became NaN or infinite.
+      TrainingError: the loss, a weight of the MLPs or a logit of the test split became NaN or infinite.
       KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after a checkpoint was written.
     """
     records = data if isinstance(data, Records) else Records.open(data)
@@ -177,6 +178,7 @@ def fit(
         device.broadcast(model, [checkpoints.step])
         step = int(checkpoints.step.numpy())
 
+    finite = on.FiniteWeights(model, position, step)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress("train", rows * epochs, "rows", quiet=quiet or not chief))
         loop = [position, on.StopAtNonFiniteLoss(position), on.ProgressLine(position, progress)]
@@ -184,7 +186,7 @@ def fit(
             summaries = on.Summaries(position, os.path.join(run_dir, "tensorboard"))
             # Of several processes that a signal reaches, none can finish its step: the others may be gone from the all-reduce.
             alone = strategy not in ("multi_worker", "ascend") or (device is not None and device.world_size == 1)
-            saver = stack.enter_context(on.SaveRun(position, checkpoints, checkpoint_steps, catch_signals=alone))
+            saver = stack.enter_context(on.SaveRun(position, checkpoints, finite, checkpoint_steps, catch_signals=alone))
             if profile is not None:
                 profiler = on.ProfileSteps(position, os.path.join(run_dir, "tensorboard"), *profile)
                 stack.callback(profiler.close)
@@ -213,6 +215,7 @@ def fit(
                     here = functools.partial(on_host, model, here)
                 dataset = distribute(distribution, here) if device is None else device.share(here())
                 model.fit(dataset, steps_per_epoch=position.batches - position.batch, callbacks=loop, verbose=0)
+            finite.check()
             # What is measured and saved is the ordinary model.
             ordinary = host_copy(model) if strategy == "tpu" else model
             step = position.step
@@ -223,7 +226,7 @@ def fit(
                 "loss": position.mean_loss,
                 "seconds": seconds,
                 "rows_per_second": (rows - first_rows) / seconds,
-                "validation": evaluate(records, ordinary, quiet=True) if validate and chief else None,
+                "validation": _validate(records, ordinary, position) if validate and chief else None,
             }
             history = [e for e in history if e["epoch"] != entry["epoch"]] + [entry]
             if chief:
@@ -234,8 +237,18 @@ def fit(
         model = host_copy(model)
     if chief:
         model.save_weights(os.path.join(run_dir, LAST))
-    best = os.path.join(run_dir, BEST if validate else LAST)
-    return Trained(model, os.path.join(run_dir, LAST), best, history)
+    measured = any(entry["validation"] for entry in history) and os.path.exists(os.path.join(run_dir, BEST))
+    return Trained(model, os.path.join(run_dir, LAST), os.path.join(run_dir, BEST if measured else LAST), history)
+
+
+def _validate(records: Records, model, position) -> dict:
+    try:
+        return evaluate(records, model, quiet=True)
+    except NonFiniteLogits as e:
+        raise on.TrainingError(
+            f"after step {position.step} (epoch {position.epoch + 1}) the test split can't be measured: {e}; lower the learning "
+            "rate; nothing of this epoch's end was saved"
+        ) from e
 
 
 def _open_device(strategy: str, precision: str, loss_scale):

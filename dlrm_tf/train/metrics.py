@@ -4,9 +4,15 @@ import math
 
 import numpy as np
 
+from dlrm_tf.errors import DataError
+
 # Cells of the probability axis for AUC from a histogram. 200, Keras's default, is wrong in the second digit for click rates.
 AUC_THRESHOLDS = 8000
 CALIBRATION_BINS = 10
+
+
+class NonFiniteLogits(DataError):
+    """A model's logits are NaN or infinite: there is nothing to measure."""
 
 
 def exact_auc(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -48,7 +54,7 @@ class ClickMetrics:
         self._exact = exact
         self._kept = []
         self._histogram = np.zeros((2, AUC_THRESHOLDS), np.int64)
-        self.rows = 0
+        self.rows = self._not_finite = 0
         self._correct = self._positives = 0
         self._loss_sum = self._probability_sum = 0.0
 
@@ -58,8 +64,12 @@ class ClickMetrics:
         logits = np.asarray(logits, np.float64).reshape(-1)
         if labels.shape != logits.shape:
             raise ValueError(f"labels and logits must have as many rows. Received {labels.size} labels, {logits.size} logits")
-        probability = _sigmoid(logits)
         self.rows += labels.size
+        finite = np.isfinite(logits)
+        self._not_finite += int(finite.size - finite.sum())
+        if self._not_finite:  # the result will be an error, which names them all
+            return
+        probability = _sigmoid(logits)
         self._correct += int(((logits > 0) == (labels > 0.5)).sum())
         self._positives += int((labels > 0.5).sum())
         # log(1 + e^x) - y x, the cross-entropy of a logit, which never takes the log of a rounded probability.
@@ -82,8 +92,10 @@ class ClickMetrics:
           A metric without meaning for these rows (AUC of one class) is None.
 
         Raises:
+          NonFiniteLogits: a logit is NaN or infinite.
           ValueError: no rows.
         """
+        self._check()
         if not self.rows:
             raise ValueError("there are no rows to measure")
         rate = self._positives / self.rows
@@ -103,6 +115,7 @@ class ClickMetrics:
 
     def scores(self) -> tuple:
         """All `(labels float32 [n], logits float64 [n])`; only with `exact`."""
+        self._check()
         if not self._exact:
             raise ValueError("scores are kept only with exact=True")
         self._kept = [tuple(np.concatenate(part) for part in zip(*self._kept))]
@@ -125,6 +138,13 @@ class ClickMetrics:
             }
             for part in parts
         ]
+
+    def _check(self) -> None:
+        if self._not_finite:
+            raise NonFiniteLogits(
+                f"{self._not_finite:,} of {self.rows:,} rows have a NaN or infinite logit: look for non-finite values in the "
+                "model's weights and in the data's dense features"
+            )
 
     def _histogram_auc(self) -> float:
         negatives, positives = (counts.astype(np.float64) for counts in self._histogram)

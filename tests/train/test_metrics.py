@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlrm_tf.train.metrics import ClickMetrics, exact_auc
+from dlrm_tf.train.metrics import ClickMetrics, NonFiniteLogits, exact_auc
 from dlrm_tf.train.plots import roc_curve
 
 
@@ -91,3 +91,12 @@ def test_metrics_without_meaning_are_none():
         ClickMetrics().result()
     with pytest.raises(ValueError, match="2 labels, 3 logits"):
         ClickMetrics().update([0, 1], [1, 2, 3])
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_logits_that_are_no_numbers_are_an_error_that_counts_them(exact):
+    metrics = ClickMetrics(exact)
+    metrics.update([0, 1, 1], [0.5, np.nan, np.inf])
+    metrics.update([0, 1], [0.5, np.nan])
+    with pytest.raises(NonFiniteLogits, match="3 of 5 rows have a NaN or infinite logit"):
+        metrics.result()
