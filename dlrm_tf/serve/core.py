@@ -20,15 +20,17 @@ class ServerCore:
       manager: `ModelManager`.
       metrics: `Metrics`.
       as_content: Predict's outputs as raw bytes instead of the typed field.
+      max_repeated: values of an input that may be left out, because they repeat the last one.
     """
 
-    def __init__(self, manager, metrics, as_content: bool = False):
-        self.manager, self.metrics, self._as_content = manager, metrics, as_content
+    def __init__(self, manager, metrics, as_content: bool, max_repeated: int):
+        self.manager, self.metrics = manager, metrics
+        self._as_content, self._max_repeated = as_content, max_repeated
 
     def predict(self, request):
         """Answers a `PredictRequest`."""
         with self.measured("Predict", "GRPC", request.model_spec), self.servable(request) as (servable, version):
-            return predict.predict(servable, version, request, self._as_content)
+            return predict.predict(servable, version, request, self._as_content, self._max_repeated)
 
     def classify(self, request, entrypoint: str = "GRPC"):
         """Answers a `ClassificationRequest`."""

@@ -10,6 +10,10 @@ from dlrm_tf.errors import UsageError
 from dlrm_tf.serve.config_files import read_batching_parameters, read_model_config, read_monitoring_config, read_ssl_config
 from dlrm_tf.serve.config_protos import BatchingParameters
 
+# A shape may promise more values than the message carries (the last one is repeated): by how many. What the graph makes of them
+# may be a hundred times larger, so a request of 100 bytes must not stand for millions; a batch of 1024 rows is 26,624 ids.
+MAX_REPEATED_VALUES = 1 << 16
+
 
 def _flag(default, text: str, metavar: Optional[str] = None, kind=None):
     """A field and its flag; `kind` is the flag's type where the default does not tell it."""
@@ -58,6 +62,9 @@ class ServerOptions:
     allow_version_labels_for_unavailable_models: bool = _flag(
         False, "a label may name a version that is not loaded yet (as at the start)"
     )
+    max_repeated_values: int = _flag(
+        MAX_REPEATED_VALUES, "values of an input that a request may leave out, because they repeat the last one sent", "N"
+    )
     enable_serialization_as_tensor_content: bool = _flag(False, "outputs as raw bytes, not in the typed field")
 
     def __post_init__(self):
@@ -69,6 +76,8 @@ class ServerOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name}: wanted at least 1, came {value}")
+        if self.max_repeated_values < 0:
+            raise UsageError(f"--max_repeated_values: wanted at least 0, came {self.max_repeated_values}")
         if self.rest_api_port and self.rest_api_port == self.port:
             raise UsageError(f"--rest_api_port: wanted another port than gRPC's --port, came {self.port} for both")
         if self.batching_parameters_file and not self.enable_batching:

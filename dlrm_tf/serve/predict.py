@@ -4,13 +4,19 @@ import grpc
 from tensorflow_serving.apis import predict_pb2
 
 from dlrm_tf.serve.status import RequestError, invalid_argument
-from dlrm_tf.serve.tensors import to_array, to_proto
+from dlrm_tf.serve.tensors import MAX_REPEATED_VALUES, to_array, to_proto
 
 DEFAULT_SIGNATURE = "serving_default"
 PREDICT, CLASSIFY, REGRESS = (f"tensorflow/serving/{method}" for method in ("predict", "classify", "regress"))
 
 
-def predict(servable, version: int, request: predict_pb2.PredictRequest, as_content: bool = False) -> predict_pb2.PredictResponse:
+def predict(
+    servable,
+    version: int,
+    request: predict_pb2.PredictRequest,
+    as_content: bool = False,
+    max_repeated: int = MAX_REPEATED_VALUES,
+) -> predict_pb2.PredictResponse:
     """Answers one Predict call.
 
     Args:
@@ -18,6 +24,7 @@ def predict(servable, version: int, request: predict_pb2.PredictRequest, as_cont
       version: its number.
       request: as it came over the wire.
       as_content: outputs as raw bytes in `tensor_content` instead of the typed field.
+      max_repeated: values of an input that may be left out, because they repeat the last one.
 
     Raises:
       RequestError: with TensorFlow Serving's code and message.
@@ -25,7 +32,7 @@ def predict(servable, version: int, request: predict_pb2.PredictRequest, as_cont
     name = request.model_spec.signature_name or DEFAULT_SIGNATURE
     signature = predict_signature(servable, name)
     check_inputs(signature, request.inputs)
-    inputs = {alias: to_array(proto, alias) for alias, proto in request.inputs.items()}
+    inputs = {alias: to_array(proto, alias, max_repeated) for alias, proto in request.inputs.items()}
     outputs = run_signature(servable, signature, inputs, request.output_filter)
     response = predict_pb2.PredictResponse()
     fill_model_spec(response.model_spec, request.model_spec.name, name, version)

@@ -2,7 +2,6 @@
 
 import os
 import threading
-from concurrent import futures
 from typing import Optional
 
 import grpc
@@ -25,6 +24,7 @@ from dlrm_tf.serve.manager import ModelManager, log
 from dlrm_tf.serve.metrics import Metrics
 from dlrm_tf.serve.options import ServerOptions
 from dlrm_tf.serve.ports import allow_many_files, bind, server_credentials
+from dlrm_tf.serve.reception import Reception
 from dlrm_tf.serve.servable import Servable
 from dlrm_tf.serve.status import RequestError
 from dlrm_tf.serve.warmup import warm_up
@@ -68,8 +68,10 @@ class ModelServer:
             retry_seconds=self.options.load_retry_interval_micros / 1e6,
             allow_unavailable_labels=self.options.allow_version_labels_for_unavailable_models,
         )
-        self._core = ServerCore(self._manager, self.metrics, self.options.enable_serialization_as_tensor_content)
-        self._grpc = self._http = self._health = self._rest_socket = None
+        self._core = ServerCore(
+            self._manager, self.metrics, self.options.enable_serialization_as_tensor_content, self.options.max_repeated_values
+        )
+        self._grpc = self._reception = self._http = self._health = self._rest_socket = None
         self._stopping = threading.Event()
         self._stopped = threading.Event()
         self.port: Optional[int] = None
@@ -136,8 +138,10 @@ class ModelServer:
     def _open(self) -> None:
         options = self.options
         threads = options.threads()
+        self._reception = Reception(_SERVICES[0], threads)
         self._grpc = grpc.server(
-            futures.ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
+            self._reception.workers,
+            interceptors=(self._reception,),
             options=list({**_CHANNEL_ARGUMENTS, **self._channel_arguments}.items()),
             maximum_concurrent_rpcs=threads + WAITING_CALLS,
         )
@@ -162,6 +166,7 @@ class ModelServer:
                 self._grpc.add_insecure_port(address)
         except RuntimeError as e:
             raise ServingError(f"cannot listen on {address} (in use, not allowed, or a bad key or certificate)") from e
+        self._reception.start()
         self._grpc.start()
         if self._rest_socket is not None:
             timeout = options.rest_api_timeout_in_ms / 1e3
@@ -199,6 +204,7 @@ class ModelServer:
             self._rest_socket.close()
         if grpc_done is not None:
             grpc_done.wait()
+            self._reception.stop()
         self._manager.stop()
         self._stopped.set()
 

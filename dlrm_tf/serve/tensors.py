@@ -9,10 +9,9 @@ import numpy as np
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.python.framework import dtypes
 
+from dlrm_tf.serve.options import MAX_REPEATED_VALUES
 from dlrm_tf.serve.status import invalid_argument
 
-# A shape may promise more values than the message carries (the last one is repeated): how far that may go, in bytes.
-MAX_REPEATED_BYTES = 64 << 20
 # NumPy 1's limit; TensorFlow's is 254, but few of its operations take more than 8.
 MAX_RANK = 32
 
@@ -53,12 +52,13 @@ def array_type_name(array: np.ndarray) -> str:
     return type_name(types_pb2.DT_STRING if array.dtype == object else _ENUM[array.dtype])
 
 
-def to_array(proto: tensor_pb2.TensorProto, name: str) -> np.ndarray:
+def to_array(proto: tensor_pb2.TensorProto, name: str, max_repeated: int = MAX_REPEATED_VALUES) -> np.ndarray:
     """The tensor in `proto`; a value list shorter than the shape repeats its last value.
 
     Args:
       proto: from a request, not to be trusted.
       name: of the input, for the error.
+      max_repeated: values that may be missing in the list.
 
     Returns:
       Array of the proto's shape; strings are an object array of bytes. May be a read-only view of the message.
@@ -78,10 +78,10 @@ def to_array(proto: tensor_pb2.TensorProto, name: str) -> np.ndarray:
     values = getattr(proto, _FIELDS[proto.dtype])
     # A 0 among the sizes makes a tensor empty, but what the graph makes of the other sizes may not be.
     promised = math.prod(max(size, 1) for size in shape)
-    if promised > max(len(values), 1) and promised * dtype.itemsize > MAX_REPEATED_BYTES:
+    if promised - len(values) > max_repeated:
         raise invalid_argument(
-            f"tensor parsing error: {name} (shape {list(shape)} with {len(values)} values; this server repeats the last value up "
-            f"to {MAX_REPEATED_BYTES} bytes)"
+            f"tensor parsing error: {name} (shape {list(shape)} with {len(values)} values; this server repeats the last value "
+            f"{max_repeated} times at most, --max_repeated_values)"
         )
     return _from_values(proto.dtype, values, dtype, count).reshape(shape)
 

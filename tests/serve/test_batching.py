@@ -224,6 +224,6 @@ def test_server_with_batching_answers_many_callers_as_without(save_linear, tmp_p
         for wait, (dense, categorical) in zip(waiting, rows):
             np.testing.assert_allclose(wait(), 1 / (1 + np.exp(-(dense.sum(1) + categorical.sum(1) + 1))), rtol=1e-5)
         with pytest.raises(ServingError, match="Task size 65 is larger than maximum input batch size 64"):
-            client.score(np.zeros((65, 13)), np.zeros((65, 26)))
+            client.score(np.zeros((65, 13)), np.zeros((65, 26), np.int32))
         page = server.metrics.page().decode()
     assert ':tensorflow:serving:batching_session:processed_batch_size_bucket{le="16.0"}' in page

@@ -149,6 +149,22 @@ def test_huge_shapes_with_little_content_take_no_memory(channel):
     assert resident_bytes() - before < 100 << 20
 
 
+def test_a_small_request_does_not_stand_for_millions_of_values(channel):
+    before = resident_bytes()
+    for rows, expected in ((2000, "OK"), (20_000, "INVALID_ARGUMENT"), (640_000, "INVALID_ARGUMENT")):
+        request = predict_pb2.PredictRequest(output_filter=["probability"])
+        request.model_spec.name = "dlrm"
+        for name, like in (("dense", DENSE), ("categorical", CATEGORICAL)):
+            request.inputs[name].CopyFrom(to_proto(like[0, :1]))
+            request.inputs[name].ClearField("tensor_shape")
+            for size in (rows, like.shape[1]):
+                request.inputs[name].tensor_shape.dim.add(size=size)
+        assert request.ByteSize() < 100
+        code, details = send(channel, METHODS[0], request.SerializeToString())
+        assert code == expected and (code == "OK" or "with 1 values; this server repeats the last value 65536 times" in details)
+    assert resident_bytes() - before < 100 << 20
+
+
 def test_ids_and_numbers_at_their_limits_get_an_answer(client):
     for value in (np.nan, np.inf, -np.inf, 3e38):
         assert client.score(np.full((1, 13), value, np.float32), CATEGORICAL[:1]).shape == (1,)

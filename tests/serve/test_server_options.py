@@ -250,7 +250,7 @@ def test_message_limit_of_the_channel_arguments(save_linear):
     ):
         assert logit(client) == 1
         with pytest.raises(ServingError, match="RESOURCE_EXHAUSTED"):
-            client.score(np.zeros((100, 13)), np.zeros((100, 26)))
+            client.score(np.zeros((100, 13)), np.zeros((100, 26), np.int32))
         assert logit(client) == 1
 
 
