@@ -53,6 +53,10 @@ def run(args) -> None:
 
     if args.plot:
         require("matplotlib", "report")  # missed now, not after the training
+    for option in ("epochs", "batch_size", "steps_per_execution", "checkpoint_steps"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            raise UsageError(f"--{option.replace('_', '-')}: wanted a positive number, came {value}")
     config = DLRMConfig.read(args.config) if args.config else None
     options = {
         "data": args.data,

@@ -81,16 +81,19 @@ class DLRM(tfrs.models.Model):
         # B X 1
         return tf.cast(self.top_mlp(features), tf.float32)
 
-    def compile(self, optimizer="sgd", **kwargs):
+    def compile(self, optimizer="sgd", loss=None, **kwargs):
         """Keras's `compile`; the loss is the model's own (`compute_loss`).
 
         Args:
           optimizer: `"sgd"`, `"adagrad"`, `"rowwise_adagrad"`, `"lazy_adam"` (`dlrm_tf.train.optimizers`), or a Keras optimizer.
+          loss: None.
           **kwargs: as for Keras: `metrics` (they see logits), `steps_per_execution`, `run_eagerly`, ...
 
         Raises:
-          ValueError: the optimizer would rewrite the whole of a large table in every step.
+          ValueError: another loss, or an optimizer that would rewrite the whole of a large table in every step.
         """
+        if loss is not None:
+            raise ValueError(f"loss must be None: the model has its own, sigmoid cross-entropy of the logits. Received {loss!r}")
         # The one import upwards: which optimizers are safe for a table is knowledge of the training room.
         from dlrm_tf.train.optimizers import sparse_safe
 

@@ -107,8 +107,8 @@ class FiniteWeights:
                     first = max(self._good - p.epoch * p.batches, 0) + 1
                     raise TrainingError(
                         f"{wrong} weights of {mlp} layer {i} ({kind}) are not finite at step {p.step} (epoch {p.epoch + 1}, "
-                        f"batches {first} to {p.batch} of {p.batches}), and were at step {self._good}: look for non-finite values in the "
-                        "data's dense features, or lower the learning rate; nothing was saved since"
+                        f"batches {first} to {p.batch} of {p.batches}), and were at step {self._good}: look for non-finite "
+                        "values in the data's dense features, or lower the learning rate; nothing was saved since"
                     )
         self._good = p.step
 

@@ -87,6 +87,8 @@ class RunCheckpoints:
     def restore(self) -> int:
         """Reads the newest checkpoint that can be read; returns its step, 0 when there is none at all.
 
+        Newer ones that can't be read are renamed to `damaged-step-N`, so that they are written anew and push out no good one.
+
         Raises:
           CheckpointError: there are checkpoints, but none can be read.
         """
@@ -95,16 +97,25 @@ class RunCheckpoints:
                 # What a process that was killed while it wrote has left behind.
                 if name.startswith(".step-") and name.endswith(".part"):
                     shutil.rmtree(os.path.join(self._folder, name))
-        reasons = []
+        reasons, damaged = [], []
         for step in reversed(self.steps()):
             try:
                 self._checkpoint.read(os.path.join(self._path(step), "state")).assert_existing_objects_matched()
+                for newer in damaged:
+                    self._put_aside(newer)
                 return int(self.step.numpy())
             except (AssertionError, ValueError, tf.errors.OpError) as e:
+                damaged.append(step)
                 reasons.append(f"{self._path(step)}: {' '.join(str(e).split())[:200]}")
         if reasons:
             raise CheckpointError(f"no checkpoint of this run can be read: {'; '.join(reasons)}")
         return 0
+
+    def _put_aside(self, step: int) -> None:
+        if self._write:
+            aside = os.path.join(self._folder, f"damaged-step-{step:010d}")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(self._path(step), aside)
 
     def _path(self, step: int) -> str:
         return os.path.join(self._folder, f"step-{step:010d}")

@@ -83,9 +83,21 @@ class SGD(legacy.SGD):
 
     Keras's adds the rows of a batch to the table one by one from several threads, so that rows used more than once are summed
     in another order in every run. Here duplicates are summed first, in the order of the batch.
+
+    Args:
+      learning_rate: float or schedule.
+      momentum, nesterov: 0 and False, there for Keras's `from_config`.
+
+    Raises:
+      ValueError: momentum, which a table's rows would not get.
     """
 
-    def __init__(self, learning_rate=0.15, name="SGD", **kwargs):
+    def __init__(self, learning_rate=0.15, momentum=0.0, nesterov=False, name="SGD", **kwargs):
+        if momentum or nesterov:
+            raise ValueError(
+                "momentum must be 0 and nesterov False, the table has none; make_optimizer('sgd', momentum=...) gives it "
+                f"to the MLPs. Received momentum={momentum}, nesterov={nesterov}"
+            )
         super().__init__(learning_rate, name=name, **kwargs)
 
     def _resource_apply_sparse_duplicate_indices(self, grad, var, indices, **kwargs):

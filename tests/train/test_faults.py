@@ -96,11 +96,28 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(small_config, tmp_pat
     for name in os.listdir(folder):
         os.truncate(folder / name, os.path.getsize(folder / name) // 2)
     assert checkpoints.restore() == 20
-    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step-0000000020", "step-0000000030"]
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["damaged-step-0000000030", "step-0000000020"]
+    checkpoints.save(30, 0.0)  # is written anew
+    assert RunCheckpoints(str(tmp_path), model, model.optimizer).restore() == 30
+    for name in os.listdir(folder):
+        os.truncate(folder / name, 10)
     for name in os.listdir(tmp_path / "checkpoints" / "step-0000000020"):
         os.truncate(tmp_path / "checkpoints" / "step-0000000020" / name, 10)
     with pytest.raises(CheckpointError, match="no checkpoint of this run can be read: .*step-0000000030.*step-0000000020"):
         checkpoints.restore()
+
+
+def test_a_run_goes_on_from_before_the_damage_and_pushes_out_no_good_checkpoint(prepared, small_config, tmp_path):
+    options = {**OPTIONS, "optimizer": "adagrad", "batch_size": 500, "checkpoint_steps": None}  # 6 steps an epoch
+    whole = fit(prepared, tmp_path / "whole", config=small_config, **{**options, "epochs": 3})
+    fit(prepared, tmp_path / "run", config=small_config, **options)
+    for path in (tmp_path / "run" / "checkpoints" / "step-0000000012").iterdir():
+        os.truncate(path, path.stat().st_size // 2)
+    resumed = fit(prepared, tmp_path / "run", config=small_config, resume=True, **{**options, "epochs": 3})
+    names = sorted(os.listdir(tmp_path / "run" / "checkpoints"))
+    assert names == ["damaged-step-0000000012", "step-0000000012", "step-0000000018"]
+    for mine, theirs in zip(resumed.model.trainable_variables, whole.model.trainable_variables):
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
 
 
 CLUSTER = """

@@ -131,3 +131,10 @@ def test_own_optimizer_for_each_part():
     slots = {v.name for v in model.optimizer.variables()}
     assert any("accumulator" in n and "table" in n for n in slots) and not any("/m:" in n and "table" in n for n in slots)
     assert [is_table(v) for v in model.trainable_variables].count(True) == 1
+
+
+def test_another_loss_is_refused(small_config):
+    model = dlrm_tf.DLRM(small_config)
+    with pytest.raises(ValueError, match="loss must be None: the model has its own.*Received 'mse'"):
+        model.compile("sgd", loss="mse")
+    model.compile("sgd", loss=None)

@@ -6,7 +6,7 @@ import pytest
 import dlrm_tf
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.train import optimizers
-from dlrm_tf.train.optimizers import LazyAdam, RowwiseAdagrad, TableAndDense, legacy, make_optimizer, sparse_safe
+from dlrm_tf.train.optimizers import SGD, LazyAdam, RowwiseAdagrad, TableAndDense, legacy, make_optimizer, sparse_safe
 from dlrm_tf.train.schedules import WarmUpThenDecay
 
 tf = tensorflow()
@@ -179,3 +179,12 @@ def test_the_model_has_one_table():
     model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig.preset("tiny"), seed=0)
     assert [v.name for v in model.trainable_variables if optimizers.is_table(v)] == [model.embedding.table.name]
     assert sparse_safe("adagrad", 10**12).__class__ is legacy.Adagrad
+
+
+@pytest.mark.parametrize("options", [{"momentum": 0.9}, {"nesterov": True}])
+def test_sgd_takes_no_momentum_that_the_table_would_not_get(options):
+    with pytest.raises(ValueError, match="momentum must be 0 and nesterov False, the table has none"):
+        SGD(0.1, **options)
+    copy = SGD.from_config(SGD(0.1).get_config())
+    assert float(copy.learning_rate) == pytest.approx(0.1)
+    make_optimizer("sgd", 0.1, momentum=0.9)
