@@ -205,10 +205,10 @@ def test_http_that_is_none(server, raw):
         ("deflate", b"abcd", 400),
         ("gzip", b"abcd", 400),
         ("gzip", b"", 400),
-        ("gzip", gzip.compress(b"{}")[:-1], 400),
+        ("gzip", gzip.compress(b"{}", mtime=0)[:-1], 400),
         ("deflate", zlib.compress(b"{}")[:-1], 400),
-        ("gzip", gzip.compress(b"{}") + b"abcd", 400),
-        ("gzip", gzip.compress(bytes(2 << 20)), 413),
+        ("gzip", gzip.compress(b"{}", mtime=0) + b"abcd", 400),
+        ("gzip", gzip.compress(bytes(2 << 20), mtime=0), 413),
     ],
 )
 def test_a_body_that_does_not_unpack_is_told_in_json(server, pool, encoding, body, status):

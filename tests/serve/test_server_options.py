@@ -235,6 +235,7 @@ def test_options_that_exclude_each_other(tmp_path):
         ({"batching_parameters_file": "x"}, "needs --enable_batching"),
         ({"monitoring_config_file": "x"}, "needs --rest_api_port"),
         ({"grpc_max_threads": 0}, "wanted at least 1, came 0"),
+        ({"max_repeated_values": -1}, "wanted at least 0, came -1"),
         ({"grpc_channel_arguments": "a"}, "wanted name=value, came 'a'"),
         ({"model_config_file": "x"}, "exclude each other"),
     ):

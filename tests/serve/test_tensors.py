@@ -92,3 +92,14 @@ def test_damaged_protos_are_invalid_argument(damage):
     damage(proto)
     with pytest.raises(RequestError, match="tensor parsing error: x"):
         to_array(proto, "x")
+
+
+def test_how_many_values_may_be_left_out():
+    proto = to_proto(np.array([1.0, 2.0], np.float32))
+    proto.tensor_shape.dim[0].size = 10
+    assert to_array(proto, "x", max_repeated=8).tolist() == [1.0] + [2.0] * 9
+    for limit in (7, 0):
+        with pytest.raises(RequestError, match=rf"x .*with 2 values; this server repeats the last value {limit} times"):
+            to_array(proto, "x", max_repeated=limit)
+    proto.tensor_shape.dim[0].size = 2
+    assert to_array(proto, "x", max_repeated=0).tolist() == [1.0, 2.0]
