@@ -28,7 +28,9 @@ def int32_ids(categorical, where: str) -> np.ndarray:
     if categorical.dtype == np.int32:
         return categorical
     limits = np.iinfo(np.int32)
-    return np.where((categorical < limits.min) | (categorical > limits.max), -1, categorical).astype(np.int32)
+    ids = categorical.astype(np.int32)
+    ids[(categorical < limits.min) | (categorical > limits.max)] = -1
+    return ids
 
 
 def read_rows(

@@ -91,7 +91,7 @@ def test_watchers_of_health_hold_no_thread_and_are_not_ended(save_linear, monkey
         watchers = [watch(health_pb2.HealthCheckRequest()) for _ in range(20)]
         assert all(next(watcher).status == health_pb2.HealthCheckResponse.SERVING for watcher in watchers)
         everybody_is_served(server)
-        server.stop()
+        server.stop(grace=0.5)
         assert all(next(watcher).status == health_pb2.HealthCheckResponse.NOT_SERVING for watcher in watchers)
 
 
