@@ -1,5 +1,6 @@
 """Train a DLRM on prepared data; the run folder gets checkpoints, TensorBoard events, history.json and the weights."""
 
+import argparse
 import contextlib
 import os
 
@@ -10,6 +11,14 @@ def add_arguments(parser) -> None:
     parser.add_argument("--data", required=True, help="folder made by dlrm-tf prepare")
     parser.add_argument("-o", "--output", required=True, metavar="RUN", help="folder of the run")
     parser.add_argument("--weights", help="a .weights.h5 to start from (fine-tuning)")
+    parser.add_argument(
+        "--optimizer-state",
+        action=argparse.BooleanOptionalAction,
+        help="go on with the optimizer state in --weights, or never; default: when there is one that fits",
+    )
+    parser.add_argument(
+        "--save-optimizer-state", action="store_true", help="write the optimizer's state into model.weights.h5 too"
+    )
     parser.add_argument("--config", help="architecture of a new model: JSON file; default: Criteo Kaggle's MLPs")
     parser.add_argument(
         "--optimizer", choices=("sgd", "adagrad", "rowwise_adagrad", "lazy_adam"), default="adagrad", help="default: adagrad"
@@ -80,6 +89,8 @@ def run(args) -> None:
         "profile": _profile(args.profile),
         "precision": args.precision,
         "loss_scale": _loss_scale(args.loss_scale),
+        "optimizer_state": args.optimizer_state,
+        "save_optimizer_state": args.save_optimizer_state,
     }
     with contextlib.ExitStack() as stack:
         if args.local_workers or args.local_ps:

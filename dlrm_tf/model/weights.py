@@ -258,13 +258,17 @@ def save_weights(model, path, source_sha256: str = "", vocabulary_fingerprint: s
     Raises:
       CheckpointError: `path` does not end in `.weights.h5`.
     """
-    config = model.config
-    with WeightsWriter(path, config, source_sha256, vocabulary_fingerprint) as writer:
-        for mlp, i, _, _ in config.dense_shapes():
-            layer = model.dense_layer(mlp, i)
-            writer.write_dense(mlp, i, layer.kernel.numpy(), layer.bias.numpy())
-        for start, stop in table_chunks(config):
-            writer.write_table(start, model.embedding.read_rows(start, stop))
+    with WeightsWriter(path, model.config, source_sha256, vocabulary_fingerprint) as writer:
+        write_model(model, writer)
+
+
+def write_model(model, writer: WeightsWriter) -> None:
+    """Writes all of a `DLRM`'s weights into a weights file that is open."""
+    for mlp, i, _, _ in model.config.dense_shapes():
+        layer = model.dense_layer(mlp, i)
+        writer.write_dense(mlp, i, layer.kernel.numpy(), layer.bias.numpy())
+    for start, stop in table_chunks(model.config):
+        writer.write_table(start, model.embedding.read_rows(start, stop))
 
 
 def load_weights(model, path) -> dict:

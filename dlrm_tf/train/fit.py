@@ -5,18 +5,22 @@ import dataclasses
 import functools
 import json
 import os
+import sys
 import time
 from typing import Optional
 
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.records import Records
-from dlrm_tf.errors import DataError
+from dlrm_tf.errors import CheckpointError, DataError, UsageError
 from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.model.optimizer_state import OptimizerStateReader
+from dlrm_tf.model.weights import WeightsReader, load
 from dlrm_tf.progress import Progress
 from dlrm_tf.train import callbacks as on
 from dlrm_tf.train.checkpoints import RunCheckpoints
 from dlrm_tf.train.evaluate import check_fits, evaluate
 from dlrm_tf.train.metrics import NonFiniteLogits
+from dlrm_tf.train.optimizer_state import restore_optimizer_state, save_with_optimizer_state, state_kind
 from dlrm_tf.train.optimizers import DEFAULT_LEARNING_RATES, make_optimizer
 from dlrm_tf.train.parameter_server import ParameterServerLoop
 from dlrm_tf.train.run_folder import BEST, LAST, end_epoch, open_run, read_history
@@ -67,6 +71,8 @@ def fit(
     strategy: str = "one",
     precision: str = "float32",
     loss_scale=None,
+    optimizer_state: Optional[bool] = None,
+    save_optimizer_state: bool = False,
     quiet: bool = False,
 ) -> Trained:
     """Trains on the `train` split and measures on the `test` split after every epoch.
@@ -95,6 +101,9 @@ def fit(
         `"ascend"`: one process a Huawei NPU, told by the plugin's environment variables (`dlrm_tf.ascend`); a last batch that is
         not full is left out, and `loss` in the history is that of the chief's own rows.
       precision, loss_scale: with `"ascend"`, see `dlrm_tf.ascend.device.open_device`.
+      optimizer_state: whether `weights`' optimizer state is gone on from: None when the file has one that fits, which a line on
+        stderr tells; True: it must; False: never. With `warmup_steps` or `decay` steps are counted from 0 again.
+      save_optimizer_state: write the optimizer's state into model.weights.h5 too. Both go with strategy `"one"`.
       quiet: show no progress.
 
     Returns:
@@ -125,6 +134,10 @@ def fit(
         rows -= rows % batch_size
         if rows == 0:
             raise DataError(f"{records.folder}: {records.rows('train')} training rows make no batch of {batch_size}")
+    if strategy != "one" and (optimizer_state or save_optimizer_state):
+        raise UsageError(f"optimizer state in weights files goes with strategy 'one'. Received {strategy!r}")
+    if optimizer_state and weights is None:
+        raise UsageError("optimizer_state needs weights, the file that holds it")
     validate = validate and records.rows("test") > 0
     run_dir = os.fspath(run_dir)
     if learning_rate is None:
@@ -171,6 +184,11 @@ def fit(
     }
     if chief:
         open_run(run_dir, checkpoints, resume, settings)
+    if weights is not None and strategy == "one" and optimizer_state is not False and not (resume and checkpoints.steps()):
+        scheduled_steps = bool(warmup_steps or decay)
+        note = _restore_state(model, os.fspath(weights), optimizer_state is True, scheduled_steps)
+        if not quiet:
+            print(note, file=sys.stderr)
     # An NPU process gets the chief's state by broadcast, any other reads it.
     step = checkpoints.restore() if resume and (chief or device is None) else 0
     history = read_history(run_dir, step) if resume and chief else []
@@ -235,10 +253,36 @@ def fit(
                 saver.stop_if_asked()
     if strategy == "tpu":
         model = host_copy(model)
-    if chief:
+    if save_optimizer_state:
+        save_with_optimizer_state(model, model.optimizer, os.path.join(run_dir, LAST))
+    elif chief:
         model.save_weights(os.path.join(run_dir, LAST))
     measured = any(entry["validation"] for entry in history) and os.path.exists(os.path.join(run_dir, BEST))
     return Trained(model, os.path.join(run_dir, LAST), os.path.join(run_dir, BEST if measured else LAST), history)
+
+
+def _restore_state(model, path: str, must: bool, scheduled: bool) -> str:
+    """Takes the optimizer's state from the weights file; returns a line that tells what came of it."""
+    try:
+        with WeightsReader(path) as reader:
+            has_state = bool(OptimizerStateReader(reader).attributes)
+        if not has_state and not must:
+            return f"{path}: no optimizer state in it, the optimizer starts anew"
+        if scheduled and any(state_kind(part) == "adam" for part in getattr(model.optimizer, "optimizers", [model.optimizer])):
+            raise CheckpointError(
+                f"{path}: Adam's state counts steps, and so do warm-up and decay, which begin anew: leave one out"
+            )
+        without = restore_optimizer_state(model, model.optimizer, path)
+    except CheckpointError as e:
+        if must:
+            raise
+        return f"the optimizer starts anew: {e}"
+    steps = int(model.optimizer.iterations)
+    if scheduled:
+        for part in (model.optimizer, *getattr(model.optimizer, "optimizers", ())):
+            part.iterations.assign(0)
+    left_out = f", but not for {', '.join(without)}" if without else ""
+    return f"{path}: the optimizer goes on with its state after {steps:,} steps{left_out}"
 
 
 def _validate(records: Records, model, position) -> dict:
@@ -265,7 +309,6 @@ def _open_device(strategy: str, precision: str, loss_scale):
 def _model(records: Records, weights, config, seed):
     """The model to train: read from `weights`, or new."""
     from dlrm_tf.model.dlrm import DLRM
-    from dlrm_tf.model.weights import load
 
     if weights is not None:
         if config is not None:
