@@ -85,7 +85,16 @@ def _constant(source: Source, names) -> Optional[np.float32]:
 
 
 def carry_to_mindspore(state: OptimizerStateReader, config: DLRMConfig) -> Iterator:
-    """Yields the optimizer's tensors as the pairs the checkpoint writers take, in MindSpore's order."""
+    """Yields the optimizer's tensors as the pairs the checkpoint writers take, in MindSpore's order.
+
+    Raises:
+      CheckpointError: the state of an optimizer of ours that MindSpore's checkpoints don't know.
+    """
+    if state.slots not in OPTIMIZERS or "dense_optimizer" in state.attributes:
+        known = "; ".join(f"{name}: {', '.join(keys)}" for keys, name in OPTIMIZERS.items())
+        raise CheckpointError(
+            f"optimizer state that MindSpore knows wanted ({known}), came dlrm_tf's own ({', '.join(state.slots)})"
+        )
     for name, value in sorted(state.attributes.items()):  # global_step, learning_rate, momentum: MindSpore's order too
         if name != "optimizer":
             yield array_tensor(name, value)

@@ -148,3 +148,20 @@ def test_an_optimizer_without_a_place_in_the_file(small_config, tmp_path):
     with pytest.raises(CheckpointError, match="a weights file has no place for the state of Ftrl"):
         save_with_optimizer_state(model, model.optimizer, tmp_path / "x.weights.h5")
     assert not (tmp_path / "x.weights.h5").exists()
+
+
+def test_adagrads_state_goes_to_mindspore_and_back_the_others_are_refused(prepared, adagrad_file, small_config, tmp_path):
+    dlrm_tf.convert(adagrad_file, tmp_path / "m.ckpt", optimizer_state=True, quiet=True)
+    dlrm_tf.convert(tmp_path / "m.ckpt", tmp_path / "back.weights.h5", config=small_config, optimizer_state=True, quiet=True)
+    model, again = dlrm_tf.load(adagrad_file), dlrm_tf.load(tmp_path / "back.weights.h5")
+    for restored, path in ((model, adagrad_file), (again, tmp_path / "back.weights.h5")):
+        restored.compile("adagrad")
+        restore_optimizer_state(restored, restored.optimizer, path)
+    assert_same(slots(again), slots(model))
+    for options in ({"optimizer": "sgd", "momentum": 0.9}, {"optimizer": "adagrad", "dense_optimizer": "sgd"}):
+        run = tmp_path / options["optimizer"]
+        options = {**options, "config": small_config, "batch_size": BATCH, "validate": False, "quiet": True}
+        other = dlrm_tf.fit(prepared, run, save_optimizer_state=True, **options).weights
+        with pytest.raises(CheckpointError, match="optimizer state that MindSpore knows wanted .* came dlrm_tf's own"):
+            dlrm_tf.convert(other, run / "m.ckpt", optimizer_state=True, quiet=True)
+        assert not (run / "m.ckpt").exists()
