@@ -11,16 +11,15 @@ from typing import Optional
 
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.records import Records
-from dlrm_tf.errors import CheckpointError, DataError, UsageError
+from dlrm_tf.errors import DataError, UsageError
 from dlrm_tf.keras2 import tensorflow
-from dlrm_tf.model.optimizer_state import OptimizerStateReader
-from dlrm_tf.model.weights import WeightsReader, load
+from dlrm_tf.model.weights import load
 from dlrm_tf.progress import Progress
 from dlrm_tf.train import callbacks as on
 from dlrm_tf.train.checkpoints import RunCheckpoints
 from dlrm_tf.train.evaluate import check_fits, evaluate
 from dlrm_tf.train.metrics import NonFiniteLogits
-from dlrm_tf.train.optimizer_state import restore_optimizer_state, save_with_optimizer_state, state_kind
+from dlrm_tf.train.optimizer_state import go_on_with_state, save_with_optimizer_state
 from dlrm_tf.train.optimizers import DEFAULT_LEARNING_RATES, make_optimizer
 from dlrm_tf.train.parameter_server import ParameterServerLoop
 from dlrm_tf.train.run_folder import BEST, LAST, end_epoch, open_run, read_history
@@ -186,7 +185,7 @@ def fit(
         open_run(run_dir, checkpoints, resume, settings)
     if weights is not None and strategy == "one" and optimizer_state is not False and not (resume and checkpoints.steps()):
         scheduled_steps = bool(warmup_steps or decay)
-        note = _restore_state(model, os.fspath(weights), optimizer_state is True, scheduled_steps)
+        note = go_on_with_state(model, os.fspath(weights), optimizer_state is True, scheduled_steps)
         if not quiet:
             print(note, file=sys.stderr)
     # An NPU process gets the chief's state by broadcast, any other reads it.
@@ -259,30 +258,6 @@ def fit(
         model.save_weights(os.path.join(run_dir, LAST))
     measured = any(entry["validation"] for entry in history) and os.path.exists(os.path.join(run_dir, BEST))
     return Trained(model, os.path.join(run_dir, LAST), os.path.join(run_dir, BEST if measured else LAST), history)
-
-
-def _restore_state(model, path: str, must: bool, scheduled: bool) -> str:
-    """Takes the optimizer's state from the weights file; returns a line that tells what came of it."""
-    try:
-        with WeightsReader(path) as reader:
-            has_state = bool(OptimizerStateReader(reader).attributes)
-        if not has_state and not must:
-            return f"{path}: no optimizer state in it, the optimizer starts anew"
-        if scheduled and any(state_kind(part) == "adam" for part in getattr(model.optimizer, "optimizers", [model.optimizer])):
-            raise CheckpointError(
-                f"{path}: Adam's state counts steps, and so do warm-up and decay, which begin anew: leave one out"
-            )
-        without = restore_optimizer_state(model, model.optimizer, path)
-    except CheckpointError as e:
-        if must:
-            raise
-        return f"the optimizer starts anew: {e}"
-    steps = int(model.optimizer.iterations)
-    if scheduled:
-        for part in (model.optimizer, *getattr(model.optimizer, "optimizers", ())):
-            part.iterations.assign(0)
-    left_out = f", but not for {', '.join(without)}" if without else ""
-    return f"{path}: the optimizer goes on with its state after {steps:,} steps{left_out}"
 
 
 def _validate(records: Records, model, position) -> dict:

@@ -109,6 +109,40 @@ def restore_optimizer_state(model, optimizer, path) -> list:
     return without
 
 
+def go_on_with_state(model, path: str, must: bool, scheduled: bool) -> str:
+    """Restores the optimizer state of the weights file a run starts from; returns a line that tells what came of it.
+
+    Args:
+      model: the compiled `DLRM`.
+      path: the `.weights.h5`.
+      must: whether state that is missing or does not fit is an error.
+      scheduled: whether the learning rate has a schedule, which begins anew.
+
+    Raises:
+      CheckpointError: with `must`.
+    """
+    try:
+        with WeightsReader(path) as reader:
+            has_state = bool(OptimizerStateReader(reader).attributes)
+        if not has_state and not must:
+            return f"{path}: no optimizer state in it, the optimizer starts anew"
+        if scheduled and any(state_kind(part) == "adam" for part in getattr(model.optimizer, "optimizers", [model.optimizer])):
+            raise CheckpointError(
+                f"{path}: Adam's state counts steps, and so do warm-up and decay, which begin anew: leave one out"
+            )
+        without = restore_optimizer_state(model, model.optimizer, path)
+    except CheckpointError as e:
+        if must:
+            raise
+        return f"the optimizer starts anew: {e}"
+    steps = int(model.optimizer.iterations)
+    if scheduled:
+        for part in (model.optimizer, *getattr(model.optimizer, "optimizers", ())):
+            part.iterations.assign(0)
+    left_out = f", but not for {', '.join(without)}" if without else ""
+    return f"{path}: the optimizer goes on with its state after {steps:,} steps{left_out}"
+
+
 def _restore_ours(path, state: OptimizerStateReader, variables: dict, table_part, dense_part) -> list:
     came = tuple(str(state.attributes[name]) for name in ("optimizer", "dense_optimizer"))
     wanted = (state_kind(table_part), state_kind(dense_part))
