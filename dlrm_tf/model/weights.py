@@ -210,7 +210,7 @@ class WeightsReader:
         elif self.attributes["format"] or expected is None:
             raise CheckpointError(
                 f"{self.path}: wanted a weights file of dlrm_tf (root attribute format={FORMAT!r}), "
-                f"came format={self.attributes['format']!r}; files saved by Keras alone carry no configuration"
+                f"came format={self.attributes['format'][:40]!r}; files saved by Keras alone carry no configuration"
             )
         faults = []
         for path, shape in weight_shapes(self.config).items():

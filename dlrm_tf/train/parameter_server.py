@@ -22,6 +22,15 @@ class ClusterError(DLRMError):
     """A process of the cluster is gone and training can't go on without it."""
 
 
+def _is_loss_of_a_process(error) -> bool:
+    """Whether a process can't be reached any more.
+
+    Where a worker's graph, not the coordinator, finds a ps gone, TensorFlow passes its "unavailable" on as an internal error.
+    """
+    lost = isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError))
+    return lost or (isinstance(error, tf.errors.InternalError) and "originally returned UnavailableError" in error.message)
+
+
 class ParameterServerLoop:
     """Runs epochs of a model on a `ParameterServerStrategy`.
 
@@ -69,7 +78,9 @@ class ParameterServerLoop:
             position.start(position.step, position.loss_sum)
             try:
                 self._run_batches(position, stop, callbacks, saver)
-            except (tf.errors.UnavailableError, tf.errors.AbortedError) as e:
+            except tf.errors.OpError as e:
+                if not _is_loss_of_a_process(e):
+                    raise
                 raise ClusterError(
                     f"a parameter server is gone ({' '.join(e.message.split())[:200]}): start the cluster again with --resume"
                 ) from e

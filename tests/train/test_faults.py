@@ -151,6 +151,7 @@ def test_a_lost_worker_is_survived_and_a_lost_ps_is_resumed_from(prepared, small
     options = {**OPTIONS, "epochs": 100, "validate": False}
     arguments = {"data": prepared.folder, "run_dir": str(tmp_path / "run"), "config": small_config.to_json(), **options}
     done = subprocess.run([sys.executable, "-c", CLUSTER, json.dumps(arguments)], capture_output=True, text=True, timeout=600)
+    assert len(done.stdout.splitlines()) == 3, done.stdout + done.stderr[-3000:]
     worker, ps, error = done.stdout.splitlines()
     # Training went on for at least 20 steps after the worker was gone.
     assert int(ps.split()[1]) >= int(worker.split()[1]) + 20
