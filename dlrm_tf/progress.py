@@ -15,6 +15,7 @@ class Progress:
       interval: seconds between two lines in a log.
       stream: where to write; standard error by default. Nothing is written when it is None-like (`quiet=True`).
       quiet: show nothing.
+      done: units done before, by a run that goes on now; they count for the total, not for the rate.
 
     Example:
       with Progress("prepare", total=1000, unit="rows") as progress:
@@ -22,11 +23,18 @@ class Progress:
     """
 
     def __init__(
-        self, label: str, total: Optional[int] = None, unit: str = "rows", interval: float = 10.0, stream=None, quiet=False
+        self,
+        label: str,
+        total: Optional[int] = None,
+        unit: str = "rows",
+        interval: float = 10.0,
+        stream=None,
+        quiet=False,
+        done: int = 0,
     ):
         self.label, self.total, self.unit, self.interval, self.quiet = label, total, unit, interval, quiet
         self.stream = sys.stderr if stream is None else stream
-        self.done = 0
+        self.done = self._done_before = done
         self._bar = None
         self._start = self._last = time.monotonic()
 
@@ -36,7 +44,13 @@ class Progress:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=self.total, desc=self.label, unit=" " + self.unit, unit_scale=True, file=self.stream, dynamic_ncols=True
+                total=self.total,
+                initial=self.done,
+                desc=self.label,
+                unit=" " + self.unit,
+                unit_scale=True,
+                file=self.stream,
+                dynamic_ncols=True,
             )
         return self
 
@@ -61,7 +75,7 @@ class Progress:
 
     def _line(self, note: str) -> None:
         seconds = max(time.monotonic() - self._start, 1e-9)
-        rate = self.done / seconds
+        rate = (self.done - self._done_before) / seconds
         scale, unit = (1e6, "MB") if self.unit == "B" else (1, self.unit)
         of = f" of {self.total / scale:,.0f}" if self.total else ""
         left = f", {(self.total - self.done) / rate:,.0f} s left" if self.total and rate and self.done < self.total else ""

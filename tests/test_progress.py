@@ -26,3 +26,10 @@ def test_quiet_and_failed_work_claim_nothing():
     except RuntimeError:
         pass
     assert out.getvalue() == ""
+
+
+def test_work_that_goes_on_counts_from_where_it_was():
+    out = io.StringIO()
+    with Progress("train", total=200, unit="rows", stream=out, done=150) as progress:
+        progress.update(50)
+    assert out.getvalue().startswith("train: 200 of 200 rows, ")

@@ -153,6 +153,8 @@ def _carry_table(weights: Source, writer: WeightsWriter, feature: int, progress:
 
 def _to_mindspore(source, target, config, optimizer_state: bool, crc: bool, quiet: bool, before) -> Conversion:
     refuse_vocabulary(source)
+    if source.endswith(MINDSPORE_SUFFIXES):
+        raise UsageError(f"{source}: to write {target}, wanted a {KERAS_SUFFIX} file: convert the checkpoint to one first")
     with WeightsReader(source) as reader:
         if config is not None and config != reader.config:
             raise CheckpointError(f"{source}: wanted the configuration {config.to_json()}, came {reader.config.to_json()}")

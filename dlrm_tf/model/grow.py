@@ -140,6 +140,8 @@ def grow_weights(source, target, vocabulary, seed=None) -> DLRMConfig:
     Returns:
       The grown configuration.
 
+    Weights without a fingerprint (converted ones) can't be checked: their ids are taken to be the vocabulary's first.
+
     Raises:
       CheckpointError: not a weights file.
       DataError: the vocabulary does not extend the one the weights were trained with.

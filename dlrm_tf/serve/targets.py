@@ -6,6 +6,7 @@ from typing import Optional
 import numpy as np
 
 from dlrm_tf.errors import ServingError, UsageError, require
+from dlrm_tf.keras2 import any_keras_tensorflow
 from dlrm_tf.serve.rows import int32_ids
 
 
@@ -67,6 +68,7 @@ class SavedModelTarget(_Target):
     """A SavedModel's `serving_default` signature, or the named or latest version of a folder of versions."""
 
     def __init__(self, path: str, version: Optional[int] = None):
+        any_keras_tensorflow()  # the protos import it too, with its chatter
         require("tensorflow_serving", "serving")
         from dlrm_tf.serve.servable import Servable
         from dlrm_tf.serve.versions import versions_on_disk

@@ -197,7 +197,8 @@ def fit(
 
     finite = on.FiniteWeights(model, position, step)
     with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(Progress("train", rows * epochs, "rows", quiet=quiet or not chief))
+        done = step // position.batches * rows + step % position.batches * batch_size
+        progress = stack.enter_context(Progress("train", rows * epochs, "rows", quiet=quiet or not chief, done=done))
         loop = [position, on.StopAtNonFiniteLoss(position), on.ProgressLine(position, progress)]
         if chief:
             summaries = on.Summaries(position, os.path.join(run_dir, "tensorboard"))
