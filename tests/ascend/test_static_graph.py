@@ -3,6 +3,7 @@
 import pytest
 
 import dlrm_tf
+from dlrm_tf.ascend.device import AscendDevice
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.train.optimizers import make_optimizer
 
@@ -18,7 +19,9 @@ BATCH = 32
 
 def model_of(kind):
     config = dlrm_tf.DLRMConfig((7, 5, 101), dense_dim=4, embedding_dim=4, bottom_mlp=(8, 4), top_mlp=(8, 1), **kind)
-    return dlrm_tf.DLRM(config, seed=0)
+    model = dlrm_tf.DLRM(config, seed=0)
+    AscendDevice(None, 1, 0, None).distribute(make_optimizer("sgd"), model)
+    return model
 
 
 def specs(config):
