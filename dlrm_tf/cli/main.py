@@ -68,7 +68,14 @@ def main(argv: Optional[list[str]] = None) -> int:
     from absl.flags import argparse_flags
 
     module = importlib.import_module(f"dlrm_tf.cli.{VERBS[verb][0]}")
-    parser = argparse_flags.ArgumentParser(prog=f"dlrm-tf {verb}", description=module.__doc__)
+
+    class Parser(argparse_flags.ArgumentParser):
+        """Says what is wrong in one line, where argparse puts the whole usage before it."""
+
+        def error(self, message):
+            self.exit(EXIT_USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    parser = Parser(prog=f"dlrm-tf {verb}", description=module.__doc__)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     try:
         module.add_arguments(parser)

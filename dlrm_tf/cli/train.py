@@ -66,6 +66,8 @@ def run(args) -> None:
         value = getattr(args, option)
         if value is not None and value < 1:
             raise UsageError(f"--{option.replace('_', '-')}: wanted a positive number, came {value}")
+    if args.dense_learning_rate is not None and not args.dense_optimizer:
+        raise UsageError("--dense-learning-rate: wanted --dense-optimizer with it (without, there is one rate)")
     config = DLRMConfig.read(args.config) if args.config else None
     options = {
         "data": args.data,

@@ -178,9 +178,12 @@ class Records:
         for shard in self._split(split):
             low, high = max(start - first, 0), min(stop - first, shard.rows)
             if low < high:
-                with open(os.path.join(self.folder, shard.path), "rb") as file:
+                path = os.path.join(self.folder, shard.path)
+                with open(path, "rb") as file:
                     file.seek(low * self.dtype.itemsize)
                     parts.append(np.fromfile(file, self.dtype, high - low))
+                if len(parts[-1]) < high - low:  # it was whole when the folder was opened
+                    raise DataError(f"{path}: wanted rows {low} to {high}, got {len(parts[-1])}: the file was cut meanwhile")
             first += shard.rows
         rows = np.concatenate(parts)
         return rows["dense"].copy(), rows["categorical"].copy(), rows["label"][:, None].copy()

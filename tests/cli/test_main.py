@@ -42,11 +42,22 @@ def test_every_verb_has_help_without_tensorflow(verb):
 
 
 @pytest.mark.parametrize(
-    "argv", [["nonsense"], ["export"], ["export", "onnx", "--weights", "a"], ["train", "--epochs", "many"], ["bench", "none"]]
+    "argv, message",
+    [
+        (["nonsense"], "unknown verb 'nonsense'"),
+        (["export"], "the following arguments are required"),
+        (["export", "onnx", "--weights", "a"], "'onnx'"),
+        (["train", "--epochs", "many"], "--epochs: invalid int value: 'many' (see dlrm-tf train --help)"),
+        (["train", "--data", "a", "-o", "b", "--dense-learning-rate", "1"], "--dense-learning-rate: wanted --dense-optimizer"),
+        (["prepare", "a.tsv", "-o", "b", "--test-fraction", "3"], "--test-fraction: wanted a part from 0 to below 1"),
+        (["bench", "none"], "none"),
+    ],
 )
-def test_wrong_usage_exits_2(argv, capsys):
+def test_wrong_usage_is_one_line_and_exit_code_2(argv, message, capsys):
     assert main(argv) == 2
-    assert capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.splitlines()) == 1, said
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,15 @@ def test_damaged_folders_are_refused(copy, damage, message):
         Records.open(copy)
 
 
+def test_a_shard_that_is_cut_while_it_is_read_is_told(copy):
+    records = Records.open(copy)
+    with open(copy / "train" / "00001.bin", "r+b") as file:
+        file.truncate(160 * 150 + 7)
+    with pytest.raises(DataError, match=r"00001.bin: wanted rows 100 to 200, got 50: the file was cut meanwhile"):
+        records.numpy("train", 300, 500)
+    assert len(records.numpy("train", 300, 350)[0]) == 50
+
+
 def test_verify_finds_a_changed_byte(copy):
     Records.open(copy).verify()
     shard = copy / "train" / "00002.bin"

@@ -22,7 +22,7 @@ def main() -> None:
     """Writes every seed."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        for target in ("ckpt", "weights", "vocabulary", "manifest"):
+        for target in ("ckpt", "weights", "vocabulary", "manifest", "records"):
             (CORPUS / target).mkdir(parents=True, exist_ok=True)
         _checkpoints(folder)
         _data(folder)
@@ -56,6 +56,7 @@ def _data(folder: pathlib.Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(folder / "data", target)
     shutil.copy(target / "manifest.json", CORPUS / "manifest")
+    (CORPUS / "records" / "shard").write_bytes(b"\0" + (target / "train" / "00000.bin").read_bytes())
     for path in target.glob("vocabulary*"):
         shutil.copy(path, CORPUS / "vocabulary")
 

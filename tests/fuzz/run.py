@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of the file readers with atheris.
 
-    python tests/fuzz/run.py ckpt -runs=1000000          targets: ckpt, weights, vocabulary, manifest
+    python tests/fuzz/run.py ckpt -runs=1000000          targets: ckpt, weights, vocabulary, manifest, records
 
 Takes libFuzzer's flags; starts from tests/fuzz/corpus/TARGET and adds nothing to it unless --grow is given. A crash, a hang of
 more than five seconds, more than 512 MB, or anything but a one-line DLRMError stops it and leaves the input as crash-* in this

@@ -1,6 +1,8 @@
 """What the fuzzers call: every reader of files from outside, on arbitrary bytes. Only a `DLRMError` of one line may come out."""
 
 import contextlib
+import hashlib
+import json
 import os
 import pathlib
 import shutil
@@ -77,17 +79,46 @@ def vocabulary(data: bytes) -> None:
 
 def manifest(data: bytes) -> None:
     """manifest.json of a data folder whose other files are good."""
+    folder = data_folder()
+    with open(os.path.join(folder, "manifest.json"), "wb") as f:
+        f.write(data)
+    opened = Records.open(folder)
+    for split in ("train", "test"):
+        opened.numpy(split, 0, min(4, opened.rows(split)))
+
+
+def records(data: bytes) -> None:
+    """The shards of a data folder: the first byte says how many rows too many the manifest claims, the rest are the rows."""
+    folder = data_folder()
+    good = json.loads((CORPUS.parent / "data" / "manifest.json").read_bytes())
+    shard = good["shards"]["train"][0]
+    width, content = 160, data[1:]
+    shard["rows"] = max(0, len(content) // width + int.from_bytes(data[:1], "little", signed=True))
+    good["shards"]["train"] = [shard]
+    with open(os.path.join(folder, "manifest.json"), "w") as f:
+        json.dump(good, f)
+    with open(os.path.join(folder, shard["path"]), "wb") as f:
+        f.write(content)
+    opened = Records.open(folder)
+    assert opened.rows("train") * width == len(content)
+    dense, categorical, label = opened.numpy("train")
+    assert len(dense) == len(categorical) == len(label) == opened.rows("train")
+    try:
+        opened.verify()
+    except DLRMError:
+        return
+    assert hashlib.sha256(content).hexdigest() == shard["sha256"]
+
+
+def data_folder() -> str:
+    """A copy of tests/fuzz/data, whose files a target overwrites."""
     folder = os.path.join(_FOLDER.name, "data")
     if not os.path.isdir(folder):
         shutil.copytree(CORPUS.parent / "data", folder)
-    with open(os.path.join(folder, "manifest.json"), "wb") as f:
-        f.write(data)
-    records = Records.open(folder)
-    for split in ("train", "test"):
-        records.numpy(split, 0, min(4, records.rows(split)))
+    return folder
 
 
-TARGETS = {"ckpt": ckpt, "weights": weights, "vocabulary": vocabulary, "manifest": manifest}
+TARGETS = {"ckpt": ckpt, "weights": weights, "vocabulary": vocabulary, "manifest": manifest, "records": records}
 
 
 def _no_checksums(data: bytes):
