@@ -8,6 +8,7 @@ import numpy as np
 
 from dlrm_tf.files import atomic_file
 from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.mindspore.ckpt_writer import varint
 from dlrm_tf.model.weights import WeightsReader, table_chunks
 
 # Rows of the table that stands in for the real one; a number that no other constant has as its first dimension.
@@ -112,13 +113,4 @@ def _up_to_the_content(node, shape: tuple, tf) -> bytes:
 
 def _length_delimited(field: int, head: bytes, size: int) -> bytes:
     """A field of bytes: `head`, and `size` bytes that come after it."""
-    return _varint(field << 3 | 2) + _varint(len(head) + size) + head
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number >= 0x80:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
+    return varint(field << 3 | 2) + varint(len(head) + size) + head

@@ -75,18 +75,19 @@ def content_blocks(info: TensorInfo, chunks: Iterable, slice_bytes: int = SLICE_
 
 def _entry_header(info: TensorInfo, length: int) -> bytes:
     """A `Checkpoint` message with one `Value`, up to where its `length` content bytes follow."""
-    content = b"\x1a" + _varint(length)
-    tensor = b"".join(b"\x08" + _varint(dim) for dim in info.shape) + _text(0x12, info.dtype) + content
-    value = _text(0x0A, info.name) + b"\x12" + _varint(len(tensor) + length) + tensor
-    return b"\x0a" + _varint(len(value) + length) + value
+    content = b"\x1a" + varint(length)
+    tensor = b"".join(b"\x08" + varint(dim) for dim in info.shape) + _text(0x12, info.dtype) + content
+    value = _text(0x0A, info.name) + b"\x12" + varint(len(tensor) + length) + tensor
+    return b"\x0a" + varint(len(value) + length) + value
 
 
 def _text(key: int, text: str) -> bytes:
     encoded = text.encode()
-    return bytes([key]) + _varint(len(encoded)) + encoded
+    return bytes([key]) + varint(len(encoded)) + encoded
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """A non-negative number as protobuf writes it: seven bits a byte, the lowest first, the top bit set on all but the last."""
     out = bytearray()
     while number >= 0x80:
         out.append(number & 0x7F | 0x80)
