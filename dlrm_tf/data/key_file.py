@@ -12,7 +12,15 @@ import numpy as np
 from dlrm_tf.errors import DataError, reason
 from dlrm_tf.files import atomic_file
 
-_MEMBERS = {f"{name}.npy" for name in ("header", "counts", "hex_keys", "other_ids", "other_lengths", "other_keys")}
+# Arrays of the file: dtype and number of dimensions.
+_MEMBERS = {
+    "header": (np.dtype("u1"), 1),
+    "counts": (np.dtype("<i8"), 2),
+    "hex_keys": (np.dtype("<u4"), 1),
+    "other_ids": (np.dtype("<i4"), 1),
+    "other_lengths": (np.dtype("<i4"), 1),
+    "other_keys": (np.dtype("u1"), 1),
+}
 
 
 def is_key_file(path) -> bool:
@@ -21,7 +29,7 @@ def is_key_file(path) -> bool:
         return False
     try:
         with zipfile.ZipFile(path) as members:
-            return set(members.namelist()) == _MEMBERS
+            return set(members.namelist()) == {f"{name}.npy" for name in _MEMBERS}
     except Exception:  # no zip file, or zipfile's parser came across something
         return False
 
@@ -51,16 +59,19 @@ def read_keys(path) -> tuple[dict, list[tuple[np.ndarray, list[tuple[bytes, int]
         try:
             _check_members(file)
             with np.load(file, allow_pickle=False) as arrays:
-                header = json.loads(arrays["header"].tobytes())
-                counts, values, ids = arrays["counts"], arrays["hex_keys"], arrays["other_ids"]
-                lengths, blob = arrays["other_lengths"], arrays["other_keys"].tobytes()
+                read = [arrays[name] for name in _MEMBERS]
+            for (name, wanted), array in zip(_MEMBERS.items(), read):
+                if (array.dtype, array.ndim) != wanted:
+                    raise ValueError(f"{name} is {array.ndim}-dimensional {array.dtype}")
+            header, counts, values, ids, lengths, blob = read
+            header, blob = json.loads(header.tobytes()), blob.tobytes()
         except Exception as e:  # NumPy's and zipfile's parsers raise whatever they come across, tokenize.TokenError for one
             raise DataError(f"{path}: not a vocabulary file, or damaged ({reason(e)})") from None
     offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
     sound = (
         isinstance(header, dict)
-        and (counts.ndim, values.dtype, values.ndim, ids.shape) == (2, np.dtype("<u4"), 1, lengths.shape)
         and counts.shape[1] == 2
+        and ids.shape == lengths.shape
         and counts.min(initial=0) >= 0
         and counts.sum(0).tolist() == [values.size, ids.size]
         and lengths.min(initial=0) >= 0

@@ -100,12 +100,15 @@ class Vocabulary:
         header, parts = read_keys(path)
         if header.get("format") != _FORMAT or "fingerprint" not in header:
             raise DataError(f"{path}: wanted a vocabulary of format {_FORMAT}, got {str(header)[:60]}")
+        names = header.get("names")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise DataError(f"{path}: damaged vocabulary file (names of features are {str(names)[:60]})")
         features = []
-        for name, (numeric, others) in zip(header.get("names", ()), parts):
+        for name, (numeric, others) in zip(names, parts):
             size = numeric.size + len(others)
             if any(not 0 <= i < size for _, i in others) or len({i for _, i in others}) != len(others):
                 raise DataError(f"{path}: damaged vocabulary file (ids of {name!r} are out of range)")
-            features.append((str(name), FeatureKeys(numeric, others)))
+            features.append((name, FeatureKeys(numeric, others)))
         vocabulary = cls(features)
         if len(features) != len(parts) or vocabulary.fingerprint != header["fingerprint"]:
             raise DataError(f"{path}: damaged vocabulary file (the fingerprint does not fit the keys)")
