@@ -6,6 +6,7 @@ from dlrm_tf.config import DLRMConfig
 from dlrm_tf.keras2 import tensorflow
 
 tf = tensorflow()
+_DRAWN_ROWS = 1 << 18
 
 
 def row_numbers(config: DLRMConfig, categorical):
@@ -74,9 +75,25 @@ class FusedEmbedding(tf.keras.layers.Layer):
             name="table",
             shape=(config.table_rows, config.embedding_dim),
             dtype=tf.float32,
-            initializer="zeros" if initializer == "zeros" else _UniformPerFeature(config, seed),
+            initializer="zeros",
         )
         self.built = True
+        if initializer != "zeros":
+            self._draw(seed)
+
+    def _draw(self, seed) -> None:
+        """U(-sqrt(1/size_f), sqrt(1/size_f)) for every feature's block; OOV rows stay zero (the absent feature).
+
+        In pieces: drawn at once, as an initializer must, the table is held three times.
+        """
+        generator = np.random.default_rng(seed)
+        for size, offset in zip(self.config.categorical_feature_sizes, self.config.block_offsets):
+            for start in range(0, size, _DRAWN_ROWS):
+                shape = (min(_DRAWN_ROWS, size - start), self.config.embedding_dim)
+                rows = generator.random(shape, np.float32)
+                rows -= 0.5
+                rows *= 2 * np.sqrt(1.0 / size)
+                self.write_rows(offset + start, rows)
 
     def rows(self, categorical):
         """Row numbers in the fused table.
@@ -113,21 +130,3 @@ class FusedEmbedding(tf.keras.layers.Layer):
     def write_rows(self, start: int, rows: np.ndarray) -> None:
         """Overwrites the table's rows from `start` on with `[n, D]` float32."""
         self.table.scatter_update(tf.IndexedSlices(tf.constant(rows), tf.range(start, start + len(rows))))
-
-
-class _UniformPerFeature(tf.keras.initializers.Initializer):
-    """U(-sqrt(1/size_f), sqrt(1/size_f)) for every feature's block; OOV rows start at zero (the absent feature)."""
-
-    def __init__(self, config: DLRMConfig, seed=None):
-        self._config, self._seed = config, seed
-
-    def __call__(self, shape, dtype=tf.float32, **kwargs):
-        blocks = np.empty(shape, np.float32)
-        generator = np.random.default_rng(self._seed)
-        for size, offset in zip(self._config.categorical_feature_sizes, self._config.block_offsets):
-            block = blocks[offset : offset + size]
-            generator.random(dtype=np.float32, out=block)
-            block -= 0.5
-            block *= 2 * np.sqrt(1.0 / size)
-            blocks[offset + size] = 0
-        return tf.constant(blocks, dtype)
