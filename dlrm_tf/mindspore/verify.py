@@ -21,6 +21,7 @@ from dlrm_tf.progress import Progress
 TOLERANCE = 1e-5
 BATCH = 1024
 ROWS_OF_A_FOLDER = 4096
+MOST_GENERATED_ROWS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +177,9 @@ def read_sample(sample, config: DLRMConfig) -> tuple[np.ndarray, np.ndarray]:
       DataError: not a number, .npz or data folder, or its rows are not of this configuration.
     """
     sample = str(sample)
-    if sample.isascii() and sample.isdigit() and int(sample):
+    if sample.isascii() and sample.isdigit():
+        if len(sample) > 9 or not 0 < int(sample) <= MOST_GENERATED_ROWS:
+            raise DataError(f"{sample[:30]}: wanted 1 to {MOST_GENERATED_ROWS:,} generated rows")
         return _generated(int(sample), config)
     if os.path.isdir(sample):
         from dlrm_tf.data.records import Records

@@ -106,7 +106,7 @@ def test_samples(tmp_path, golden_run):
     dense, categorical = read_sample("500", TINY)
     assert dense.shape == (500, 13) and dense.min() >= 0
     assert (categorical[0] == 0).all() and (categorical[-1] == np.array(TINY.categorical_feature_sizes) - 1).all()
-    for bad in ("0", "-3", "none.npz", str(tmp_path)):
+    for bad in ("0", "1000001", "9" * 5000, "-3", "none.npz", str(tmp_path)):
         with pytest.raises(DataError):
             read_sample(bad, TINY)
     np.savez(tmp_path / "w.npz", dense=dense[:, :5], categorical=categorical)
