@@ -13,7 +13,7 @@ def add_arguments(parser):
     parser.add_argument(
         "rows",
         help=".npz with dense (already log(max(x,0)+1)) and categorical (ids), .npy of dense with --categorical, a folder of "
-        "records as prepare writes it, or raw Criteo TSV with --vocabulary",
+        "records as prepare writes it, or a raw log (Criteo's columns, or --spec) with --vocabulary",
     )
     parser.add_argument(
         "--target",
@@ -22,7 +22,8 @@ def add_arguments(parser):
         "FILE.tflite, FILE.weights.h5",
     )
     parser.add_argument("--categorical", metavar="FILE", help=".npy of ids that goes with an .npy of dense")
-    parser.add_argument("--vocabulary", metavar="FILE", help="keys of each feature, for raw TSV")
+    parser.add_argument("--vocabulary", metavar="FILE", help="keys of each feature, for a raw log")
+    parser.add_argument("--spec", metavar="JSON", help="feature spec of a raw log, as for prepare; default: Criteo Kaggle")
     parser.add_argument("--split", default="test", choices=("train", "test"), help="of a records folder (default: test)")
     parser.add_argument("--model_name", default="dlrm", metavar="NAME", help="model on a server (default: dlrm)")
     parser.add_argument("--model_version", type=int, metavar="N", help="its version (default: the latest)")
@@ -51,7 +52,7 @@ def run(args):
     from dlrm_tf.serve.rows import read_rows
     from dlrm_tf.serve.targets import open_target
 
-    batches = read_rows(args.rows, args.batch_size, args.categorical, args.vocabulary, args.split)
+    batches = read_rows(args.rows, args.batch_size, args.categorical, args.vocabulary, args.split, args.spec)
     options = {name: getattr(args, name) for name in ("timeout", "retries") if getattr(args, name) is not None}
     files = {name: getattr(args, name) for name in ("ca_file", "cert_file", "key_file", "server_name")}
     if args.tls or any(files.values()):

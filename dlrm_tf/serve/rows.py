@@ -1,4 +1,4 @@
-"""Rows to score, from arrays, prepared records or raw TSV, a batch at a time."""
+"""Rows to score, from arrays, prepared records or a raw log, a batch at a time."""
 
 import os
 import zipfile
@@ -34,17 +34,23 @@ def int32_ids(categorical, where: str) -> np.ndarray:
 
 
 def read_rows(
-    path: str, batch_size: int, categorical: Optional[str] = None, vocabulary: Optional[str] = None, split: str = "test"
+    path: str,
+    batch_size: int,
+    categorical: Optional[str] = None,
+    vocabulary: Optional[str] = None,
+    split: str = "test",
+    spec: Optional[str] = None,
 ):
     """Yields `(dense float32 [rows, D], categorical int32 [rows, F])` with at most `batch_size` rows each.
 
     Args:
       path: an `.npz` with arrays `dense` (already log(max(x, 0) + 1)) and `categorical` (ids); an `.npy` of `dense`; a folder of
-        records; anything else is raw TSV, with or without the label column.
+        records; anything else is a raw log; the label may be missing where it is the first column, as in Criteo's test.txt.
       batch_size: rows a batch.
       categorical: the `.npy` of ids that goes with an `.npy` of `dense`.
-      vocabulary: file with the keys of each feature, for raw TSV.
+      vocabulary: file with the keys of each feature, for a raw log.
       split: of a folder of records, `train` or `test`.
+      spec: feature spec (JSON) of a raw log whose columns are not Criteo Kaggle's.
 
     Raises:
       DataError: not readable as that, or the arrays don't fit each other.
@@ -57,7 +63,7 @@ def read_rows(
         return _slices(path, *_arrays(path, categorical), batch_size)
     if vocabulary is None:
         raise DataError(f"{path}: raw TSV needs a vocabulary to look ids up: give --vocabulary FILE (prepare writes it)")
-    return _tsv(path, batch_size, vocabulary)
+    return _log(path, batch_size, vocabulary, spec)
 
 
 def _arrays(path: str, categorical: Optional[str]):
@@ -104,18 +110,22 @@ def _records(path: str, split: str, batch_size: int):
         yield np.log1p(dense), categorical
 
 
-def _tsv(path: str, batch_size: int, vocabulary: str):
+def _log(path: str, batch_size: int, vocabulary: str, spec_file: Optional[str]):
     from dlrm_tf.data.parse import parse_block
-    from dlrm_tf.data.spec import CRITEO
+    from dlrm_tf.data.spec import CRITEO, FeatureSpec
     from dlrm_tf.data.vocabulary import Vocabulary
 
+    spec = CRITEO if spec_file is None else FeatureSpec.load(spec_file)
     keys = Vocabulary.load(vocabulary)
-    if keys.names != CRITEO.categorical_names:
-        raise DataError(f"{vocabulary}: wanted the features {', '.join(CRITEO.categorical_names)}, has {', '.join(keys.names)}")
+    if keys.names != spec.categorical_names:
+        other = "" if spec_file else "; for other columns than Criteo Kaggle's give --spec"
+        raise DataError(
+            f"{vocabulary}: wanted the features {', '.join(spec.categorical_names)}, has {', '.join(keys.names)}{other}"
+        )
     features = [(keys.feature(name), size) for name, size in zip(keys.names, keys.sizes)]
-    first_line = 1
-    for text in _whole_lines(path):
-        block = parse_block(text, CRITEO)
+    first_line = 1 + spec.header
+    for text in _whole_lines(path, spec):
+        block = parse_block(text, spec)
         if block.bad:
             line, what = block.bad[0]
             raise DataError(f"{path}: line {first_line + line}: {what}; each line needs a score, so a bad one stops")
@@ -129,15 +139,17 @@ def _tsv(path: str, batch_size: int, vocabulary: str):
             yield dense[start : start + batch_size], categorical[start : start + batch_size]
 
 
-def _whole_lines(path: str):
-    """Pieces of whole lines; a file without labels (39 columns, as Criteo's test.txt) gets 0 as each line's label."""
-    from dlrm_tf.data.spec import CRITEO
-
+def _whole_lines(path: str, spec):
+    """Pieces of whole lines, without a header; where the label would be first and is missing, 0 is each line's label."""
     with open(path, "rb") as file:
-        unlabelled = file.readline(1 << 20).count(CRITEO.separator.encode()) == len(CRITEO.columns) - 2
-        file.seek(0)
+        if spec.header:
+            file.readline()
+        begin, separator = file.tell(), spec.separator.encode()
+        unlabelled = spec.label_column == 0 and file.readline(1 << 20).count(separator) == len(spec.columns) - 2
+        file.seek(begin)
+        label = b"0" + separator
         while piece := file.read(PIECE):
             piece += file.readline(PIECE)
             if unlabelled:
-                piece = b"0\t" + piece.rstrip(b"\n").replace(b"\n", b"\n0\t") + b"\n"
+                piece = label + piece.rstrip(b"\n").replace(b"\n", b"\n" + label) + b"\n"
             yield piece

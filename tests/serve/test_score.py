@@ -1,5 +1,6 @@
 """`dlrm-tf score`: the same rows, the same probabilities, whatever scores them."""
 
+import json
 import subprocess
 import sys
 
@@ -166,6 +167,25 @@ def test_raw_tsv_with_and_without_labels(tmp_path, label):
     assert len(second[0]) == 1 and dense.dtype == np.float32 and categorical.dtype == np.int32
     np.testing.assert_allclose(dense[:, 0], [np.log(4), 0, 0, 0], rtol=1e-6)
     assert categorical[:, 25].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("text", ["clicked,price,session,shop\n0,2.5,s,x\n1,,t,new\n", "price,session,shop\n2.5,s,x\n,t,new\n"])
+def test_a_log_of_other_columns(tmp_path, text):
+    columns = [["clicked", "label"], ["price", "float"], ["session", "skip"], ["shop", "categorical"]]
+    (tmp_path / "spec.json").write_text(json.dumps({"columns": columns, "separator": ",", "header": True}))
+    vocabulary, spec = str(tmp_path / "vocabulary.npz"), str(tmp_path / "spec.json")
+    Vocabulary.from_keys({"shop": ["x", "y"]}).save(vocabulary)
+    (tmp_path / "log.csv").write_text(text)
+    ((dense, categorical),) = read_rows(str(tmp_path / "log.csv"), 10, vocabulary=vocabulary, spec=spec)
+    np.testing.assert_allclose(dense, [[np.log(3.5)], [0]], rtol=1e-6)
+    assert categorical.tolist() == [[0], [2]]
+    with pytest.raises(
+        DataError, match="wanted the features C1, .* has shop; for other columns .* give --spec"
+    ):
+        list(read_rows(str(tmp_path / "log.csv"), 10, vocabulary=vocabulary))
+    (tmp_path / "log.csv").write_text(text.replace("2.5", "cheap"))
+    with pytest.raises(DataError, match=r"log.csv: line 2: column 2 \(price\): wanted a finite number, got 'cheap'"):
+        list(read_rows(str(tmp_path / "log.csv"), 10, vocabulary=vocabulary, spec=spec))
 
 
 def test_bad_line_stops_and_is_named(tmp_path):
