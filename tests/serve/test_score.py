@@ -179,9 +179,7 @@ def test_a_log_of_other_columns(tmp_path, text):
     ((dense, categorical),) = read_rows(str(tmp_path / "log.csv"), 10, vocabulary=vocabulary, spec=spec)
     np.testing.assert_allclose(dense, [[np.log(3.5)], [0]], rtol=1e-6)
     assert categorical.tolist() == [[0], [2]]
-    with pytest.raises(
-        DataError, match="wanted the features C1, .* has shop; for other columns .* give --spec"
-    ):
+    with pytest.raises(DataError, match="wanted the features C1, .* has shop; for other columns .* give --spec"):
         list(read_rows(str(tmp_path / "log.csv"), 10, vocabulary=vocabulary))
     (tmp_path / "log.csv").write_text(text.replace("2.5", "cheap"))
     with pytest.raises(DataError, match=r"log.csv: line 2: column 2 \(price\): wanted a finite number, got 'cheap'"):
