@@ -41,7 +41,7 @@ def run(args) -> None:
         test_fraction = float(Fraction(args.test_fraction))
         if not 0 <= test_fraction < 1:
             raise ValueError
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ArithmeticError):
         raise UsageError(f"--test-fraction: wanted a part from 0 to below 1 such as 1/7, got {args.test_fraction!r}") from None
     if args.report:  # said now, not after the work
         page_suffix(args.report)

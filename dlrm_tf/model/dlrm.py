@@ -97,6 +97,10 @@ class DLRM(tfrs.models.Model):
         # The one import upwards: which optimizers are safe for a table is knowledge of the training room.
         from dlrm_tf.train.optimizers import sparse_safe
 
+        in_a_loop = kwargs.get("steps_per_execution") not in (None, 1)
+        # In a loop, a collective of TensorFlow's takes one shape only; distinct rows have another one in every step.
+        if kwargs.get("jit_compile") or (in_a_loop and self.distribute_strategy.num_replicas_in_sync > 1):
+            self.embedding.deduplicate = False
         table_bytes = self.config.table_rows * self.config.embedding_dim * 4
         super().compile(optimizer=sparse_safe(optimizer, table_bytes), **kwargs)
 

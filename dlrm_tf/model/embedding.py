@@ -26,20 +26,19 @@ def row_numbers(config: DLRMConfig, categorical):
 
 
 def sum_rows(values, place, count):
-    """Sums the rows of `values` that have the same place, in their order, so that the result always has the same bits.
+    """Sums the rows of `values` that have the same place, in their order, so that on a CPU the result always has the same bits.
 
-    `tf.math.unsorted_segment_sum` as a product with a sparse matrix of ones: the same sums, in a third of the time.
+    `tf.math.unsorted_segment_sum` as a product with a sparse matrix of ones: the same sums, in a third of the time. It has no
+    XLA kernel.
 
     Args:
-      values: float32 `[n, D]`; other types and shapes go the slow way.
+      values: float32 `[n, D]`.
       place: int32 `[n]`, in `[0, count)`.
       count: int32, rows of the result.
 
     Returns:
       `[count, D]`.
     """
-    if values.dtype != tf.float32 or values.shape.rank != 2:
-        return tf.math.unsorted_segment_sum(values, place, count)
     n = tf.shape(place)[0]
     return tf.raw_ops.SparseTensorDenseMatMul(
         a_indices=tf.cast(tf.stack([place, tf.range(n)], axis=1), tf.int64),
@@ -62,38 +61,29 @@ class FusedEmbedding(tf.keras.layers.Layer):
       seed: seed of the uniform draw, or None.
 
     Attributes:
-      deduplicate: whether training reads every row of a batch once (the default), so that its gradient has every row once and
-        reading and writing the table, or sending it over a network, costs distinct rows only. The number of these is a dynamic
-        shape; False is for devices that want static ones.
+      deduplicate: whether training reads every row of a batch once, so that its gradient has every row once and reading and
+        writing the table, or sending it over a network, costs distinct rows only. The number of these is a dynamic shape: set
+        it to False for devices that want static ones, for XLA, and for several replicas whose steps run in a loop. True by
+        default on CPUs; it was not measured on a GPU.
     """
 
     def __init__(self, config: DLRMConfig, initializer: str = "uniform", seed=None, **kwargs):
         super().__init__(**kwargs)
         self.config = config
-        self.deduplicate = True
+        on_tpu = "TPU" in type(tf.distribute.get_strategy()).__name__
+        self.deduplicate = not on_tpu and not tf.config.list_physical_devices("GPU")
+        # An initializer holds the table three times, but only it works in a graph, and gives all workers the same draw.
+        whole = not tf.executing_eagerly() or tf.distribute.has_strategy()
         self.table = self.add_weight(
             name="table",
             shape=(config.table_rows, config.embedding_dim),
             dtype=tf.float32,
-            initializer="zeros",
+            initializer=_Uniform(config, seed) if initializer != "zeros" and whole else "zeros",
         )
         self.built = True
-        if initializer != "zeros":
-            self._draw(seed)
-
-    def _draw(self, seed) -> None:
-        """U(-sqrt(1/size_f), sqrt(1/size_f)) for every feature's block; OOV rows stay zero (the absent feature).
-
-        In pieces: drawn at once, as an initializer must, the table is held three times.
-        """
-        generator = np.random.default_rng(seed)
-        for size, offset in zip(self.config.categorical_feature_sizes, self.config.block_offsets):
-            for start in range(0, size, _DRAWN_ROWS):
-                shape = (min(_DRAWN_ROWS, size - start), self.config.embedding_dim)
-                rows = generator.random(shape, np.float32)
-                rows -= 0.5
-                rows *= 2 * np.sqrt(1.0 / size)
-                self.write_rows(offset + start, rows)
+        if initializer != "zeros" and not whole:
+            for start, rows in _uniform_rows(config, seed):
+                self.write_rows(start, rows)
 
     def rows(self, categorical):
         """Row numbers in the fused table.
@@ -119,7 +109,11 @@ class FusedEmbedding(tf.keras.layers.Layer):
 
         @tf.custom_gradient
         def spread(vectors):
-            return tf.gather(vectors, place), lambda upstream: sum_rows(upstream, place, tf.shape(distinct)[0])
+            def gradient(upstream):
+                # Of half precision's gradients too, the sums are made in float32.
+                return tf.cast(sum_rows(tf.cast(upstream, tf.float32), place, tf.shape(distinct)[0]), upstream.dtype)
+
+            return tf.gather(vectors, place), gradient
 
         return spread(tf.gather(self.table, distinct))
 
@@ -130,3 +124,27 @@ class FusedEmbedding(tf.keras.layers.Layer):
     def write_rows(self, start: int, rows: np.ndarray) -> None:
         """Overwrites the table's rows from `start` on with `[n, D]` float32."""
         self.table.scatter_update(tf.IndexedSlices(tf.constant(rows), tf.range(start, start + len(rows))))
+
+
+class _Uniform(tf.keras.initializers.Initializer):
+    """The table of `_uniform_rows`; OOV rows are zero (the absent feature)."""
+
+    def __init__(self, config: DLRMConfig, seed=None):
+        self._config, self._seed = config, seed
+
+    def __call__(self, shape, dtype=tf.float32, **kwargs):
+        table = np.zeros(shape, np.float32)
+        for start, rows in _uniform_rows(self._config, self._seed):
+            table[start : start + len(rows)] = rows
+        return tf.constant(table, dtype)
+
+
+def _uniform_rows(config: DLRMConfig, seed):
+    """U(-sqrt(1/size_f), sqrt(1/size_f)) for every feature's ids: pieces of the table as `(first row, rows)`."""
+    generator = np.random.default_rng(seed)
+    for size, offset in zip(config.categorical_feature_sizes, config.block_offsets):
+        for start in range(0, size, _DRAWN_ROWS):
+            rows = generator.random((min(_DRAWN_ROWS, size - start), config.embedding_dim), np.float32)
+            rows -= 0.5
+            rows *= 2 * np.sqrt(1.0 / size)
+            yield offset + start, rows

@@ -60,6 +60,7 @@ def grow(model, sizes, seed=None):
     optimizer = _fresh_copy(model.optimizer) if compiled else None
     new = type(model)(grown_config(model.config, sizes), seed=seed)
     new.source_sha256 = model.source_sha256
+    new.embedding.deduplicate = model.embedding.deduplicate
     for mlp, i, _, _ in model.config.dense_shapes():
         new.dense_layer(mlp, i).set_weights(model.dense_layer(mlp, i).get_weights())
     moves = list(block_moves(model.config, new.config))

@@ -92,7 +92,7 @@ def fit(
       resume: go on from the run's newest checkpoint; starts from the beginning when there is none.
       checkpoint_steps: steps between two checkpoints; one is always written at the end of an epoch.
       steps_per_execution: steps run without returning to Python; saves time with small batches. Progress, checkpoints and the
-        check for NaN then come once in so many steps.
+        check for NaN then come once in so many steps. 1 with `"mirrored"` and `"multi_worker"`.
       validate: measure on the test split after every epoch.
       profile: `(first, last)` step of the run to record TensorFlow's profile of, into tensorboard/; not with parameter servers.
       strategy: which devices and processes train together; `batch_size` is that of all of them, only the chief process writes.
@@ -133,6 +133,11 @@ def fit(
         rows -= rows % batch_size
         if rows == 0:
             raise DataError(f"{records.folder}: {records.rows('train')} training rows make no batch of {batch_size}")
+    if steps_per_execution > 1 and strategy in ("mirrored", "multi_worker"):
+        raise UsageError(
+            f"steps_per_execution must be 1 with strategy {strategy!r}: TensorFlow's collectives take no last batch that "
+            f"is smaller in a loop. Received {steps_per_execution}"
+        )
     if strategy != "one" and (optimizer_state or save_optimizer_state):
         raise UsageError(f"optimizer state in weights files goes with strategy 'one'. Received {strategy!r}")
     if optimizer_state and weights is None:

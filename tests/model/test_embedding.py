@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import dlrm_tf
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.embedding import sum_rows
+from dlrm_tf.train.optimizers import make_optimizer
 
 tf = tensorflow()
 CONFIG = dlrm_tf.DLRMConfig((7, 5, 101), dense_dim=4, embedding_dim=4, bottom_mlp=(8, 4), top_mlp=(8, 1))
@@ -34,14 +35,6 @@ def test_sum_rows_adds_in_order(place, width, seed):
     for row, value in zip(place, values):
         wanted[row] += value
     np.testing.assert_array_equal(sum_rows(tf.constant(values), tf.constant(place, tf.int32), 10), wanted)
-
-
-@pytest.mark.parametrize("shape,dtype", [((6,), np.float32), ((6, 2, 2), np.float32), ((6, 3), np.float64), ((6, 3), np.float16)])
-def test_sum_rows_of_other_types_and_shapes(shape, dtype):
-    values, place = np.arange(np.prod(shape)).reshape(shape).astype(dtype), [0, 2, 2, 0, 3, 0]
-    wanted = np.zeros((4, *shape[1:]), dtype)
-    np.add.at(wanted, place, values)
-    np.testing.assert_array_equal(sum_rows(tf.constant(values), tf.constant(place), 4), wanted)
 
 
 def test_a_batch_is_looked_up_by_its_distinct_rows():
@@ -94,6 +87,40 @@ def test_the_sums_are_made_once_for_one_model_and_again_when_two_lookups_meet():
     one = uniques(lambda: model.compute_loss((features, label), training=True))
     twice = uniques(lambda: sum(model.compute_loss((features, label), training=True) for _ in range(2)))
     assert (one, twice) == (1, 3)
+
+
+def test_only_the_values_of_unique_are_taken_for_distinct():
+    """Positions, which repeat, and tensors from outside the graph are summed."""
+    ids, gradient = tf.constant([5, 3, 5]), tf.constant([[1.0], [2.0], [4.0]])
+
+    def trained(indices_of):
+        table, optimizer = tf.Variable(tf.zeros([6, 1])), make_optimizer("sgd", 1.0)
+
+        @tf.function
+        def step():
+            optimizer.apply_gradients([(tf.IndexedSlices(gradient, indices_of(), tf.constant([6, 1])), table)])
+
+        step()
+        return table.numpy()[:, 0].tolist()
+
+    assert trained(lambda: tf.unique(ids)[1]) == [-5, -2, 0, 0, 0, 0]
+    assert trained(lambda: ids) == [0, 0, 0, -2, 0, -5]
+
+
+def test_a_model_made_in_a_graph_has_its_initial_table():
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        table = dlrm_tf.DLRM(CONFIG, seed=0).embedding.table
+        session.run(tf.compat.v1.global_variables_initializer())
+        drawn = session.run(table)
+    np.testing.assert_array_equal(drawn, dlrm_tf.DLRM(CONFIG, seed=0).embedding.table)
+
+
+def test_where_the_look_up_stays_plain():
+    model = dlrm_tf.DLRM(CONFIG, seed=0)
+    model.compile("sgd", jit_compile=True)
+    assert not model.embedding.deduplicate and not model.grow((8, 5, 101)).embedding.deduplicate
+    history = model.fit(tf.data.Dataset.from_tensors(batch_of()).repeat(20), verbose=0, epochs=2)
+    assert history.history["loss"][1] < history.history["loss"][0]
 
 
 def test_a_new_table_is_held_once():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -40,12 +41,21 @@ with local_cluster("multi_worker", cluster, 0, dict(arguments, config=config.to_
 print(json.dumps(trained.model.distribute_strategy.num_replicas_in_sync))
 """
 MIRRORED = """
+import numpy as np
 import dlrm_tf
 from dlrm_tf.keras2 import tensorflow
 tf = tensorflow()
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * cluster)
 trained = train(strategy="mirrored")
+# Steps in a loop, where a collective takes one shape only, though every batch has another number of distinct rows.
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    looped = dlrm_tf.DLRM(config)
+    looped.compile("sgd", steps_per_execution=5)
+looped.fit(dlrm_tf.Records.open(arguments["data"]).dataset("train", 100, drop_remainder=True), verbose=0)
+tables = [np.asarray(value) for value in strategy.experimental_local_results(looped.embedding.table)]
+assert np.array_equal(*tables) and tables[0].any()
 print(json.dumps(trained.model.distribute_strategy.num_replicas_in_sync))
 """
 
@@ -98,6 +108,57 @@ def test_parameter_servers_share_the_table_and_resume(prepared, small_config, al
     )
     assert [e["step"] for e in more.history] == [26, 52]
     assert more.history[1]["loss"] < history[0]["loss"]
+
+
+LOST_UPDATES = """
+import numpy as np
+import tensorflow as tf
+from dlrm_tf import DLRMConfig
+from dlrm_tf.model.embedding import FusedEmbedding
+from dlrm_tf.train.optimizers import make_optimizer
+ports = iter(arguments["ports"])
+cluster = {"worker": [f"localhost:{next(ports)}" for _ in range(4)], "ps": [f"localhost:{next(ports)}" for _ in range(2)]}
+spec, options = tf.train.ClusterSpec(cluster), tf.compat.v1.ConfigProto(inter_op_parallelism_threads=8)
+servers = [tf.distribute.Server(spec, job, i, "grpc", options) for job in cluster for i in range(len(cluster[job]))]
+config = DLRMConfig((20000,) * 4)
+strategy = tf.distribute.experimental.ParameterServerStrategy(
+    tf.distribute.cluster_resolver.SimpleClusterResolver(spec, rpc_layer="grpc"),
+    variable_partitioner=lambda shape, dtype, **more: [2 if shape[0] == config.table_rows else 1] + [1] * (len(shape) - 1))
+with strategy.scope():
+    embedding, optimizer = FusedEmbedding(config, "zeros"), make_optimizer("sgd", 1.0)
+
+@tf.function
+def step():
+    def in_worker():
+        ids = tf.cast(tf.exp(tf.random.uniform([512, 4]) * np.log(20000.0)) - 1, tf.int32)  # some ids in every batch
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_sum(embedding(ids, training=True))
+        optimizer.minimize(loss, embedding.trainable_variables, tape=tape)
+    strategy.run(in_worker)
+
+coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+for _ in range(200):
+    coordinator.schedule(step)
+coordinator.join()
+applied = sum(float(part.numpy().sum(dtype="f8")) for part in embedding.table.variables)
+print(json.dumps(applied / (200 * 512 * 4 * config.embedding_dim)), flush=True)
+os._exit(0)
+"""
+
+
+def test_workers_that_meet_in_a_row_lose_no_update():
+    sockets = [socket.socket() for _ in range(6)]
+    for listener in sockets:
+        listener.bind(("localhost", 0))
+    ports = [listener.getsockname()[1] for listener in sockets]
+    for listener in sockets:
+        listener.close()
+    assert run("import dlrm_tf\n" + LOST_UPDATES, ports=ports) == pytest.approx(1, abs=1e-3)
+
+
+def test_steps_in_a_loop_are_refused_where_replicas_step_together(prepared, tmp_path):
+    with pytest.raises(UsageError, match="steps_per_execution must be 1 with strategy 'mirrored'.* Received 5"):
+        dlrm_tf.fit(prepared, tmp_path / "run", strategy="mirrored", steps_per_execution=5)
 
 
 def test_tf_config_is_checked(monkeypatch):
