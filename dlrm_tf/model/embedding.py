@@ -71,7 +71,7 @@ class FusedEmbedding(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self.config = config
         on_tpu = "TPU" in type(tf.distribute.get_strategy()).__name__
-        self.deduplicate = not on_tpu and not tf.config.list_physical_devices("GPU")
+        self.deduplicate = not on_tpu and not tf.config.get_visible_devices("GPU")
         # An initializer holds the table three times, but only it works in a graph, and gives all workers the same draw.
         whole = not tf.executing_eagerly() or tf.distribute.has_strategy()
         self.table = self.add_weight(
