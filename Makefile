@@ -28,9 +28,9 @@ test: $(VENV)/.test lint
 	$(BIN)/python -m pytest $(RUN)
 
 # Without the tests that kill conversions and preparations for minutes: nothing of TensorFlow is in them.
-ASCEND_TESTS = tests/ascend tests/model tests/mindspore tests/data tests/test_config.py tests/test_files.py tests/test_progress.py \
+ASCEND_TESTS = tests/ascend tests/model tests/checkpoints tests/data tests/test_config.py tests/test_files.py tests/test_progress.py \
 	$(addprefix tests/train/test_,fit.py golden_sgd.py optimizers.py optimizer_state.py metrics.py) \
-	$(addprefix --ignore=tests/,mindspore/test_interrupted.py mindspore/test_fetch.py data/test_prepare_resume.py)
+	$(addprefix --ignore=tests/,checkpoints/test_interrupted.py checkpoints/test_fetch.py data/test_prepare_resume.py)
 ifeq ($(strip $(PYTHON39)),)
 test-ascend:
 	@echo "make test-ascend: skipped, no Python 3.9 (looked for python3.9 on PATH and under ~/.pyenv/versions/3.9.*/bin)"
@@ -49,7 +49,7 @@ test-mindspore:
 	@echo "make test-mindspore: skipped, MindSpore needs Python 3.9 to 3.12 (make MINDSPORE_PYTHON=... chooses one)"
 else
 test-mindspore: $(MINDSPORE_VENV)/.done
-	$(MINDSPORE_VENV)/bin/python -m pytest tests/mindspore/test_real_mindspore.py
+	$(MINDSPORE_VENV)/bin/python -m pytest tests/checkpoints/test_real_mindspore.py
 endif
 
 # Without dlrm_tf's own requirements: MindSpore and TensorFlow need not agree on theirs, and conversion needs no TensorFlow.
@@ -62,7 +62,7 @@ $(MINDSPORE_VENV)/.done: setup.py pyproject.toml
 
 test-torch: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet '$(TORCH)'
-	$(BIN)/python -m pytest tests/mindspore/test_pytorch.py
+	$(BIN)/python -m pytest tests/checkpoints/test_pytorch.py
 
 fuzz: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet 'atheris>=3,<4'

@@ -26,7 +26,7 @@ setup(
     version="0.1.0",
     description="MindSpore's DLRM in TensorFlow: convert, retrain, serve, score on a device",
     packages=find_packages(include=["dlrm_tf", "dlrm_tf.*"]),
-    package_data={"dlrm_tf.mindspore": ["golden/*"]},
+    package_data={"dlrm_tf.checkpoints": ["golden/*"]},
     python_requires=">=3.9",
     install_requires=[
         # TF 2.6.5 (the Ascend plugin's) is chosen by the `ascend` extra; elsewhere the newest line measured here.

@@ -16,7 +16,7 @@ import zlib
 
 import numpy as np
 
-from dlrm_tf.export.tflite import TFLiteExporter
+from dlrm_tf.export.tflite.export import TFLiteExporter
 
 BUDGETS_MB = (0.55, 0.6, 0.7, 0.85, 1, 1.5, 2.5, 4, 8)
 
@@ -68,7 +68,7 @@ def main(argv=None) -> None:
     args = parser.parse_args(argv)
     from dlrm_tf.data.criteo import prepare
     from dlrm_tf.data.synthetic import synth
-    from dlrm_tf.export.lite_curve import draw_curve
+    from dlrm_tf.reports.size_curve import draw_curve
     from dlrm_tf.train.fit import fit
 
     with tempfile.TemporaryDirectory(prefix="dlrm_tf_bench_") as folder:

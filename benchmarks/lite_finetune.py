@@ -13,7 +13,7 @@ import argparse
 import os
 import tempfile
 
-from dlrm_tf.export.tflite import ROW_BITS, TFLiteExporter
+from dlrm_tf.export.tflite.export import ROW_BITS, TFLiteExporter
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.embedding import FusedEmbedding
 from dlrm_tf.train.fit import fit

@@ -31,7 +31,8 @@ def make_inputs(folder: str, share: float) -> None:
 
     from dlrm_tf import Vocabulary
     from dlrm_tf.data.vocabulary import FeatureKeys
-    from dlrm_tf.model.weights import WeightsWriter, table_chunks
+    from dlrm_tf.weights.layout import table_chunks
+    from dlrm_tf.weights.writer import WeightsWriter
 
     config, generator = _config(share), np.random.default_rng(0)
     names, features = [f"C{f + 1}" for f in range(config.num_categorical)], []

@@ -123,7 +123,7 @@ def predict_request(rows: int, model_name: str) -> bytes:
     """A serialized request with random rows."""
     from tensorflow_serving.apis import predict_pb2
 
-    from dlrm_tf.serve.tensors import to_proto
+    from dlrm_tf.serving_api.tensors import to_proto
 
     generator = np.random.default_rng(rows)
     request = predict_pb2.PredictRequest()

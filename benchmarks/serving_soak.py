@@ -62,7 +62,7 @@ class Callers:
 
     def _call(self, target: str) -> None:
         from dlrm_tf.errors import ServingError
-        from dlrm_tf.serve import Client
+        from dlrm_tf.score import Client
 
         dense, categorical = np.zeros((ROWS, 13), np.float32), np.zeros((ROWS, 26), np.int32)
         dense[:, 0] = np.arange(ROWS) / ROWS

@@ -40,7 +40,7 @@ def onnx_model(weights: str, path: str) -> None:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    from dlrm_tf.model.weights import WeightsReader
+    from dlrm_tf.weights.reader import WeightsReader
 
     nodes, constants = [], []
 
@@ -136,7 +136,7 @@ def make_inputs(folder: str, args) -> tuple:
 
 def make_models(folder: str, data: str, weights: str) -> dict:
     """Writes every contender's file; returns its path by name."""
-    from dlrm_tf.export.tflite import TFLiteExporter
+    from dlrm_tf.export.tflite.export import TFLiteExporter
 
     paths = {name: os.path.join(folder, file) for name, file in CONTENDERS.items()}
     exporter = TFLiteExporter(weights, data=data, quiet=True)
@@ -209,8 +209,9 @@ def _memory() -> dict:
 def measure_full(folder: str) -> None:
     """Exports seeded weights of the Hub model's size and scores with the file; prints time and memory."""
     import dlrm_tf
-    from dlrm_tf.export import lite_graph  # noqa: F401, loads TensorFlow before the first reading
-    from dlrm_tf.model.weights import WeightsWriter, table_chunks
+    from dlrm_tf.export.tflite import graph as lite_graph  # noqa: F401, loads TensorFlow before the first reading
+    from dlrm_tf.weights.layout import table_chunks
+    from dlrm_tf.weights.writer import WeightsWriter
 
     config, generator = dlrm_tf.DLRMConfig.preset("criteo_kaggle"), np.random.default_rng(0)
     weights, path = os.path.join(folder, "m.weights.h5"), os.path.join(folder, "m.tflite")
@@ -322,8 +323,8 @@ def main(argv=None) -> None:
 
 def _measure(folder: str, args) -> None:
     from dlrm_tf.data.records import Records
-    from dlrm_tf.export.lite_report import compare
-    from dlrm_tf.export.subset import float_probabilities
+    from dlrm_tf.export.tflite.report import compare
+    from dlrm_tf.model.subset import float_probabilities
 
     data, weights = make_inputs(folder, args)
     dense, categorical, label = Records.open(data).numpy("test", 0, EVALUATION_ROWS)

@@ -6,6 +6,7 @@ Importing this package loads no TensorFlow; a name's module is imported when the
 import importlib
 import os
 import sys
+import warnings
 
 # TFRS imports only under Keras 2, and TensorFlow reads this variable once, when its Keras is first loaded.
 if "tensorflow" not in sys.modules:
@@ -17,25 +18,26 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "DLRMConfig": "dlrm_tf.config",
     "DLRM": "dlrm_tf.model.dlrm",
-    "load": "dlrm_tf.model.weights",
-    "convert": "dlrm_tf.mindspore.convert",
-    "fetch": "dlrm_tf.mindspore.fetch",
-    "grow_weights": "dlrm_tf.model.grow",
+    "load": "dlrm_tf.model.dlrm",
+    "make_optimizer": "dlrm_tf.model.optimizers",
+    "convert": "dlrm_tf.checkpoints.convert",
+    "fetch": "dlrm_tf.checkpoints.fetch",
+    "grow_weights": "dlrm_tf.weights.grow",
     "Records": "dlrm_tf.data.records",
     "Vocabulary": "dlrm_tf.data.vocabulary",
     "synth": "dlrm_tf.data.synthetic",
     "prepare": "dlrm_tf.data.criteo",
     "fit": "dlrm_tf.train.fit",
     "evaluate": "dlrm_tf.train.evaluate",
-    "export_savedmodel": "dlrm_tf.export.saved_model",
-    "export_tflite": "dlrm_tf.export.tflite",
-    "export_ascend": "dlrm_tf.export.ascend",
+    "export_savedmodel": "dlrm_tf.export.savedmodel.export",
+    "export_tflite": "dlrm_tf.export.tflite.export",
+    "export_ascend": "dlrm_tf.export.ascend.export",
 }
-# Modules reached as attributes: dlrm_tf.keras3, dlrm_tf.lite.Scorer, dlrm_tf.serve.Client, ...
-_MODULES = {
-    "keras3": "dlrm_tf.model.keras3",
-    **{room: f"dlrm_tf.{room}" for room in ("ascend", "data", "export", "lite", "mindspore", "model", "serve", "train")},
-}
+# Modules reached as attributes: dlrm_tf.keras3, dlrm_tf.lite.Scorer, dlrm_tf.score.Client, ...
+_ROOMS = ("ascend", "checkpoints", "data", "export", "lite", "model", "reports", "score", "serve", "train", "weights")
+_MODULES = {"keras3": "dlrm_tf.model.keras3", **{room: f"dlrm_tf.{room}" for room in _ROOMS}}
+# Names of 0.1.0 that are called otherwise now.
+_MOVED = {"mindspore": "checkpoints"}
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]
 
 
@@ -44,6 +46,9 @@ def __getattr__(name):
         value = importlib.import_module(_MODULES[name])
     elif name in _PUBLIC:
         value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    elif name in _MOVED:
+        warnings.warn(f"dlrm_tf.{name} is dlrm_tf.{_MOVED[name]} now", DeprecationWarning, stacklevel=2)
+        return __getattr__(_MOVED[name])
     else:
         raise AttributeError(f"module 'dlrm_tf' has no attribute {name!r}")
     globals()[name] = value

@@ -13,7 +13,7 @@ import pytest  # noqa: E402
 import dlrm_tf  # noqa: E402
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-TINY = pathlib.Path(dlrm_tf.__file__).parent / "mindspore" / "golden"
+TINY = pathlib.Path(dlrm_tf.__file__).parent / "checkpoints" / "golden"
 
 
 @pytest.fixture(scope="session")

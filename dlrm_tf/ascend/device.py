@@ -6,6 +6,7 @@ from typing import Optional, Union
 from dlrm_tf.ascend.cluster import Cluster
 from dlrm_tf.ascend.plugin import load_npu_device
 from dlrm_tf.errors import AscendError, UsageError
+from dlrm_tf.keras2 import tensorflow
 
 # The plugin's option `precision_mode`. Left alone, the first-generation 910 computes float32 matrix products in float16.
 PRECISION_MODES = {"float32": "must_keep_origin_dtype", "mixed": "allow_mix_precision"}
@@ -120,7 +121,7 @@ class AscendDevice:
         its rows up one by one, with static shapes.
 
         Args:
-          optimizer: a `tf.keras.optimizers.Optimizer` (`dlrm_tf.train.optimizers.make_optimizer`).
+          optimizer: a `tf.keras.optimizers.Optimizer` (`dlrm_tf.model.optimizers.make_optimizer`).
           model: the `dlrm_tf.DLRM` it is for.
 
         Raises:
@@ -146,8 +147,6 @@ class AscendDevice:
         return optimizer
 
     def _scaled(self, optimizer):
-        from dlrm_tf.keras2 import tensorflow
-
         # Where overflow gives Inf or NaN, TensorFlow's own finds it; where it saturates, only the plugin's does.
         if self._npu.is_inf_nan_enabled():
             scaled = tensorflow().keras.mixed_precision.LossScaleOptimizer
@@ -201,8 +200,6 @@ class AscendDevice:
         Returns:
           A dataset of batches of `local_batch_size` rows, of static shape.
         """
-        from dlrm_tf.keras2 import tensorflow
-
         tf = tensorflow()
         for part in tf.nest.flatten(batches.element_spec):
             if part.shape[0] is None:
@@ -232,8 +229,6 @@ class AscendDevice:
         Args:
           steps_per_execution: what the model is compiled with.
         """
-        from dlrm_tf.keras2 import tensorflow
-
         set_loop_size = self._npu.set_npu_loop_size
 
         class LoopSize(tensorflow().keras.callbacks.Callback):

@@ -26,8 +26,8 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     """Runs the verb."""
-    from dlrm_tf.mindspore.convert import convert
-    from dlrm_tf.mindspore.verify import check, read_sample, verify
+    from dlrm_tf.checkpoints.convert import convert
+    from dlrm_tf.checkpoints.verify import check, read_sample, verify
 
     if args.crc and args.to != "mindspore" and args.output.endswith(".weights.h5"):
         raise UsageError("--crc is only for --to mindspore")

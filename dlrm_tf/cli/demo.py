@@ -40,7 +40,7 @@ def demo(folder: str, rows: int = ROWS, seed: int = SEED):
       UsageError: `folder` exists and is no earlier demo's.
       DLRMError: a stretch failed, or a result is not what it must be.
     """
-    from dlrm_tf.cli.demo_report import Report
+    from dlrm_tf.reports.demo_page import Report
 
     _clear(folder)
     report = Report(folder)
@@ -117,7 +117,7 @@ def _parity(step, path) -> None:
 
     import dlrm_tf
 
-    golden = os.path.join(os.path.dirname(dlrm_tf.__file__), "mindspore", "golden")
+    golden = os.path.join(os.path.dirname(dlrm_tf.__file__), "checkpoints", "golden")
     dlrm_tf.convert(os.path.join(golden, "tiny.trained.ckpt"), path("golden.weights.h5"), quiet=True)
     model = dlrm_tf.load(path("golden.weights.h5"))
     with np.load(os.path.join(golden, "tiny.npz")) as arrays:
@@ -164,7 +164,7 @@ def _serve(step, path, report, weights, version, dense, categorical) -> dict:
 
     import dlrm_tf
     from dlrm_tf.lite import Scorer
-    from dlrm_tf.serve import Client, open_target
+    from dlrm_tf.score import Client, open_target
 
     model = dlrm_tf.load(weights)
     scores = {"Keras": _sigmoid(model.predict({"dense": dense, "categorical": categorical}, batch_size=1024, verbose=0))[:, 0]}

@@ -28,7 +28,7 @@ def run(args) -> None:
         if args.streaming:
             raise UsageError("--plot needs every score: leave --streaming out")
         require("matplotlib", "report")
-        from dlrm_tf.train.plots import plot_quality
+        from dlrm_tf.reports.training_plots import plot_quality
 
         metrics = measure(*options)
         plot_quality(metrics, args.plot)

@@ -49,14 +49,14 @@ def _numbers(text: str) -> tuple:
 def run(args):
     """Exports; prints what was written."""
     if args.kind == "savedmodel":
-        from dlrm_tf.export.saved_model import WARMUP_BATCHES, export_savedmodel
+        from dlrm_tf.export.savedmodel.export import WARMUP_BATCHES, export_savedmodel
 
         warmup = args.warmup_batches or WARMUP_BATCHES
         print(export_savedmodel(args.weights, args.output or "saved_models", args.name, args.version, args.vocabulary, warmup))
     elif not args.output:
         raise UsageError(f"export {args.kind} needs -o {'FILE.tflite' if args.kind == 'tflite' else 'DIR'}")
     elif args.kind == "ascend":
-        from dlrm_tf.export.ascend import export_ascend
+        from dlrm_tf.export.ascend.export import export_ascend
 
         batches = args.batches.split(",")
         if not all(n.isdigit() for n in batches):
@@ -67,13 +67,13 @@ def run(args):
         raise UsageError("--curve needs --max-size SIZE and --data DIR")
     else:
         from dlrm_tf.export.budget import parse_size
-        from dlrm_tf.export.tflite import TFLiteExporter
+        from dlrm_tf.export.tflite.export import TFLiteExporter
 
         max_size = parse_size(args.max_size) if args.max_size else None
         exporter = TFLiteExporter(args.weights, data=args.data, vocabulary=args.vocabulary)
         print(exporter.export(args.output, args.mlp, args.rows, max_size, args.max_auc_loss))
         if args.curve:
-            from dlrm_tf.export.lite_curve import budgets_around, draw_curve, format_curve, size_curve
+            from dlrm_tf.reports.size_curve import budgets_around, draw_curve, format_curve, size_curve
 
             reports = size_curve(exporter, budgets_around(max_size), args.mlp, args.rows)
             print(format_curve(reports))

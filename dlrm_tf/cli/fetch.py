@@ -13,9 +13,9 @@ def run(args) -> None:
     import posixpath
     import urllib.parse
 
+    from dlrm_tf.checkpoints.digest import HUB_SHA256
+    from dlrm_tf.checkpoints.fetch import HUB_URL, fetch
     from dlrm_tf.errors import UsageError
-    from dlrm_tf.mindspore.digest import HUB_SHA256
-    from dlrm_tf.mindspore.fetch import HUB_URL, fetch
 
     urls = args.url or [HUB_URL]
     target = args.output or posixpath.basename(urllib.parse.unquote(urllib.parse.urlsplit(urls[0]).path))

@@ -14,8 +14,8 @@ def add_arguments(parser):
 def run(args):
     """Grows; prints how many ids were added."""
     from dlrm_tf.data.vocabulary import Vocabulary
-    from dlrm_tf.model.grow import grow_weights
-    from dlrm_tf.model.weights import WeightsReader
+    from dlrm_tf.weights.grow import grow_weights
+    from dlrm_tf.weights.reader import WeightsReader
 
     with WeightsReader(args.weights) as reader:
         before = sum(reader.config.categorical_feature_sizes)

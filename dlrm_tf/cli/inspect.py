@@ -16,12 +16,12 @@ def run(args) -> None:
     import os
 
     if os.path.isdir(args.path):
-        from dlrm_tf.data.describe import describe as describe_folder
+        from dlrm_tf.data.describe import describe_records
         from dlrm_tf.data.records import Records
 
-        print(json.dumps(Records.open(args.path).manifest) if args.json else "\n".join(describe_folder(args.path)))
+        print(json.dumps(Records.open(args.path).manifest) if args.json else "\n".join(describe_records(args.path)))
         return
-    from dlrm_tf.mindspore.describe import as_text, describe
+    from dlrm_tf.checkpoints.describe import as_text, describe_checkpoint
 
-    report = describe(args.path, check=args.check)
+    report = describe_checkpoint(args.path, check=args.check)
     print(json.dumps(report) if args.json else as_text(report))

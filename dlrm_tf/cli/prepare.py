@@ -30,12 +30,12 @@ def run(args) -> None:
     from fractions import Fraction
 
     from dlrm_tf.data.criteo import prepare
-    from dlrm_tf.data.describe import describe
-    from dlrm_tf.data.page import page_suffix, write_page
+    from dlrm_tf.data.describe import describe_records
     from dlrm_tf.data.spec import CRITEO, FeatureSpec
     from dlrm_tf.data.upstream import load_counts
     from dlrm_tf.data.vocabulary import Vocabulary
     from dlrm_tf.errors import UsageError, require
+    from dlrm_tf.reports.data_page import page_suffix, write_page
 
     try:
         test_fraction = float(Fraction(args.test_fraction))
@@ -63,7 +63,7 @@ def run(args) -> None:
         threads=args.threads,
         quiet=False,
     )
-    print("\n".join(describe(args.output, features=False)))
+    print("\n".join(describe_records(args.output, features=False)))
     if args.report:
         write_page(args.output, args.report)
         print(f"page: {args.report}")

@@ -48,9 +48,9 @@ def run(args):
     if args.output and not args.output.endswith((".csv", ".npy")):
         raise UsageError(f"--output: wanted a .csv or .npy file, came {args.output!r}")
     # Here, not above: --help must not wait for them.
-    from dlrm_tf.serve.client import Tls
-    from dlrm_tf.serve.rows import read_rows
-    from dlrm_tf.serve.targets import open_target
+    from dlrm_tf.score.client import Tls
+    from dlrm_tf.score.rows import read_rows
+    from dlrm_tf.score.targets import open_target
 
     batches = read_rows(args.rows, args.batch_size, args.categorical, args.vocabulary, args.split, args.spec)
     options = {name: getattr(args, name) for name in ("timeout", "retries") if getattr(args, name) is not None}

@@ -104,8 +104,8 @@ def run(args) -> None:
 
         trained = fit(**{**options, "config": config}, strategy=args.strategy, quiet=args.quiet)
     if args.plot:
+        from dlrm_tf.reports.training_plots import plot_history, plot_quality
         from dlrm_tf.train.evaluate import measure
-        from dlrm_tf.train.plots import plot_history, plot_quality
 
         plot_history(trained.history, os.path.join(args.output, "training.png"))
         plot_quality(measure(args.data, trained.best_weights, quiet=args.quiet), os.path.join(args.output, "quality.png"))

@@ -1,10 +1,10 @@
-"""describe: what is in a prepared data folder, as lines of text (`dlrm-tf inspect DIR`)."""
+"""describe_records: what is in a prepared data folder, as lines of text (`dlrm-tf inspect DIR`)."""
 
 from dlrm_tf.data.records import MANIFEST, SPLITS, Records
 from dlrm_tf.errors import DataError, reason
 
 
-def describe(folder: str, features: bool = True) -> list[str]:
+def describe_records(folder: str, features: bool = True) -> list[str]:
     """Counts, positive rate and, for each feature, cardinality and shares of missing and out-of-vocabulary cells.
 
     Args:
@@ -41,6 +41,8 @@ def _lines(folder: str, records: Records, counts: dict, features: bool) -> list[
             size = f"{sizes[name]:,}" if name in sizes else "dense"
             oov = f"{counts['out_of_vocabulary'][name] / rows:.2%}" if name in sizes else ""
             missing = counts["missing"][name]
-            missing = "?" if missing is None else f"{missing / rows:.2%}"  # not known of data that came as TFRecord
+            missing = (
+                "?" if missing is None else f"{missing / rows:.2%}"
+            )  # not known of data that came from TFRecord files (0.1.0)
             lines.append(f"  {name:<12}{size:>14}{missing:>12}{oov:>12}".rstrip())
     return lines

@@ -14,6 +14,7 @@ from typing import Optional
 
 import numpy as np
 
+from dlrm_tf.data.pipeline import build
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, reason
@@ -219,8 +220,6 @@ class Records:
         Raises:
           DataError: an argument is out of range.
         """
-        from dlrm_tf.data.pipeline import build
-
         return build(self, split, batch_size, shuffle_seed, repeat, drop_remainder, worker, start_batch, share)
 
     def verify(self) -> None:

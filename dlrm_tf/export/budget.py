@@ -5,9 +5,11 @@ import re
 import numpy as np
 
 from dlrm_tf.errors import UsageError
-from dlrm_tf.export.subset import renumber, seen_ids, subset_config, subset_model
-from dlrm_tf.model.weights import WeightsReader, WeightsWriter
+from dlrm_tf.model.subset import subset_model
 from dlrm_tf.progress import Progress
+from dlrm_tf.weights.reader import WeightsReader
+from dlrm_tf.weights.subset import renumber, seen_ids, subset_config
+from dlrm_tf.weights.writer import WeightsWriter
 
 # Rows of a feature moved at a time.
 _CHUNK_ROWS = 1 << 18

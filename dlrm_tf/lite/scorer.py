@@ -6,8 +6,10 @@ import os
 
 import numpy as np
 
+from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, DLRMError, require
 from dlrm_tf.lite.ids import KEPT_IDS, KeptIds
+from dlrm_tf.lite.keys import KeyTable
 from dlrm_tf.lite.metadata import VOCABULARY, read_entry, read_metadata
 
 SIGNATURE = "score"
@@ -120,9 +122,6 @@ class Scorer:
         data = read_entry(self.path, VOCABULARY)
         if not data:
             return None
-        from dlrm_tf.data.vocabulary import Vocabulary
-        from dlrm_tf.lite.keys import KeyTable
-
         return KeyTable(Vocabulary.load(io.BytesIO(data)))
 
     def _checked(self, name: str, array) -> np.ndarray:

@@ -4,10 +4,12 @@ import numpy as np
 
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.keras2 import recommenders, tensorflow
-from dlrm_tf.model import weights
 from dlrm_tf.model.embedding import FusedEmbedding
 from dlrm_tf.model.grow import grow
 from dlrm_tf.model.interaction import CatInteraction, DotInteraction
+from dlrm_tf.model.optimizers import sparse_safe
+from dlrm_tf.model.saving import load_weights, save_weights
+from dlrm_tf.weights.reader import WeightsReader
 
 tf = tensorflow()
 tfrs = recommenders()
@@ -85,7 +87,7 @@ class DLRM(tfrs.models.Model):
         """Keras's `compile`; the loss is the model's own (`compute_loss`).
 
         Args:
-          optimizer: `"sgd"`, `"adagrad"`, `"rowwise_adagrad"`, `"lazy_adam"` (`dlrm_tf.train.optimizers`), or a Keras optimizer.
+          optimizer: `"sgd"`, `"adagrad"`, `"rowwise_adagrad"`, `"lazy_adam"` (`dlrm_tf.model.optimizers`), or a Keras optimizer.
           loss: None.
           **kwargs: as for Keras: `metrics` (they see logits), `steps_per_execution`, `run_eagerly`, ...
 
@@ -94,9 +96,6 @@ class DLRM(tfrs.models.Model):
         """
         if loss is not None:
             raise ValueError(f"loss must be None: the model has its own, sigmoid cross-entropy of the logits. Received {loss!r}")
-        # The one import upwards: which optimizers are safe for a table is knowledge of the training room.
-        from dlrm_tf.train.optimizers import sparse_safe
-
         in_a_loop = kwargs.get("steps_per_execution") not in (None, 1)
         # In a loop, a collective of TensorFlow's takes one shape only; distinct rows have another one in every step.
         if kwargs.get("jit_compile") or (in_a_loop and self.distribute_strategy.num_replicas_in_sync > 1):
@@ -170,23 +169,42 @@ class DLRM(tfrs.models.Model):
         return cls(DLRMConfig.from_json(config["config"]), name=config["name"])
 
     def save_weights(self, filepath, *args, **kwargs):
-        """Writes `.weights.h5` (see `dlrm_tf.model.weights`); any other name is left to Keras."""
+        """Writes `.weights.h5` (see `dlrm_tf.weights.layout`); any other name is left to Keras."""
         if str(filepath).endswith(".weights.h5"):
-            return weights.save_weights(self, filepath, self.source_sha256, self.vocabulary_fingerprint)
+            return save_weights(self, filepath, self.source_sha256, self.vocabulary_fingerprint)
         return super().save_weights(filepath, *args, **kwargs)
 
     def load_weights(self, filepath, *args, **kwargs):
-        """Reads `.weights.h5` (see `dlrm_tf.model.weights`); any other name is left to Keras.
+        """Reads `.weights.h5` (see `dlrm_tf.weights.layout`); any other name is left to Keras.
 
         Raises:
           CheckpointError: the file is damaged or does not fit this model.
         """
         if str(filepath).endswith(".weights.h5"):
-            attributes = weights.load_weights(self, filepath)
+            attributes = load_weights(self, filepath)
             self.source_sha256 = attributes["source_sha256"]
             self.vocabulary_fingerprint = attributes["vocabulary_fingerprint"]
             return None
         return super().load_weights(filepath, *args, **kwargs)
+
+
+def load(path) -> DLRM:
+    """Rebuilds a `DLRM` from one weights file: its configuration and its weights.
+
+    Args:
+      path: a `.weights.h5` written by `convert`, `train` or `DLRM.save_weights`.
+
+    Returns:
+      The `dlrm_tf.DLRM`; `model.vocabulary_fingerprint` and `model.source_sha256` come from the file.
+
+    Raises:
+      CheckpointError: not such a file.
+    """
+    with WeightsReader(path) as reader:
+        config = reader.config
+    model = DLRM(config, initializer="zeros")
+    model.load_weights(path)
+    return model
 
 
 def _normal(variance: float, seed, initializer: str):

@@ -11,7 +11,8 @@ import numpy as np
 from keras import ops
 
 from dlrm_tf.config import DLRMConfig
-from dlrm_tf.model import weights
+from dlrm_tf.model.saving import save_weights
+from dlrm_tf.weights.reader import WeightsReader
 
 if int(keras.__version__.split(".")[0]) < 3:
     raise ImportError(f"dlrm_tf.keras3 needs the package keras 3 or newer, came {keras.__version__}: pip install 'keras>=3.4'")
@@ -90,7 +91,7 @@ class DLRM(keras.Model):
         """Writes the file that `dlrm_tf.load` and `dlrm_tf.keras3.load` read (Keras 3 alone would file the top MLP elsewhere)."""
         if not overwrite and os.path.exists(filepath):
             raise FileExistsError(f"{filepath}: already exists")
-        weights.save_weights(self, filepath)
+        save_weights(self, filepath)
 
 
 def build(config: DLRMConfig) -> DLRM:
@@ -107,7 +108,7 @@ def build(config: DLRMConfig) -> DLRM:
 
 def load(path) -> DLRM:
     """Rebuilds the Keras 3 model from one weights file, configuration included."""
-    with weights.WeightsReader(path) as reader:
+    with WeightsReader(path) as reader:
         config = reader.config
     model = build(config)
     model.load_weights(path)

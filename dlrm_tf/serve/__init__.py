@@ -1,18 +1,18 @@
-"""The embedded model server (TF Serving's API) and the client for it and for the real TensorFlow Serving."""
+"""The embedded model server: TensorFlow Serving's API, over gRPC and REST."""
 
 import importlib
+import warnings
 
-_PUBLIC = {
-    "ModelServer": "dlrm_tf.serve.server",
-    "ServerOptions": "dlrm_tf.serve.options",
-    "Client": "dlrm_tf.serve.client",
-    "Tls": "dlrm_tf.serve.client",
-    "open_target": "dlrm_tf.serve.targets",
-}
+_PUBLIC = {"ModelServer": "dlrm_tf.serve.server", "ServerOptions": "dlrm_tf.serve.options"}
+# Names of 0.1.0 that are elsewhere now.
+_MOVED = dict.fromkeys(("Client", "Tls", "open_target"), "dlrm_tf.score")
 __all__ = [*_PUBLIC]
 
 
 def __getattr__(name):
+    if name in _MOVED:
+        warnings.warn(f"dlrm_tf.serve.{name} is {_MOVED[name]}.{name} now", DeprecationWarning, stacklevel=2)
+        return getattr(importlib.import_module(_MOVED[name]), name)
     if name not in _PUBLIC:
         raise AttributeError(f"module 'dlrm_tf.serve' has no attribute {name!r}")
     value = getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -10,7 +10,7 @@ import time
 import grpc
 import numpy as np
 
-from dlrm_tf.serve.status import RequestError, invalid_argument
+from dlrm_tf.serving_api.status import RequestError, invalid_argument
 
 # Defaults of tensorflow/core/kernels/batching_util/shared_batch_scheduler.h.
 MAX_BATCH_SIZE, MAX_ENQUEUED_BATCHES = 1000, 10

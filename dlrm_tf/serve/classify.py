@@ -5,8 +5,8 @@ import numpy as np
 from tensorflow_serving.apis import classification_pb2, inference_pb2, regression_pb2
 
 from dlrm_tf.serve.predict import CLASSIFY, DEFAULT_SIGNATURE, REGRESS, fill_model_spec
-from dlrm_tf.serve.status import RequestError, invalid_argument
-from dlrm_tf.serve.tensors import array_type_name
+from dlrm_tf.serving_api.status import RequestError, invalid_argument
+from dlrm_tf.serving_api.tensors import array_type_name
 
 INPUTS, CLASSES, SCORES, OUTPUTS = "inputs", "classes", "scores", "outputs"
 _NAMES = {CLASSIFY: "classification", REGRESS: "regression"}

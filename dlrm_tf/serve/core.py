@@ -8,7 +8,7 @@ import grpc
 from tensorflow_serving.apis import model_management_pb2, model_pb2
 
 from dlrm_tf.serve import classify, model_info, predict
-from dlrm_tf.serve.status import RequestError, invalid_argument
+from dlrm_tf.serving_api.status import RequestError, invalid_argument
 
 log = logging.getLogger("dlrm_tf.serve")
 

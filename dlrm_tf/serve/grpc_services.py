@@ -5,7 +5,7 @@ import logging
 import grpc
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from dlrm_tf.serve.status import MAX_MESSAGE, RequestError
+from dlrm_tf.serving_api.status import MAX_MESSAGE, RequestError
 
 log = logging.getLogger("dlrm_tf.serve")
 

@@ -13,8 +13,9 @@ import grpc
 
 from dlrm_tf.errors import ServingError
 from dlrm_tf.serve.model import Model, State, Version, check_configs, resolve, wanted_version
-from dlrm_tf.serve.status import RequestError
-from dlrm_tf.serve.versions import aspired_versions, versions_on_disk
+from dlrm_tf.serve.versions import aspired_versions
+from dlrm_tf.serving_api.status import RequestError
+from dlrm_tf.versions import versions_on_disk
 
 # Versions that ended stay listed in the model's status; so many of them, the newest.
 MAX_ENDED = 100

@@ -6,7 +6,7 @@ import grpc
 from tensorflow_serving.apis import get_model_status_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from dlrm_tf.serve.status import RequestError, invalid_argument
+from dlrm_tf.serving_api.status import RequestError, invalid_argument
 
 State = get_model_status_pb2.ModelVersionStatus.State
 ModelConfig = model_server_config_pb2.ModelConfig

@@ -2,7 +2,7 @@
 
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
-from dlrm_tf.serve.status import invalid_argument
+from dlrm_tf.serving_api.status import invalid_argument
 
 
 def get_model_metadata(manager, request) -> get_model_metadata_pb2.GetModelMetadataResponse:

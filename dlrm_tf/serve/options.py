@@ -7,12 +7,9 @@ from typing import Optional
 from tensorflow_serving.config import model_server_config_pb2
 
 from dlrm_tf.errors import UsageError
-from dlrm_tf.serve.config_files import read_batching_parameters, read_model_config, read_monitoring_config, read_ssl_config
-from dlrm_tf.serve.config_protos import BatchingParameters
-
-# A shape may promise more values than the message carries (the last one is repeated): by how many. What the graph makes of them
-# may be a hundred times larger, so a request of 100 bytes must not stand for millions; a batch of 1024 rows is 26,624 ids.
-MAX_REPEATED_VALUES = 1 << 16
+from dlrm_tf.serving_api.config_files import read_batching_parameters, read_model_config, read_monitoring_config, read_ssl_config
+from dlrm_tf.serving_api.config_protos import BatchingParameters
+from dlrm_tf.serving_api.limits import MAX_REPEATED_VALUES
 
 
 def _flag(default, text: str, metavar: Optional[str] = None, kind=None):

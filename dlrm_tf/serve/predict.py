@@ -3,8 +3,9 @@
 import grpc
 from tensorflow_serving.apis import predict_pb2
 
-from dlrm_tf.serve.status import RequestError, invalid_argument
-from dlrm_tf.serve.tensors import MAX_REPEATED_VALUES, to_array, to_proto
+from dlrm_tf.serving_api.limits import MAX_REPEATED_VALUES
+from dlrm_tf.serving_api.status import RequestError, invalid_argument
+from dlrm_tf.serving_api.tensors import to_array, to_proto
 
 DEFAULT_SIGNATURE = "serving_default"
 PREDICT, CLASSIFY, REGRESS = (f"tensorflow/serving/{method}" for method in ("predict", "classify", "regress"))

@@ -17,7 +17,7 @@ from tensorflow_serving.apis import (
 
 from dlrm_tf.serve import rest_examples, rest_json
 from dlrm_tf.serve.predict import DEFAULT_SIGNATURE, run_signature
-from dlrm_tf.serve.status import RequestError, invalid_argument
+from dlrm_tf.serving_api.status import RequestError, invalid_argument
 
 log = logging.getLogger("dlrm_tf.serve")
 

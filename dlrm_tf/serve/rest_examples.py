@@ -4,7 +4,7 @@ import numpy as np
 from tensorflow.core.example import example_pb2, feature_pb2
 
 from dlrm_tf.serve.rest_json import check_size, decode_base64, dump, parse, shown, signature_name
-from dlrm_tf.serve.status import invalid_argument
+from dlrm_tf.serving_api.status import invalid_argument
 
 _FLOAT_MAX = float(np.finfo(np.float32).max)
 

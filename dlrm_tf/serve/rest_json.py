@@ -9,8 +9,9 @@ import grpc
 import numpy as np
 from tensorflow.core.framework import types_pb2
 
-from dlrm_tf.serve.status import RequestError, invalid_argument
-from dlrm_tf.serve.tensors import MAX_RANK, numpy_dtype, type_name
+from dlrm_tf.serving_api.limits import MAX_RANK
+from dlrm_tf.serving_api.status import RequestError, invalid_argument
+from dlrm_tf.serving_api.tensors import numpy_dtype, type_name
 
 
 class Literal(float):

@@ -6,8 +6,8 @@ import threading
 import numpy as np
 
 from dlrm_tf.errors import ServingError
-from dlrm_tf.serve.status import invalid_argument, runtime_error
-from dlrm_tf.serve.tensors import array_type_name, numpy_dtype, type_name
+from dlrm_tf.serving_api.status import invalid_argument, runtime_error
+from dlrm_tf.serving_api.tensors import array_type_name, numpy_dtype, type_name
 
 SERVE_TAG = "serve"
 # A client chooses which outputs it wants; so many different choices are kept compiled.

@@ -16,7 +16,6 @@ from tensorflow_serving.apis import (
 
 from dlrm_tf.errors import ServingError, UsageError
 from dlrm_tf.serve.batching import Batcher
-from dlrm_tf.serve.config_files import read_model_config
 from dlrm_tf.serve.core import ServerCore
 from dlrm_tf.serve.grpc_services import ModelService, PredictionService
 from dlrm_tf.serve.http_server import HttpServer
@@ -26,8 +25,9 @@ from dlrm_tf.serve.options import ServerOptions
 from dlrm_tf.serve.ports import allow_many_files, bind, server_credentials
 from dlrm_tf.serve.reception import Reception
 from dlrm_tf.serve.servable import Servable
-from dlrm_tf.serve.status import RequestError
 from dlrm_tf.serve.warmup import warm_up
+from dlrm_tf.serving_api.config_files import read_model_config
+from dlrm_tf.serving_api.status import RequestError
 
 _SERVICES = tuple(
     file.DESCRIPTOR.services_by_name[name].full_name

@@ -8,7 +8,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from dlrm_tf.errors import ServingError
 from dlrm_tf.serve.classify import classify, multi_inference, regress
 from dlrm_tf.serve.predict import predict
-from dlrm_tf.serve.status import RequestError
+from dlrm_tf.serving_api.status import RequestError
 
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 MAX_RECORDS = 1000

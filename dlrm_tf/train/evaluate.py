@@ -6,6 +6,7 @@ from typing import Optional
 from dlrm_tf.data.records import Records
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.model.dlrm import load
 from dlrm_tf.progress import Progress
 from dlrm_tf.train.metrics import ClickMetrics
 
@@ -43,8 +44,6 @@ def measure(data, weights, split="test", batch_size=8192, exact=True, quiet=Fals
     records = data if isinstance(data, Records) else Records.open(data)
     model = weights
     if isinstance(weights, (str, os.PathLike)):
-        from dlrm_tf.model.weights import load
-
         model = load(weights)
     check_fits(model.config, model.vocabulary_fingerprint, records, os.fspath(weights) if model is not weights else "the model")
     # One shape for all batches: an NPU or a TPU compiles the graph anew for another one.

@@ -13,14 +13,14 @@ from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.records import Records
 from dlrm_tf.errors import DataError, UsageError
 from dlrm_tf.keras2 import tensorflow
-from dlrm_tf.model.weights import load
+from dlrm_tf.model.dlrm import load
+from dlrm_tf.model.optimizers import DEFAULT_LEARNING_RATES, make_optimizer
 from dlrm_tf.progress import Progress
 from dlrm_tf.train import callbacks as on
 from dlrm_tf.train.checkpoints import RunCheckpoints
 from dlrm_tf.train.evaluate import check_fits, evaluate
 from dlrm_tf.train.metrics import NonFiniteLogits
 from dlrm_tf.train.optimizer_state import go_on_with_state, save_with_optimizer_state
-from dlrm_tf.train.optimizers import DEFAULT_LEARNING_RATES, make_optimizer
 from dlrm_tf.train.parameter_server import ParameterServerLoop
 from dlrm_tf.train.run_folder import BEST, LAST, end_epoch, open_run, read_history
 from dlrm_tf.train.schedules import WarmUpThenDecay

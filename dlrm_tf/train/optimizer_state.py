@@ -10,9 +10,12 @@ import numpy as np
 
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.keras2 import tensorflow
-from dlrm_tf.model.optimizer_state import OptimizerStateReader, OptimizerStateWriter
-from dlrm_tf.model.weights import TABLE, WeightsReader, WeightsWriter, dense_path, write_model
-from dlrm_tf.train.optimizers import RowwiseAdagrad, TableAndDense, is_table, legacy
+from dlrm_tf.model.optimizers import RowwiseAdagrad, TableAndDense, is_table, legacy
+from dlrm_tf.model.saving import write_model
+from dlrm_tf.weights.layout import TABLE, dense_path
+from dlrm_tf.weights.optimizer_state import OptimizerStateReader, OptimizerStateWriter
+from dlrm_tf.weights.reader import WeightsReader
+from dlrm_tf.weights.writer import WeightsWriter
 
 tf = tensorflow()
 

@@ -9,7 +9,7 @@ from dlrm_tf.errors import UsageError
 from dlrm_tf.keras2 import recommenders, tensorflow
 from dlrm_tf.model.dlrm import DLRM
 from dlrm_tf.model.embedding import row_numbers
-from dlrm_tf.model.weights import table_chunks
+from dlrm_tf.weights.layout import table_chunks
 
 tf = tensorflow()
 tfrs = recommenders()

@@ -21,7 +21,7 @@ def rows(count):
 
 def train(name, seed, device=None):
     """Two epochs of four batches with the optimizer `name`; returns the model."""
-    from dlrm_tf.train.optimizers import make_optimizer
+    from dlrm_tf.model.optimizers import make_optimizer
 
     tf = tensorflow()
     model = dlrm_tf.DLRM(CONFIG, seed=seed)

@@ -11,7 +11,7 @@ import dlrm_tf
 from dlrm_tf.ascend import device as ascend
 from dlrm_tf.errors import UsageError
 from dlrm_tf.keras2 import tensorflow
-from dlrm_tf.train.optimizers import make_optimizer
+from dlrm_tf.model.optimizers import make_optimizer
 
 tf = tensorflow()
 CRITEO = types.SimpleNamespace(config=dlrm_tf.DLRMConfig.preset("criteo_kaggle"), embedding=types.SimpleNamespace())

@@ -14,7 +14,7 @@ from dlrm_tf.cli.main import main
 from dlrm_tf.data.criteo import prepare
 from dlrm_tf.data.synthetic import synth
 from dlrm_tf.errors import AscendError, UsageError
-from dlrm_tf.export.ascend import export_ascend
+from dlrm_tf.export.ascend.export import export_ascend
 from dlrm_tf.keras2 import tensorflow
 
 tf = tensorflow()

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import dlrm_tf
+from dlrm_tf.checkpoints.checkpoint import Checkpoint
+from dlrm_tf.checkpoints.names import MINDSPORE, Weight
 from dlrm_tf.cli.main import main
 from dlrm_tf.data.criteo import prepare
 from dlrm_tf.data.synthetic import synth
 from dlrm_tf.keras2 import recommenders, tensorflow
-from dlrm_tf.mindspore.checkpoint import Checkpoint
-from dlrm_tf.mindspore.names import MINDSPORE, Weight
-from dlrm_tf.train.optimizers import make_optimizer
+from dlrm_tf.model.optimizers import make_optimizer
 
 tf = tensorflow()
 OTHER = os.environ.get("DLRM_TF_OTHER_PYTHON")

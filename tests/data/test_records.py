@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 
 from dlrm_tf import prepare, synth
 from dlrm_tf.data import pipeline
-from dlrm_tf.data.describe import describe
+from dlrm_tf.data.describe import describe_records
 from dlrm_tf.data.records import Records
-from dlrm_tf.data.spec import CRITEO
-from dlrm_tf.data.tfrecord import read_tfrecord, tfrecord_dataset, write_tfrecord
 from dlrm_tf.errors import DataError
 
 ROWS = 3000
@@ -212,46 +210,8 @@ def test_another_vocabulary_is_refused(copy, golden_dir, tmp_path):
         Records.open(copy).vocabulary()
 
 
-@pytest.mark.parametrize("compression", [None, "GZIP"])
-def test_tfrecord_both_ways(records, tmp_path, compression):
-    paths = {split: [tmp_path / f"{split}.tfrecord"] for split in ("train", "test")}
-    for split in paths:
-        assert write_tfrecord(records, split, paths[split][0], compression) == records.rows(split)
-    dataset = tfrecord_dataset(paths["test"], CRITEO, 100, compression)
-    np.testing.assert_array_equal(read(dataset), read(records.dataset("test", 100)))
-    assert dataset.element_spec == records.dataset("test", 100).element_spec
-    back = read_tfrecord(paths, tmp_path / "back", CRITEO, records.vocabulary(), compression)
-    back.verify()
-    for split in paths:
-        for a, b in zip(back.numpy(split), records.numpy(split)):
-            np.testing.assert_array_equal(a, b)
-    assert back.manifest["vocabulary"] == records.manifest["vocabulary"]
-    assert back.manifest["counts"]["positives"] == records.manifest["counts"]["positives"]
-    assert "?" in describe(back.folder)[-1]
-
-
-def test_tfrecord_with_other_content(records, tmp_path):
-    path = tmp_path / "test.tfrecord"
-    write_tfrecord(records, "test", path)
-    small = prepare_vocabulary_without_last_key(records)
-    with pytest.raises(DataError, match=r"test, Examples 0 and on: categorical\[\d+\] is \d+, wanted 0 to"):
-        read_tfrecord({"test": [path]}, tmp_path / "out", CRITEO, small)
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(DataError, match="test: not TFRecord files"):
-        read_tfrecord({"test": [path]}, tmp_path / "out", CRITEO, records.vocabulary())
-    assert not (tmp_path / "out").exists()
-
-
-def prepare_vocabulary_without_last_key(records):
-    """A vocabulary that has only the first key of each feature."""
-    from dlrm_tf.data.vocabulary import Vocabulary
-
-    vocabulary = records.vocabulary()
-    return Vocabulary.from_keys({name: vocabulary.keys(name)[:1] for name in vocabulary.names})
-
-
 def test_describe(golden_dir, tmp_path):
-    lines = describe(prepare(golden_dir / "criteo" / "train.txt", tmp_path / "out").folder)
+    lines = describe_records(prepare(golden_dir / "criteo" / "train.txt", tmp_path / "out").folder)
     assert lines[0] == f"{tmp_path / 'out'}: 698 rows from 700 lines, 2 bad lines skipped"
     assert lines[3].split() == ["train", "598", "rows,", "26.42%", "positive,", "1", "shards"]
     fields = [line.split("\t") for line in (golden_dir / "criteo" / "train.txt").read_text().splitlines()]

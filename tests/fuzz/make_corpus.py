@@ -9,11 +9,11 @@ from targets import CORPUS
 
 import dlrm_tf
 from dlrm_tf import DLRMConfig, convert
-from dlrm_tf.mindspore.checkpoint import Checkpoint
-from dlrm_tf.mindspore.ckpt_writer import array_tensor, write_checkpoint
-from dlrm_tf.mindspore.initial import write_initial_checkpoint
-from dlrm_tf.mindspore.safetensors import write_safetensors
-from dlrm_tf.mindspore.tensor import TensorInfo
+from dlrm_tf.checkpoints.checkpoint import Checkpoint
+from dlrm_tf.checkpoints.ckpt_writer import array_tensor, write_checkpoint
+from dlrm_tf.checkpoints.initial import write_initial_checkpoint
+from dlrm_tf.checkpoints.safetensors import write_safetensors
+from dlrm_tf.checkpoints.tensor import TensorInfo
 
 CONFIG = DLRMConfig((3, 2), dense_dim=2, embedding_dim=2, bottom_mlp=(2,), top_mlp=(1,))
 

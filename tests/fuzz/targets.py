@@ -12,14 +12,14 @@ from unittest import mock
 
 import numpy as np
 
+from dlrm_tf.checkpoints.checkpoint import Checkpoint
+from dlrm_tf.checkpoints.source import Source
 from dlrm_tf.data.records import Records
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DLRMError
-from dlrm_tf.mindspore.checkpoint import Checkpoint
-from dlrm_tf.mindspore.source import Source
-from dlrm_tf.model import hdf5
-from dlrm_tf.model.optimizer_state import OptimizerStateReader
-from dlrm_tf.model.weights import WeightsReader
+from dlrm_tf.weights import hdf5
+from dlrm_tf.weights.optimizer_state import OptimizerStateReader
+from dlrm_tf.weights.reader import WeightsReader
 
 CORPUS = pathlib.Path(__file__).parent / "corpus"
 

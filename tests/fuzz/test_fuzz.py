@@ -80,7 +80,8 @@ def test_a_small_file_that_claims_a_huge_model_takes_no_memory(tmp_path):
 
     from dlrm_tf import DLRMConfig
     from dlrm_tf.errors import CheckpointError
-    from dlrm_tf.model.weights import FORMAT, WeightsReader, weight_shapes
+    from dlrm_tf.weights.layout import FORMAT, weight_shapes
+    from dlrm_tf.weights.reader import WeightsReader
 
     config = DLRMConfig((2_000_000_000,), dense_dim=1, bottom_mlp=(16,), top_mlp=(1,))
     with h5py.File(tmp_path / "h.weights.h5", "w", libver="latest") as f:

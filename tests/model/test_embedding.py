@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import dlrm_tf
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.embedding import sum_rows
-from dlrm_tf.train.optimizers import make_optimizer
+from dlrm_tf.model.optimizers import make_optimizer
 
 tf = tensorflow()
 CONFIG = dlrm_tf.DLRMConfig((7, 5, 101), dense_dim=4, embedding_dim=4, bottom_mlp=(8, 4), top_mlp=(8, 1))

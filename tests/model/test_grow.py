@@ -7,11 +7,14 @@ import dlrm_tf
 from dlrm_tf.cli.main import main
 from dlrm_tf.errors import DataError
 from dlrm_tf.keras2 import tensorflow
-from dlrm_tf.model.grow import _parts, grow_weights
-from dlrm_tf.model.optimizer_state import OptimizerStateReader, OptimizerStateWriter
-from dlrm_tf.model.weights import TABLE, WeightsReader, WeightsWriter
-from dlrm_tf.train.optimizers import make_optimizer
+from dlrm_tf.model.grow import _parts
+from dlrm_tf.model.optimizers import make_optimizer
 from dlrm_tf.train.schedules import WarmUpThenDecay
+from dlrm_tf.weights.grow import grow_weights
+from dlrm_tf.weights.layout import TABLE
+from dlrm_tf.weights.optimizer_state import OptimizerStateReader, OptimizerStateWriter
+from dlrm_tf.weights.reader import WeightsReader
+from dlrm_tf.weights.writer import WeightsWriter
 
 tf = tensorflow()
 OLD, NEW = (3, 5, 2), (4, 5, 6)

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlrm_tf.errors import ServingError
-from dlrm_tf.serve import Client, ModelServer
+from dlrm_tf.score import Client
+from dlrm_tf.serve import ModelServer
 from dlrm_tf.serve.batching import Batcher
-from dlrm_tf.serve.config_protos import BatchingParameters
-from dlrm_tf.serve.status import RequestError, invalid_argument
+from dlrm_tf.serving_api.config_protos import BatchingParameters
+from dlrm_tf.serving_api.status import RequestError, invalid_argument
 
 FEEDS, FETCHES = ("x:0",), ("y:0",)
 

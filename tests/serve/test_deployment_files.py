@@ -12,9 +12,10 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from dlrm_tf.errors import ServingError, UsageError
-from dlrm_tf.serve import Client, ModelServer, ServerOptions
-from dlrm_tf.serve.config_files import read_batching_parameters, read_model_config, read_monitoring_config
-from dlrm_tf.serve.config_protos import BatchingParameters, MonitoringConfig, SSLConfig
+from dlrm_tf.score import Client
+from dlrm_tf.serve import ModelServer, ServerOptions
+from dlrm_tf.serving_api.config_files import read_batching_parameters, read_model_config, read_monitoring_config
+from dlrm_tf.serving_api.config_protos import BatchingParameters, MonitoringConfig, SSLConfig
 
 SERVING = pathlib.Path(__file__).parents[2] / "serving"
 INPUTS = {"dense": np.zeros((1, 13), np.float32), "categorical": np.zeros((1, 26), np.int32)}

@@ -9,7 +9,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from dlrm_tf.serve import Client, ModelServer, reception
+from dlrm_tf.score import Client
+from dlrm_tf.serve import ModelServer, reception
 
 DENSE, CATEGORICAL = np.zeros((1, 13), np.float32), np.zeros((1, 26), np.int32)
 PREDICT = "/tensorflow.serving.PredictionService/Predict"

@@ -14,8 +14,10 @@ from serving_models import LinearScorer, save
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import classification_pb2, predict_pb2
 
-from dlrm_tf.serve import Client, ModelServer
-from dlrm_tf.serve.tensors import MAX_RANK, to_proto
+from dlrm_tf.score import Client
+from dlrm_tf.serve import ModelServer
+from dlrm_tf.serving_api.limits import MAX_RANK
+from dlrm_tf.serving_api.tensors import to_proto
 
 DENSE, CATEGORICAL = np.full((3, 13), 0.25, np.float32), np.ones((3, 26), np.int32)
 PREDICTION = "/tensorflow.serving.PredictionService/"

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from serving_models import Echo, LinearScorer, save
 
-from dlrm_tf.serve import Client, ModelServer
+from dlrm_tf.score import Client
+from dlrm_tf.serve import ModelServer
 
 TIMEOUT = 2.0
 ROW = {"dense": [0.25] * 13, "categorical": [1] * 26}

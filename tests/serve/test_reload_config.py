@@ -10,7 +10,8 @@ import pytest
 from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
 
 from dlrm_tf.errors import ServingError
-from dlrm_tf.serve import Client, ModelServer
+from dlrm_tf.score import Client
+from dlrm_tf.serve import ModelServer
 
 INPUTS = {"dense": np.zeros((1, 13), np.float32), "categorical": np.zeros((1, 26), np.int32)}
 Code = grpc.StatusCode

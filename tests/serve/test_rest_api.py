@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 import urllib3
 
-from dlrm_tf.serve import Client, ModelServer
+from dlrm_tf.score import Client
+from dlrm_tf.serve import ModelServer
 
 
 class Shapes(tf.Module):

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from dlrm_tf.errors import ServingError
 from dlrm_tf.serve.servable import MAX_CALLS, Servable
-from dlrm_tf.serve.status import RequestError
+from dlrm_tf.serving_api.status import RequestError
 
 v1 = tf.compat.v1
 

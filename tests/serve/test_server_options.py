@@ -18,7 +18,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tensorflow_serving.apis import prediction_log_pb2
 
 from dlrm_tf.errors import ServingError, UsageError
-from dlrm_tf.serve import Client, ModelServer, Tls
+from dlrm_tf.score import Client, Tls
+from dlrm_tf.serve import ModelServer
 
 INPUTS = {"dense": np.zeros((1, 13), np.float32), "categorical": np.zeros((1, 26), np.int32)}
 

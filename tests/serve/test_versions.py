@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from dlrm_tf.errors import ServingError, UsageError
-from dlrm_tf.serve import Client, ModelServer
-from dlrm_tf.serve.versions import VersionPolicy, aspired_versions, versions_on_disk
+from dlrm_tf.score import Client
+from dlrm_tf.serve import ModelServer
+from dlrm_tf.serve.versions import VersionPolicy, aspired_versions
+from dlrm_tf.versions import versions_on_disk
 
 DENSE, CATEGORICAL = np.zeros((2, 13), np.float32), np.zeros((2, 26), np.int32)
 

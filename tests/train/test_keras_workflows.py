@@ -5,7 +5,7 @@ import pytest
 
 import dlrm_tf
 from dlrm_tf.keras2 import tensorflow
-from dlrm_tf.train.optimizers import is_table, legacy, make_optimizer
+from dlrm_tf.model.optimizers import is_table, legacy, make_optimizer
 
 tf = tensorflow()
 CONFIG = dlrm_tf.DLRMConfig.preset("tiny")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlrm_tf.reports.training_plots import roc_curve
 from dlrm_tf.train.metrics import ClickMetrics, NonFiniteLogits, exact_auc
-from dlrm_tf.train.plots import roc_curve
 
 
 def auc_by_pairs(labels, scores):

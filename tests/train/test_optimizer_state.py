@@ -7,12 +7,13 @@ import pytest
 import tensorflow as tf
 
 from dlrm_tf import convert, load
+from dlrm_tf.checkpoints.names import MINDSPORE
 from dlrm_tf.errors import CheckpointError
-from dlrm_tf.mindspore.names import MINDSPORE
-from dlrm_tf.model.optimizer_state import OptimizerStateReader
-from dlrm_tf.model.weights import TABLE, WeightsReader
+from dlrm_tf.model.optimizers import legacy, make_optimizer
 from dlrm_tf.train.optimizer_state import restore_optimizer_state
-from dlrm_tf.train.optimizers import legacy, make_optimizer
+from dlrm_tf.weights.layout import TABLE
+from dlrm_tf.weights.optimizer_state import OptimizerStateReader
+from dlrm_tf.weights.reader import WeightsReader
 
 HALF = 10
 

@@ -7,9 +7,9 @@ import dlrm_tf
 from dlrm_tf.cli import main
 from dlrm_tf.data.records import Records
 from dlrm_tf.errors import CheckpointError, UsageError
-from dlrm_tf.model.weights import TABLE
+from dlrm_tf.model.optimizers import is_table, make_optimizer
 from dlrm_tf.train.optimizer_state import _variables, restore_optimizer_state, save_with_optimizer_state
-from dlrm_tf.train.optimizers import is_table, make_optimizer
+from dlrm_tf.weights.layout import TABLE
 
 BATCH = 500
 OPTIMIZERS = [

@@ -115,7 +115,7 @@ import numpy as np
 import tensorflow as tf
 from dlrm_tf import DLRMConfig
 from dlrm_tf.model.embedding import FusedEmbedding
-from dlrm_tf.train.optimizers import make_optimizer
+from dlrm_tf.model.optimizers import make_optimizer
 ports = iter(arguments["ports"])
 cluster = {"worker": [f"localhost:{next(ports)}" for _ in range(4)], "ps": [f"localhost:{next(ports)}" for _ in range(2)]}
 spec, options = tf.train.ClusterSpec(cluster), tf.compat.v1.ConfigProto(inter_op_parallelism_threads=8)

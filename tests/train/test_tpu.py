@@ -6,8 +6,8 @@ import pytest
 import dlrm_tf
 from dlrm_tf.errors import UsageError
 from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.model.optimizers import make_optimizer
 from dlrm_tf.train import fit as fit_module
-from dlrm_tf.train.optimizers import make_optimizer
 from dlrm_tf.train.strategies import make_strategy
 from dlrm_tf.train.tpu import host_copy, on_host, tpu_model
 

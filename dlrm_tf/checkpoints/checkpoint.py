@@ -1,0 +1,187 @@
+"""`Checkpoint`: the tensors of a MindSpore `.ckpt` or `.safetensors`, read piece by piece in bounded memory."""
+
+import os
+import stat
+import zlib
+
+import numpy as np
+
+from dlrm_tf.checkpoints import protobuf_index, safetensors
+from dlrm_tf.checkpoints.tensor import CHUNK_BYTES, TensorInfo, row_chunks, widen_bfloat16
+from dlrm_tf.errors import CheckpointError
+
+# First bytes of files that are taken for checkpoints by mistake, and what to say about them.
+FOREIGN = (
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file (a .weights.h5?), not a MindSpore checkpoint"),
+    (b"PK\x03\x04", "a zip file, not a MindSpore checkpoint"),
+    (b"\x1f\x8b", "gzip-compressed: unpack it first (gunzip)"),
+    (b"\x80\x02", "a Python pickle, which is never loaded (it can run code)"),
+    (b"\x80\x04", "a Python pickle, which is never loaded (it can run code)"),
+    (b"\x80\x05", "a Python pickle, which is never loaded (it can run code)"),
+    (b"<", "an HTML or XML page, not a checkpoint: the download went wrong"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the checkpoint itself (git lfs pull)"),
+)
+# MindSpore's magic numbers of encrypted blocks (mindspore/core/utils/crypto.h): AES-GCM, AES-CBC, SM4-CBC.
+ENCRYPTED = {(0x7F3A5ED8 + i).to_bytes(4, order) for i in range(3) for order in ("little", "big")}
+
+
+class Checkpoint:
+    """An open checkpoint: which tensors it holds, and their contents on request.
+
+    Contents are read with plain reads into arrays of the size asked for. (A memory map would count every page touched
+    as the process's memory, and a file cut off meanwhile would kill the process with SIGBUS instead of raising an error.)
+
+    Attributes:
+      path: the file.
+      size: its size in bytes.
+      format: `"ckpt"` or `"safetensors"`.
+      names: tensor names in file order.
+
+    Raises:
+      CheckpointError: not a checkpoint, or one that is cut off, damaged or encrypted.
+
+    Example:
+      with Checkpoint("dlrm.ckpt") as checkpoint:
+          kernel = checkpoint.read("bottom_mlp.0.weight")
+    """
+
+    def __init__(self, path):
+        self.path = os.fspath(path)
+        try:
+            # Before opening: a named pipe would keep us waiting for somebody to write into it.
+            mode = os.stat(self.path).st_mode
+            if not stat.S_ISREG(mode):
+                came = "a folder" if stat.S_ISDIR(mode) else "a device"
+                raise CheckpointError(f"{self.path}: wanted a checkpoint file, came {came}")
+            self._file = open(self.path, "rb")  # noqa: SIM115 - closed by close()
+        except FileNotFoundError as e:
+            raise CheckpointError(f"{self.path}: no such file") from e
+        try:
+            self.size = os.fstat(self._file.fileno()).st_size
+            self._open_index()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open_index(self) -> None:
+        if not self.size:
+            raise CheckpointError(f"{self.path}: the file is empty")
+        start = self._file.read(64)
+        if start[:4] in ENCRYPTED:
+            raise CheckpointError(
+                f"{self.path}: encrypted by MindSpore: load it there with its dec_key and save it again without enc_key"
+            )
+        for magic, what in FOREIGN:
+            if start.startswith(magic):
+                raise CheckpointError(f"{self.path}: {what}")
+        self._metadata = {}
+        if start[8:9] == b"{" and start[0:1] != b"{":
+            self.format = "safetensors"
+            self._tensors, self._metadata = safetensors.index(self._file, self.size, self.path)
+        else:
+            self.format = "ckpt"
+            self._tensors = protobuf_index.index(self._file, self.size, self.path)
+        self.names = tuple(self._tensors)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def __contains__(self, name) -> bool:
+        return name in self._tensors
+
+    def info(self, name: str) -> TensorInfo:
+        """Name, dtype, shape and place of a tensor.
+
+        Raises:
+          CheckpointError: there is no such tensor.
+        """
+        if name not in self._tensors:
+            raise CheckpointError(
+                f"{self.path}: no tensor {name}; the first of {len(self.names)} are {', '.join(self.names[:3])}"
+            )
+        return self._tensors[name]
+
+    def read(self, name: str) -> np.ndarray:
+        """A whole tensor in its own dtype (bfloat16 as float32)."""
+        info = self.info(name)
+        return self._elements(info, 0, info.size).reshape(info.shape)
+
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Rows `start` to `stop` of a tensor of at least one dimension, in its own dtype (bfloat16 as float32)."""
+        info = self.info(name)
+        if not 0 <= start <= stop <= info.shape[0]:
+            raise IndexError(f"tensor {name} has {info.shape[0]} rows; rows {start} to {stop} were asked for")
+        width = info.size // info.shape[0] if info.shape[0] else 0
+        return self._elements(info, start * width, stop * width).reshape((stop - start, *info.shape[1:]))
+
+    def chunks(self, name: str, max_bytes: int = CHUNK_BYTES):
+        """Yields `(first row, rows)` over a tensor of at least one dimension, whole rows of at most `max_bytes` (or one row)."""
+        for start, stop in row_chunks(self.info(name), max_bytes):
+            yield start, self.rows(name, start, stop)
+
+    def _elements(self, info: TensorInfo, start: int, stop: int) -> np.ndarray:
+        """Elements of the flat tensor, whichever slices they lie in."""
+        out = np.empty(stop - start, info.stored_dtype)
+        view = memoryview(out).cast("B") if len(out) else memoryview(b"")
+        begin, done, passed = start * out.itemsize, 0, 0
+        for offset, nbytes in info.slices:
+            skip = max(0, begin + done - passed)
+            take = min(nbytes - skip, len(view) - done)
+            if take > 0:
+                self._file.seek(offset + skip)
+                while take:
+                    count = self._file.readinto(view[done : done + take])
+                    if not count:
+                        raise CheckpointError(f"{self.path}: tensor {info.name}: the file was cut off while it was read")
+                    done, take = done + count, take - count
+            passed += nbytes
+        return widen_bfloat16(out) if info.dtype == "BFloat16" else out
+
+    def fileno(self) -> int:
+        """Descriptor of the open file."""
+        return self._file.fileno()
+
+    def read_ahead(self, offset: int, nbytes: int) -> None:
+        """Lets the system fetch bytes that are wanted next from the disk, while others are worked on."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.fileno(), offset, nbytes, os.POSIX_FADV_WILLNEED)
+
+    def check_crc(self) -> bool:
+        """Compares MindSpore's own checksum, which reads the whole file; False when the file carries none.
+
+        Raises:
+          CheckpointError: the file is damaged.
+        """
+        if self.format == "safetensors":
+            if "crc_num" not in self._metadata:
+                return False
+            wanted, came = self._metadata["crc_num"], 0
+            for name in sorted(self.names):
+                came = zlib.crc32(name.encode(), came)
+                for offset, nbytes in self._tensors[name].slices:
+                    came = self._crc(offset, offset + nbytes, came)
+        else:
+            if not protobuf_index.has_crc(self._file, self.size):
+                return False
+            came = self._crc(0, self.size - protobuf_index.CRC_TAIL, 0)
+            self._file.seek(self.size - 10)
+            wanted = str(int.from_bytes(self._file.read(10), "big"))
+        if wanted.lstrip("0") != str(came).lstrip("0"):
+            raise CheckpointError(f"{self.path}: its checksum is {wanted[:20]}, its content's is {came}: the file is damaged")
+        return True
+
+    def _crc(self, start: int, stop: int, value: int) -> int:
+        self._file.seek(start)
+        while start < stop:
+            block = self._file.read(min(CHUNK_BYTES, stop - start))
+            if not block:
+                break
+            value, start = zlib.crc32(block, value), start + len(block)
+        return value

@@ -1,0 +1,96 @@
+"""Streaming writer of MindSpore's `.ckpt`, byte for byte what MindSpore 2.10's save_checkpoint writes."""
+
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from dlrm_tf.checkpoints.protobuf_index import CRC_MARK
+from dlrm_tf.checkpoints.tensor import TensorInfo, dtype_name
+from dlrm_tf.files import atomic_file
+
+# MindSpore's SLICE_SIZE: a larger tensor is written in pieces of this size.
+SLICE_BYTES = 512 << 20
+
+
+def array_tensor(name: str, array) -> tuple[TensorInfo, list]:
+    """An array in memory as the pair the writers take."""
+    array = np.asarray(array)
+    return TensorInfo(name, dtype_name(array.dtype), array.shape), [array]
+
+
+def write_checkpoint(path, tensors: Iterable, slice_bytes: int = SLICE_BYTES, crc: bool = False) -> None:
+    """Writes a `.ckpt`; memory holds one chunk at a time, and the file appears whole or not at all.
+
+    Args:
+      path: file to write.
+      tensors: pairs `(TensorInfo, iterable of NumPy chunks)` in file order; `array_tensor` makes one from an array.
+      slice_bytes: a larger tensor is written as several entries of this many bytes.
+      crc: append MindSpore's CRC32 (what its `crc_check=True` writes).
+
+    Raises:
+      ValueError: a tensor's chunks don't add up to its size.
+    """
+    checksum = 0
+    with atomic_file(os.fspath(path)) as temporary, open(temporary, "wb") as out:
+        for info, chunks in tensors:
+            blocks = content_blocks(info, chunks, slice_bytes)
+            for begin in range(0, max(info.nbytes, 1), slice_bytes):
+                length = min(slice_bytes, info.nbytes - begin)
+                for data in (_entry_header(info, length), *([] if length else [b""])):
+                    out.write(data)
+                    checksum = zlib.crc32(data, checksum) if crc else 0
+                while length:
+                    block = next(blocks)
+                    out.write(block)
+                    checksum = zlib.crc32(block, checksum) if crc else 0
+                    length -= len(block)
+            for _ in blocks:
+                raise AssertionError("content_blocks yields exactly the tensor's bytes")
+        if crc:
+            out.write(CRC_MARK + checksum.to_bytes(10, "big"))
+
+
+def content_blocks(info: TensorInfo, chunks: Iterable, slice_bytes: int = SLICE_BYTES) -> Iterator[memoryview]:
+    """Yields the bytes of `chunks` as they are stored, cut where a slice of the tensor ends.
+
+    Raises:
+      ValueError: the chunks hold more or fewer bytes than `info` says.
+    """
+    written = 0
+    for chunk in chunks:
+        data = memoryview(np.ascontiguousarray(chunk, dtype=info.stored_dtype)).cast("B") if np.size(chunk) else b""
+        if written + len(data) > info.nbytes:
+            raise ValueError(f"tensor {info.name}: wanted {info.nbytes:,} bytes, came more")
+        at = 0
+        while at < len(data):
+            stop = min(len(data), at + slice_bytes - written % slice_bytes)
+            yield data[at:stop]
+            written += stop - at
+            at = stop
+    if written != info.nbytes:
+        raise ValueError(f"tensor {info.name}: wanted {info.nbytes:,} bytes, came {written:,}")
+
+
+def _entry_header(info: TensorInfo, length: int) -> bytes:
+    """A `Checkpoint` message with one `Value`, up to where its `length` content bytes follow."""
+    content = b"\x1a" + varint(length)
+    tensor = b"".join(b"\x08" + varint(dim) for dim in info.shape) + _text(0x12, info.dtype) + content
+    value = _text(0x0A, info.name) + b"\x12" + varint(len(tensor) + length) + tensor
+    return b"\x0a" + varint(len(value) + length) + value
+
+
+def _text(key: int, text: str) -> bytes:
+    encoded = text.encode()
+    return bytes([key]) + varint(len(encoded)) + encoded
+
+
+def varint(number: int) -> bytes:
+    """A non-negative number as protobuf writes it: seven bits a byte, the lowest first, the top bit set on all but the last."""
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)

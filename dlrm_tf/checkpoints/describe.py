@@ -1,0 +1,137 @@
+"""What `dlrm-tf inspect` tells: the contents of a checkpoint, a weights file or a vocabulary."""
+
+import os
+
+from dlrm_tf.checkpoints.digest import KNOWN, known_sha256, sha256_file
+from dlrm_tf.checkpoints.infer import infer_config
+from dlrm_tf.checkpoints.names import assign
+from dlrm_tf.checkpoints.source import open_checkpoint
+from dlrm_tf.data.key_file import is_key_file
+from dlrm_tf.data.vocabulary import Vocabulary
+from dlrm_tf.errors import CheckpointError
+from dlrm_tf.weights.hdf5 import SIGNATURE
+from dlrm_tf.weights.layout import weight_shapes
+from dlrm_tf.weights.reader import WeightsReader
+
+_KINDS = {"ckpt": "MindSpore .ckpt", "safetensors": ".safetensors", "pytorch": "PyTorch checkpoint"}
+
+
+def describe_checkpoint(path, check: bool = False) -> dict:
+    """Describes a file without reading its tensors (a vocabulary is read whole).
+
+    Args:
+      path: `.ckpt`, `.safetensors`, a PyTorch file, `.weights.h5` or a vocabulary.
+      check: read the file whole, for its sha256 and to compare its checksum.
+
+    Returns:
+      JSON-ready dict: `path`, `kind`, `bytes`, `tensors` (each `name`, `dtype`, `shape`, `bytes`, `role`), `config` (JSON) or
+      None, `sha256` (`""` when it was not cheap to know), `known_as`, `notes`, and what the kind adds. A vocabulary has, instead
+      of `tensors` and `config`, `features` (each `name`, `size`) and its `fingerprint`.
+
+    Raises:
+      CheckpointError: not such a file.
+      DataError: a damaged vocabulary.
+    """
+    path = os.fspath(path)
+    if is_key_file(path):
+        report = _vocabulary(path)
+    elif _is_hdf5(path):
+        report = _weights_file(path)
+    else:
+        report = _checkpoint(path, check)
+    report["sha256"] = sha256_file(path, quiet=False) if check else known_sha256(path)
+    report["known_as"] = KNOWN.get(report["sha256"] or report.get("source_sha256", ""), "")
+    return report
+
+
+def _is_hdf5(path: str) -> bool:
+    if not os.path.isfile(path):  # the checkpoint's reader says what is wrong
+        return False
+    with open(path, "rb") as f:
+        return f.read(len(SIGNATURE)) == SIGNATURE
+
+
+def _checkpoint(path: str, check: bool) -> dict:
+    with open_checkpoint(path) as checkpoint:
+        notes = []
+        if check:
+            notes.append("checksum right" if checkpoint.check_crc() else "the file carries no checksum of its own")
+        roles = dict.fromkeys(checkpoint.names, "")
+        config = None
+        try:
+            found = assign(checkpoint.names, path)
+            roles.update(dict.fromkeys(found.weights.values(), "weight"))
+            roles.update({name: f"optimizer state ({slot})" for (slot, _), name in found.state.items()})
+            config = infer_config({w: found.naming.shape(w, checkpoint.info(n).shape) for w, n in found.weights.items()}, path)
+        except CheckpointError as e:
+            notes.append(str(e))
+        tensors = [
+            {"name": i.name, "dtype": i.dtype, "shape": list(i.shape), "bytes": i.nbytes, "role": roles[i.name]}
+            for i in map(checkpoint.info, checkpoint.names)
+        ]
+        return {
+            "path": path,
+            "kind": _KINDS[checkpoint.format],
+            "bytes": checkpoint.size,
+            "tensors": tensors,
+            "config": config and config.to_json(),
+            "notes": notes,
+        }
+
+
+def _weights_file(path: str) -> dict:
+    with WeightsReader(path) as reader:
+        tensors = []
+        for name, shape in weight_shapes(reader.config).items():
+            count = 1
+            for dim in shape:
+                count *= dim
+            tensors.append({"name": name, "dtype": "Float32", "shape": list(shape), "bytes": 4 * count, "role": "weight"})
+        return {
+            "path": path,
+            "kind": "dlrm_tf weights",
+            "bytes": os.path.getsize(path),
+            "tensors": tensors,
+            "config": reader.config.to_json(),
+            "notes": [],
+            "source_sha256": reader.attributes["source_sha256"],
+            "vocabulary_fingerprint": reader.attributes["vocabulary_fingerprint"],
+        }
+
+
+def _vocabulary(path: str) -> dict:
+    vocabulary = Vocabulary.load(path)
+    return {
+        "path": path,
+        "kind": "dlrm_tf vocabulary",
+        "bytes": os.path.getsize(path),
+        "features": [{"name": name, "size": size} for name, size in zip(vocabulary.names, vocabulary.sizes)],
+        "fingerprint": vocabulary.fingerprint,
+        "notes": [],
+    }
+
+
+def as_text(report: dict) -> str:
+    """A report as a table to read."""
+    lines = [f"{report['path']}: {report['kind']}, {report['bytes']:,} bytes"]
+    if "tensors" in report:
+        width = max((len(t["name"]) for t in report["tensors"]), default=4)
+        for t in report["tensors"]:
+            lines.append(
+                f"  {t['name']:<{width}}  {t['dtype']:<8}  {str(t['shape']):<16}  {t['bytes']:>13,}  {t['role']}".rstrip()
+            )
+        totals = {}
+        for t in report["tensors"]:
+            count, nbytes = totals.get(t["role"], (0, 0))
+            totals[t["role"]] = (count + 1, nbytes + t["bytes"])
+        for role, (count, nbytes) in totals.items():
+            lines.append(f"{role or 'other'}: {count} tensors, {nbytes:,} bytes")
+    if "features" in report:
+        width = max((len(f["name"]) for f in report["features"]), default=4)
+        lines += [f"  {f['name']:<{width}}  {f['size']:>13,}" for f in report["features"]]
+        lines.append(f"{len(report['features'])} features, {sum(f['size'] for f in report['features']):,} categories")
+    for key in sorted(set(report) - {"path", "kind", "bytes", "tensors", "features", "notes"}):
+        if report[key]:
+            lines.append(f"{key}: {report[key]}")
+    lines += [f"note: {note}" for note in report["notes"]]
+    return "\n".join(lines)

@@ -1,0 +1,243 @@
+"""Downloads the Hub's checkpoint: resumed after a cut, checked by its sha256, there whole or not at all."""
+
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import os
+import re
+import shutil
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
+
+from dlrm_tf import __version__
+from dlrm_tf.checkpoints.digest import HUB_SHA256, sha256_file, write_note
+from dlrm_tf.errors import CheckpointError, DLRMError, UsageError
+from dlrm_tf.files import atomic_file
+from dlrm_tf.progress import Progress
+
+HUB_URL = "https://download.mindspore.cn/models/r1.3/dlrm_ascend_v130_criteo_research_recommend_acc78.96.ckpt"
+BLOCK_BYTES = 1 << 20
+TIMEOUT_SECONDS = 30.0
+# A connection that brings less than this in TIMEOUT_SECONDS is taken for dead.
+MIN_BYTES_A_SECOND = 1000
+# Tries that bring less than a block before the next mirror's turn; one that brings more starts the count again.
+TRIES = 5
+
+
+class _Cut(Exception):
+    """A connection ended, stalled or answered uselessly; worth another try."""
+
+
+def fetch(
+    target,
+    urls: Sequence[str] = (HUB_URL,),
+    sha256: str = HUB_SHA256,
+    timeout: float = TIMEOUT_SECONDS,
+    pause: float = 1.0,
+    quiet: bool = False,
+) -> str:
+    """Downloads a file and checks its sha256.
+
+    What was received stays in `.NAME.SHA.part` beside the target until it is complete; the next call goes on from there.
+    http_proxy, https_proxy and no_proxy are honoured. A note `NAME.sha256` is left for `convert` and `inspect`.
+
+    Args:
+      target: file to write.
+      urls: where to find it, tried in this order (http or https).
+      sha256: hex digest the content must have.
+      timeout: seconds without an answer, or with hardly a byte, after which a connection is given up.
+      pause: seconds before the first retry; doubles with every further one.
+      quiet: show no progress.
+
+    Returns:
+      The URL it came from, or `""` if the target was there already.
+
+    Raises:
+      CheckpointError: what came from every URL is something else.
+      DLRMError: no URL could be read to the end, no room on the disk, or another fetch of the same file is running.
+      UsageError: an URL is neither http nor https, or `sha256` is no sha256.
+    """
+    target = os.path.abspath(os.fspath(target))
+    sha256 = sha256.lower()
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise UsageError(f"sha256 must be 64 hex digits. Received {sha256!r}")
+    for url in urls:
+        if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+            raise UsageError(f"an URL must start with http:// or https://. Received {url!r}")
+    if os.path.exists(target):
+        stat = os.stat(target)
+        if sha256_file(target, quiet) == sha256:  # hashed even if there is a note: nothing is called right unread
+            write_note(target, sha256, stat)
+            return ""
+        raise DLRMError(f"{target}: is there already and is another file: remove it, or choose another name (-o)")
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    part = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.{sha256[:12]}.part")
+    failures = []
+    with _locked(part) as out:
+        download = _Download(out, os.path.dirname(target), timeout, pause, quiet)
+        for url in urls:
+            try:
+                came = download.run(url)
+                if came != sha256 and download.resumed:  # what was there before may have been at fault
+                    out.truncate(0)
+                    came = download.run(url)
+            except _Cut as e:
+                failures.append(f"{url}: {e}")
+                continue
+            if came == sha256:
+                with atomic_file(target) as temporary:
+                    os.replace(part, temporary)
+                write_note(target, sha256, os.fstat(out.fileno()))
+                return url
+            out.truncate(0)
+            failures.append(f"{url}: wanted sha256 {sha256}, came {came}")
+        if not os.fstat(out.fileno()).st_size:
+            os.unlink(part)
+    if any("wanted sha256" in failure for failure in failures):
+        raise CheckpointError(f"not the file wanted: {'; '.join(failures)}")
+    raise DLRMError(f"could not download: {'; '.join(failures)}; what came is kept, the same command goes on from there")
+
+
+@contextlib.contextmanager
+def _locked(part: str) -> Iterator:
+    """The part file, opened for reading and writing and locked against another fetch."""
+    fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    with open(fd, "r+b", buffering=0) as out:
+        try:
+            fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            raise DLRMError(f"{part}: another fetch of this file is running") from e
+        yield out
+
+
+class _Download:
+    """Brings a part file to its end, hashing what comes.
+
+    Attributes:
+      have: bytes in the part file.
+      digest: sha256 of them.
+      resumed: whether the last `run` put the file together from more than one connection.
+    """
+
+    def __init__(self, out, folder: str, timeout: float, pause: float, quiet: bool):
+        self.out, self.folder, self.timeout, self.pause, self.quiet = out, folder, timeout, pause, quiet
+        # No handlers for file: and ftp:, so that a redirect can't lead there.
+        self.opener = urllib.request.OpenerDirector()
+        for handler in (
+            urllib.request.ProxyHandler(),
+            urllib.request.HTTPHandler(),
+            urllib.request.HTTPSHandler(),
+            urllib.request.HTTPRedirectHandler(),
+            urllib.request.HTTPErrorProcessor(),
+            urllib.request.HTTPDefaultErrorHandler(),
+            urllib.request.UnknownHandler(),
+        ):
+            self.opener.add_handler(handler)
+
+    def run(self, url: str) -> str:
+        """Reads `url` to its end; returns the sha256 of the whole part file.
+
+        Raises:
+          _Cut: given up; the part file keeps what came.
+        """
+        with Progress("fetch", unit="B", quiet=self.quiet) as self.progress:
+            self._rehash()
+            self.resumed = self.have > 0
+            tries, furthest = 0, self.have
+            while True:
+                try:
+                    self._one_connection(url)
+                    return self.digest.hexdigest()
+                except _Cut as e:
+                    gained = self.have >= furthest + BLOCK_BYTES
+                    furthest = max(furthest, self.have)
+                    tries = 1 if gained else tries + 1
+                    if tries >= TRIES or e.args[1:] == ("final",):
+                        raise _Cut(f"{e.args[0]}, after {self.have:,} bytes") from e
+                    time.sleep(self.pause * 2 ** (tries - 1))
+
+    def _rehash(self) -> None:
+        """Starts from what the part file holds."""
+        self.progress.update(-self.progress.done)
+        self.digest, self.have = hashlib.sha256(), 0
+        self.out.seek(0)
+        while block := self.out.read(BLOCK_BYTES):
+            self._count(block)
+
+    def _count(self, block: bytes) -> None:
+        self.digest.update(block)
+        self.have += len(block)
+        self.progress.update(len(block))
+
+    def _one_connection(self, url: str) -> None:
+        headers = {"User-Agent": f"dlrm_tf/{__version__}", "Accept-Encoding": "identity"}
+        if self.have:
+            headers["Range"] = f"bytes={self.have}-"
+        try:
+            with self.opener.open(urllib.request.Request(url, headers=headers), timeout=self.timeout) as answer:
+                self.progress.total = total = self._total(answer)
+                free = shutil.disk_usage(self.folder).free
+                if free < total - self.have:
+                    raise DLRMError(f"needs {(total - self.have) / 1e9:.2f} GB more, {self.folder} has {free / 1e9:.2f} GB free")
+                self._receive(answer, total)
+        except urllib.error.HTTPError as e:
+            e.close()
+            if e.code == 416 and e.headers.get("Content-Range", "") == f"bytes */{self.have}":
+                return  # it was complete already
+            if e.code == 416:  # more than the server has: begin anew
+                self._begin_anew()
+                raise _Cut("the server has less than was received before") from e
+            again = e.code >= 500 or e.code in (408, 429)
+            raise _Cut(f"HTTP {e.code} {' '.join(str(e.reason).split())}", *([] if again else ["final"])) from e
+        except (OSError, http.client.HTTPException) as e:
+            raise _Cut(str(getattr(e, "reason", e)) or type(e).__name__) from e
+
+    def _total(self, answer) -> int:
+        """Size of the whole file as the answer tells it; begins anew when it does not go on where we are."""
+        if answer.headers.get("Content-Encoding", "identity") != "identity":
+            raise _Cut(f"the server sends it {answer.headers['Content-Encoding']}-encoded", "final")
+        length = answer.headers.get("Content-Length")
+        if answer.status == 206:
+            told = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
+            if not told or int(told[1]) != self.have:
+                self._begin_anew()
+                raise _Cut(f"asked for the rest, came range {answer.headers.get('Content-Range')!r}")
+            self.resumed = True
+            return int(told[2])
+        if answer.status != 200:
+            raise _Cut(f"HTTP {answer.status}", "final")
+        self._begin_anew()  # all of it comes
+        if not length or not length.isdigit():
+            raise _Cut("the server does not tell the file's size", "final")
+        return int(length)
+
+    def _begin_anew(self) -> None:
+        self.out.truncate(0)
+        self._rehash()
+
+    def _receive(self, answer, total: int) -> None:
+        mark, marked = time.monotonic(), self.have
+        while block := answer.read1(BLOCK_BYTES):
+            if self.have + len(block) > total:
+                raise _Cut(f"the server sent more than the {total:,} bytes it promised", "final")
+            self._write(block)
+            now = time.monotonic()
+            if now - mark >= self.timeout:
+                if self.have - marked < MIN_BYTES_A_SECOND * (now - mark):
+                    raise _Cut(f"hardly anything came in {now - mark:.0f} s")
+                mark, marked = now, self.have
+        if self.have < total:
+            raise _Cut(f"the connection ended {total - self.have:,} bytes too early")
+
+    def _write(self, block: bytes) -> None:
+        view = memoryview(block)
+        try:
+            while view:
+                view = view[self.out.write(view) :]
+        except OSError as e:
+            raise DLRMError(f"{self.folder}: cannot write what came: {e.strerror}") from e
+        self._count(block)

@@ -1,0 +1,170 @@
+"""`Source`: a DLRM's weights in any checkpoint we can read, in our layout and checked against its configuration."""
+
+import os
+import sys
+from typing import Optional
+
+import numpy as np
+
+from dlrm_tf.checkpoints import pytorch
+from dlrm_tf.checkpoints.checkpoint import Checkpoint
+from dlrm_tf.checkpoints.infer import infer_config
+from dlrm_tf.checkpoints.names import Weight, assign, weights_of
+from dlrm_tf.checkpoints.tensor import FLOATING
+from dlrm_tf.config import DLRMConfig
+from dlrm_tf.data.key_file import is_key_file
+from dlrm_tf.errors import CheckpointError
+
+
+def open_checkpoint(path):
+    """A `Checkpoint` (MindSpore's or any `.safetensors`), or a `TorchCheckpoint`, by the file's first bytes.
+
+    Raises:
+      CheckpointError: damaged, or no checkpoint.
+    """
+    path = os.fspath(path)
+    refuse_vocabulary(path)
+    start = b""
+    if os.path.isfile(path):  # else Checkpoint says what is wrong
+        with open(path, "rb") as f:
+            start = f.read(16)
+    return pytorch.TorchCheckpoint(path) if start.startswith(pytorch.MAGICS) else Checkpoint(path)
+
+
+def refuse_vocabulary(path) -> None:
+    """Raises CheckpointError for a vocabulary, which as a zip file would be taken for PyTorch's."""
+    if is_key_file(path):
+        raise CheckpointError(f"{path}: is a vocabulary, wanted a checkpoint (dlrm-tf inspect tells what is in it)")
+
+
+class Source:
+    """The weights of the DLRM in a checkpoint; use as a context manager.
+
+    All come out in our layout: float32, kernels `[in, out]`, the top MLP's first kernel in the order of the lower triangle.
+
+    Args:
+      path: a `.ckpt`, `.safetensors` or PyTorch file.
+      config: the model's configuration; inferred from the shapes if None.
+      prefix: prefix of the weights' names, when the file holds more than one network.
+      allow_extra: ignore tensors that are neither a weight nor optimizer state.
+
+    Attributes:
+      checkpoint: the open file.
+      found: which of its tensors is what, an `Assignment`.
+      config: the configuration.
+
+    Raises:
+      CheckpointError: damaged, foreign, or does not fit `config`; every missing, extra or misshaped tensor is named.
+    """
+
+    def __init__(self, path, config: Optional[DLRMConfig] = None, prefix: Optional[str] = None, allow_extra: bool = False):
+        self.checkpoint = open_checkpoint(path)
+        try:
+            self.found = assign(self.checkpoint.names, self.checkpoint.path, prefix)
+            self.config = self._check(config, allow_extra)
+        except BaseException:
+            self.checkpoint.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.checkpoint.close()
+
+    def _check(self, config: Optional[DLRMConfig], allow_extra: bool) -> DLRMConfig:
+        info, found = self.checkpoint.info, self.found
+        shapes = {w: found.naming.shape(w, info(name).shape) for w, name in found.weights.items()}
+        if config is None:
+            config = infer_config(shapes, self.checkpoint.path)
+        wanted, names = weights_of(config), found.naming.names(config)
+        faults = [f"{found.prefix}{names[w]} is missing" for w in wanted if w not in shapes]
+        for weight, name in found.weights.items():
+            if weight not in wanted:
+                faults.append(f"{name} {list(info(name).shape)} is one too many")
+            elif shapes[weight] != wanted[weight]:
+                stored = found.naming.shape(weight, wanted[weight])
+                faults.append(f"{name} wanted shape {list(stored)}, came {list(info(name).shape)}")
+            elif info(name).dtype not in FLOATING:
+                faults.append(f"{name} wanted floating point, came {info(name).dtype}")
+        # A single number or an integer is a trainer's counter or rate; more floats would be a part of a network we do not know.
+        extra = [i for i in map(info, found.other) if i.size > 1 and i.dtype in FLOATING]
+        if not allow_extra:
+            faults += [f"{i.name} {list(i.shape)} is unknown (--allow-extra leaves it out)" for i in extra]
+        if faults:
+            shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
+            raise CheckpointError(f"{self.checkpoint.path}: does not fit the configuration: {shown}")
+        if found.naming.pairs == "upper" and config.self_interaction:
+            raise CheckpointError(f"{self.checkpoint.path}: an upper triangle with self-interaction is not known of any program")
+        return config
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights as they are stored."""
+        return sum(self.checkpoint.info(name).nbytes for name in self.found.weights.values())
+
+    def dense(self, mlp: str, layer: int) -> tuple[np.ndarray, np.ndarray]:
+        """`(kernel [in, out], bias [out])` of a dense layer, float32."""
+        weights = (Weight(mlp, layer, kind) for kind in ("kernel", "bias"))
+        kernel, bias = (_float32(self.checkpoint.read(self.found.weights[w])) for w in weights)
+        if self.found.naming.transposed:
+            kernel = np.ascontiguousarray(kernel.T)
+        if self.found.naming.pairs == "upper" and (mlp, layer) == ("top_mlp", 0) and self.config.interaction == "dot":
+            kernel = kernel[upper_to_lower(self.config)]
+        return kernel, bias
+
+    def chunks(self, feature: int):
+        """Yields `(first id, rows float32 [n, D])` over the table of a categorical feature."""
+        for start, rows in self.checkpoint.chunks(self.found.weights[Weight("embedding", feature, "table")]):
+            yield start, _float32(rows)
+
+    def byte_ranges(self, feature: int) -> Optional[list]:
+        """`(byte in the table, offset in the file, bytes)` of a table's pieces, if it is stored as a weights file has it."""
+        info = self.checkpoint.info(self.found.weights[Weight("embedding", feature, "table")])
+        if not info.slices or info.dtype != "Float32" or sys.byteorder != "little":
+            return None
+        ends = np.cumsum([nbytes for _, nbytes in info.slices], dtype=object)
+        return [(int(end) - nbytes, offset, nbytes) for end, (offset, nbytes) in zip(ends, info.slices)]
+
+    def gather(self, feature: int, ids: np.ndarray) -> np.ndarray:
+        """Rows `[len(ids), D]` float32 of some ids of a feature, zeros for the OOV id `size`; each distinct id is read once."""
+        name, size = self.found.weights[Weight("embedding", feature, "table")], self.config.categorical_feature_sizes[feature]
+        distinct, place = np.unique(ids, return_inverse=True)
+        rows = np.zeros((len(distinct), self.config.embedding_dim), np.float32)
+        for row, i in zip(rows, distinct):
+            if i < size:
+                row[:] = self.checkpoint.rows(name, int(i), int(i) + 1)[0]
+        return rows[place.reshape(-1)]
+
+    def notes(self, state_left_out: bool = True) -> tuple[str, ...]:
+        """What was found besides float32 weights with their plain names, and what of it is `left out`."""
+        notes = []
+        if self.found.prefix:
+            notes.append(f"the weights' names start with {self.found.prefix}")
+        if self.found.state and state_left_out:
+            slots = ", ".join(sorted({slot for slot, _ in self.found.state}))
+            notes.append(f"left out optimizer state: {slots} ({len(self.found.state)} tensors)")
+        other = [n for n in sorted(self.found.other) if state_left_out or self.checkpoint.info(n).size > 1]
+        if other:
+            notes.append(f"left out: {', '.join(other)}")
+        dtypes = sorted({self.checkpoint.info(name).dtype for name in self.found.weights.values()} - {"Float32"})
+        if dtypes:
+            notes.append(f"{', '.join(dtypes)} became float32")
+        return tuple(notes)
+
+
+def upper_to_lower(config: DLRMConfig) -> np.ndarray:
+    """Row numbers that bring a top kernel for the upper triangle's order into the lower triangle's.
+
+    Row p of the result is the pair (i, j < i) of `[(1, 0), (2, 0), (2, 1), …]`; torch.triu_indices lists the same pairs as
+    `[(0, 1), (0, 2), …, (1, 2), …]`.
+    """
+    vectors, width = config.num_categorical + 1, config.embedding_dim
+    place = np.zeros((vectors, vectors), np.int64)
+    place[np.triu_indices(vectors, 1)] = np.arange(vectors * (vectors - 1) // 2)
+    i, j = np.tril_indices(vectors, -1)
+    return np.concatenate([np.arange(width), width + place[j, i]])
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32, copy=False)

@@ -1,0 +1,1 @@
+"""A frozen graph for Huawei's `atc`, with a script that checks the compiled model."""

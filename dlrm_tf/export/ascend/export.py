@@ -1,0 +1,264 @@
+"""A model for Ascend's offline inference: frozen graph, the exact `atc` command that compiles it, and a check of the graph.
+
+The folder has `frozen_graph.pb`, `atc.sh`, `check.py` with `check.npz` (rows and the probabilities the model gives them),
+`ascend.json`; `kept_ids.npz` and a smaller vocabulary where the table had to be cut; `model.om` where atc was there to make it.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Optional
+
+import numpy as np
+
+from dlrm_tf.ascend.plugin import installed
+from dlrm_tf.data.records import Records
+from dlrm_tf.data.vocabulary import Vocabulary
+from dlrm_tf.errors import AscendError, UsageError
+from dlrm_tf.export.ascend.frozen_graph import write_frozen_graph
+from dlrm_tf.export.budget import IdRanking, count_ids, prune_weights
+from dlrm_tf.export.vocabulary import prune_vocabulary
+from dlrm_tf.files import atomic_dir
+from dlrm_tf.model.subset import float_probabilities
+from dlrm_tf.weights.reader import WeightsReader
+from dlrm_tf.weights.subset import renumber
+
+GRAPH, COMMAND, CHECK, METADATA, KEPT, VOCABULARY = (
+    "frozen_graph.pb",
+    "atc.sh",
+    "check.py",
+    "ascend.json",
+    "kept_ids.npz",
+    "vocabulary.npz",
+)
+# A frozen graph is one protobuf message, which can't reach 2 GiB; the layers and the names take a little.
+MAX_TABLE_BYTES = (1 << 31) - (64 << 20)
+# atc's `--precision_mode_v2`.
+PRECISION_MODES = {"float32": "origin", "mixed": "mixed_float16"}
+_CHECK_ROWS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class AscendExport:
+    """What `export_ascend` wrote.
+
+    Attributes:
+      folder: where.
+      command: the `atc` command, to be run in that folder.
+      kept: ids kept of all features, and `total` there were; equal when nothing was cut.
+      total: see `kept`.
+      compiled: whether atc was on PATH and made `model.om`.
+    """
+
+    folder: str
+    command: str
+    kept: int
+    total: int
+    compiled: bool
+
+    def __str__(self):
+        cut = "" if self.kept == self.total else f", {self.kept:,} of {self.total:,} ids kept ({KEPT})"
+        state = "model.om made" if self.compiled else f"atc is not on PATH: run {COMMAND} where CANN is"
+        return f"{self.folder}: {GRAPH}{cut}; {state}\n{self.command}"
+
+
+def export_ascend(
+    weights,
+    folder,
+    batches: Sequence[int] = (64,),
+    soc_version: str = "Ascend310P3",
+    precision: str = "float32",
+    data=None,
+    vocabulary=None,
+    max_table_bytes: int = MAX_TABLE_BYTES,
+    quiet: bool = False,
+) -> AscendExport:
+    """Freezes the scorer: `dense` float32 `[B, dense_dim]` (already log(max(x, 0) + 1)), `categorical` int32 `[B, F]` ->
+    `probability` float32 `[B, 1]`.
+
+    Args:
+      weights: a `.weights.h5` file.
+      folder: folder to make.
+      batches: rows of a call; with several the model is compiled for each of them.
+      soc_version: the chip, as `npu-smi info` names it with "Ascend" before it.
+      precision: `"float32"`, or `"mixed"` (float16 where atc thinks it safe).
+      data: prepared data; its training rows tell which ids to keep when the table is too large, its test rows are checked with.
+      vocabulary: the weights' vocabulary file; carried along, cut as the table is.
+      max_table_bytes: the largest table a graph may hold.
+      quiet: show no progress.
+
+    Returns:
+      An `AscendExport`.
+
+    Raises:
+      AscendError: the table is too large and there is no data to choose by, atc fails, or this process trains on an NPU.
+      FileExistsError: the folder is already there.
+      UsageError: a batch, chip or precision that is none.
+    """
+    batches = sorted(set(batches))
+    if not batches or batches[0] < 1:
+        raise UsageError(f"batches: wanted positive numbers, came {batches}")
+    if precision not in PRECISION_MODES:
+        raise UsageError(f"precision must be one of {', '.join(PRECISION_MODES)}. Received {precision!r}")
+    if not re.fullmatch(r"Ascend[0-9A-Za-z_-]+", soc_version):
+        raise UsageError(f"soc_version: wanted a name such as Ascend310P3, came {soc_version!r}")
+    if "npu_device" in sys.modules:
+        raise AscendError("this process has loaded npu_device, which changes the graphs TensorFlow makes: export in a new one")
+    records = _open(data)
+    with atomic_dir(os.fspath(folder)) as target, contextlib.ExitStack() as stack:
+        config, attributes = _describe(weights)
+        kept, source = None, os.fspath(weights)
+        if config.table_rows * config.embedding_dim * 4 > max_table_bytes:
+            source = os.path.join(stack.enter_context(tempfile.TemporaryDirectory(prefix="dlrm_tf_ascend_")), "m.weights.h5")
+            kept = _prune(weights, config, records, max_table_bytes, source, quiet)
+            np.savez_compressed(os.path.join(target, KEPT), **{f"feature_{f}": ids for f, ids in enumerate(kept)})
+        inputs, output = write_frozen_graph(source, os.path.join(target, GRAPH))
+        if vocabulary is not None:
+            _carry_vocabulary(vocabulary, config, attributes["vocabulary_fingerprint"], kept, os.path.join(target, VOCABULARY))
+        ids = sum(config.categorical_feature_sizes)
+        config, _ = _describe(source)
+        _write_check(source, config, records, kept, target, inputs)
+        command = atc_command(config, inputs, output, batches, soc_version, PRECISION_MODES[precision])
+        _write_command(command, os.path.join(target, COMMAND))
+        compiled = _compile(command, target, installed().atc)
+        left = sum(config.categorical_feature_sizes)
+        with open(os.path.join(target, METADATA), "w", encoding="utf-8") as f:
+            json.dump(
+                {
+                    "config": json.loads(config.to_json()),
+                    "graph": GRAPH,
+                    "inputs": {
+                        inputs[0]: ["float32", [None, config.dense_dim]],
+                        inputs[1]: ["int32", [None, config.num_categorical]],
+                    },
+                    "output": output,
+                    "dense_preprocessing": "log(max(x, 0) + 1), missing = 0",
+                    "batches": batches,
+                    "soc_version": soc_version,
+                    "atc": command,
+                    "source_sha256": attributes["source_sha256"],
+                    "vocabulary_fingerprint": attributes["vocabulary_fingerprint"],
+                    "ids": {"kept": left, "of": ids},
+                },
+                f,
+                indent=1,
+            )
+    return AscendExport(os.fspath(folder), shlex.join(command), left, ids, compiled)
+
+
+def atc_command(config, inputs, output: str, batches: Sequence[int], soc_version: str, precision_mode: str) -> list:
+    """The arguments that make `model.om` of `frozen_graph.pb`, to be run in its folder.
+
+    Args:
+      config: the model's `DLRMConfig`.
+      inputs: names of the two inputs, dense first.
+      output: name of the output tensor.
+      batches: one batch size makes static shapes, several a model with as many static shapes.
+      soc_version: the chip.
+      precision_mode: atc's `--precision_mode_v2`.
+    """
+    rows = batches[0] if len(batches) == 1 else -1
+    shape = f"{inputs[0]}:{rows},{config.dense_dim};{inputs[1]}:{rows},{config.num_categorical}"
+    command = [
+        "atc",
+        f"--model={GRAPH}",
+        "--framework=3",
+        "--output=model",
+        f"--soc_version={soc_version}",
+        "--input_format=ND",
+        f"--input_shape={shape}",
+        f"--out_nodes={output}",
+        f"--precision_mode_v2={precision_mode}",
+    ]
+    if len(batches) > 1:
+        command.append(f"--dynamic_batch_size={','.join(map(str, batches))}")
+    return command
+
+
+def _open(data):
+    if data is None:
+        return None
+    return data if isinstance(data, Records) else Records.open(data)
+
+
+def _describe(weights) -> tuple:
+    """`(DLRMConfig, attributes)` of a weights file."""
+    with WeightsReader(weights) as reader:
+        return reader.config, reader.attributes
+
+
+def _prune(weights, config, records, max_table_bytes: int, path: str, quiet: bool) -> list:
+    """Writes the weights of the most frequent ids; returns the ids kept, ascending, per feature."""
+    if records is None:
+        table = config.table_rows * config.embedding_dim * 4
+        raise AscendError(
+            f"{weights}: the table has {table / 1e9:.2f} GB, a frozen graph holds {max_table_bytes / 1e9:.2f} GB: give prepared "
+            "data (--data), whose training rows tell which ids to keep"
+        )
+    if tuple(records.sizes) != config.categorical_feature_sizes:
+        raise AscendError(f"{records.folder}: is of another vocabulary than {weights}")
+    counts = count_ids(records, quiet)
+    ranking = IdRanking([count[:-1] for count in counts])
+    # One row a feature is its OOV row.
+    room = max_table_bytes // (config.embedding_dim * 4) - config.num_categorical
+    if room < ranking.minimum:
+        raise UsageError(f"max_table_bytes: {max_table_bytes:,} bytes do not hold one id a feature")
+    kept = ranking.keep(room)
+    prune_weights(os.fspath(weights), kept, counts, path, quiet)
+    return kept
+
+
+def _carry_vocabulary(path, config, fingerprint: str, kept: Optional[list], target: str) -> None:
+    vocabulary = Vocabulary.load(path)
+    if (fingerprint and fingerprint != vocabulary.fingerprint) or tuple(vocabulary.sizes) != config.categorical_feature_sizes:
+        raise AscendError(f"{path}: is not the vocabulary these weights were trained with")
+    if kept is None:
+        shutil.copyfile(path, target)
+    else:
+        prune_vocabulary(vocabulary, kept).save(target)
+
+
+def _write_check(weights: str, config, records, kept, folder: str, inputs) -> None:
+    """Rows with the probabilities the Keras model gives them, and the script that compares."""
+    if records is not None and records.rows("test"):
+        dense, categorical, _ = records.numpy("test", 0, _CHECK_ROWS)
+        dense = np.log1p(np.maximum(dense, 0))
+        if kept is not None:
+            categorical = renumber(categorical, kept)
+    else:
+        generator = np.random.default_rng(0)
+        dense = generator.exponential(1.0, (_CHECK_ROWS, config.dense_dim)).astype(np.float32)
+        sizes = np.array(config.categorical_feature_sizes)
+        # Every so often an unknown id, on either side.
+        categorical = (generator.random((_CHECK_ROWS, len(sizes))) * (sizes + 2)).astype(np.int32) - 1
+    probability = float_probabilities(weights, dense, categorical)[:, np.newaxis]
+    rows = {inputs[0]: dense, inputs[1]: categorical, "probability": probability}
+    np.savez(os.path.join(folder, "check.npz"), **rows)
+    # The script is a file of this package; importing it would import TensorFlow before Keras 2 is seen to.
+    shutil.copyfile(os.path.join(os.path.dirname(__file__), "check.py"), os.path.join(folder, CHECK))
+
+
+def _write_command(command: list, path: str) -> None:
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(f'#!/bin/sh\n# Source CANN\'s set_env.sh first.\ncd "$(dirname "$0")" && {shlex.join(command)}\n')
+    os.chmod(path, 0o755)
+
+
+def _compile(command: list, folder: str, atc: Optional[str]) -> bool:
+    if atc is None:
+        return False
+    done = subprocess.run(
+        [atc, *command[1:]], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if done.returncode or not os.path.exists(os.path.join(folder, "model.om")):
+        last = " | ".join(done.stdout.split("\n")[-6:])
+        raise AscendError(f"atc failed (exit code {done.returncode}): {last[-500:]}; the command: {shlex.join(command)}")
+    return True

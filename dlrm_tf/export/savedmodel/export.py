@@ -1,0 +1,118 @@
+"""A SavedModel for TensorFlow Serving: explicit signatures, warm-up requests, a version that appears whole or not at all."""
+
+import json
+import os
+import shutil
+from typing import Optional
+
+from dlrm_tf.checkpoints.digest import sha256_file
+from dlrm_tf.data.vocabulary import Vocabulary
+from dlrm_tf.errors import DataError, UsageError, require
+from dlrm_tf.export.savedmodel.signatures import Scorer, warmup_inputs, write_method_names
+from dlrm_tf.files import atomic_dir
+from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.model.dlrm import load
+from dlrm_tf.versions import versions_on_disk
+from dlrm_tf.weights.reader import WeightsReader
+
+# Beside the graph, for people and tools: configuration, fingerprints, signatures. TF Serving ignores assets.extra's other files.
+METADATA = os.path.join("assets.extra", "dlrm_tf.json")
+VOCABULARY = os.path.join("assets.extra", "vocabulary")
+WARMUP = os.path.join("assets.extra", "tf_serving_warmup_requests")
+# None is over TF Serving's default max_batch_size of 1000, beyond which a batching server refuses the request and the model.
+WARMUP_BATCHES = (1, 64, 1000)
+
+
+def export_savedmodel(
+    weights,
+    out_dir="saved_models",
+    name: str = "dlrm",
+    version: Optional[int] = None,
+    vocabulary=None,
+    warmup_batches=WARMUP_BATCHES,
+) -> str:
+    """Writes `out_dir/name/version`, servable by TF Serving and `dlrm-tf serve`.
+
+    The signatures are those of `dlrm_tf.export.savedmodel.signatures.Scorer`; `raw` is there when a vocabulary is attached.
+
+    Args:
+      weights: a `.weights.h5` file.
+      out_dir: where models are kept.
+      name: the model's name, a folder of `out_dir`.
+      version: a positive number; by default one more than the newest version there.
+      vocabulary: a vocabulary file; brings the signature `raw` and is carried along. Its fingerprint must be the weights'
+        (where those have one), its sizes the model's.
+      warmup_batches: batch sizes of the warm-up requests, run by the server before the version becomes available; with
+        batching, its allowed_batch_sizes.
+
+    Returns:
+      The version's directory.
+
+    Raises:
+      UsageError: a name or version that is none.
+      FileExistsError: the version is already there.
+      CheckpointError: `weights` is not a weights file.
+      DataError: the vocabulary is not the one the weights were trained with.
+    """
+    if not name or name != os.path.basename(name) or name.startswith("."):
+        raise UsageError(f"--name: wanted a plain folder name, came {name!r}")
+    if version is not None and version < 1:
+        raise UsageError(f"--version: wanted a positive number, came {version}")
+    model_dir = os.path.join(os.fspath(out_dir), name)
+    if version is None:
+        version = max(versions_on_disk(model_dir), default=0) + 1
+    if not warmup_batches or min(warmup_batches) < 1:
+        raise UsageError(f"--warmup-batches: wanted positive numbers, came {warmup_batches}")
+    tf = tensorflow()
+    prediction_log = require("tensorflow_serving.apis.prediction_log_pb2", "serving")
+    loaded_vocabulary = None if vocabulary is None else _fitting_vocabulary(vocabulary, weights)
+    target = os.path.join(model_dir, str(version))
+    if os.path.exists(target):
+        raise FileExistsError(f"{target}: already exists; choose another version")
+    model = load(weights)
+    with atomic_dir(target) as folder:
+        scorer = Scorer(model, loaded_vocabulary)
+        tf.saved_model.save(scorer, folder, signatures=scorer.signatures())
+        write_method_names(folder)
+        os.makedirs(os.path.join(folder, "assets.extra"))
+        _write_warmup(os.path.join(folder, WARMUP), prediction_log, model.config, name, warmup_batches)
+        if vocabulary is not None:
+            shutil.copyfile(vocabulary, os.path.join(folder, VOCABULARY))
+        metadata = {
+            "config": json.loads(model.config.to_json()),
+            "weights_sha256": sha256_file(weights),
+            "source_sha256": model.source_sha256,
+            "vocabulary_fingerprint": model.vocabulary_fingerprint,
+            "dense_preprocessing": "log(max(x, 0) + 1), missing = 0",
+        }
+        with open(os.path.join(folder, METADATA), "w", encoding="utf-8") as f:
+            json.dump(metadata, f, indent=1)
+    return target
+
+
+def _write_warmup(path: str, prediction_log, config, name: str, batches) -> None:
+    tf = tensorflow()
+    with tf.io.TFRecordWriter(path) as writer:
+        for batch in batches:
+            log = prediction_log.PredictionLog()
+            request = log.predict_log.request
+            request.model_spec.name = name
+            request.model_spec.signature_name = "serving_default"
+            for key, value in warmup_inputs(config, batch).items():
+                request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+            writer.write(log.SerializeToString())
+
+
+def _fitting_vocabulary(vocabulary, weights):
+    loaded = Vocabulary.load(vocabulary)
+    with WeightsReader(weights) as reader:
+        trained_with = reader.attributes["vocabulary_fingerprint"]
+        sizes = reader.config.categorical_feature_sizes
+    if trained_with and trained_with != loaded.fingerprint:
+        raise DataError(
+            f"{vocabulary}: wanted the vocabulary {weights} was trained with (fingerprint {trained_with}), "
+            f"came fingerprint {loaded.fingerprint}"
+        )
+    if tuple(loaded.sizes) != sizes:
+        raise DataError(f"{vocabulary}: sizes {tuple(loaded.sizes)} do not fit those of {weights}: {sizes}")
+    return loaded

@@ -1,0 +1,1 @@
+"""One quantized TFLite file for a device."""

@@ -1,0 +1,43 @@
+"""The embedding table on its way to the device: measured, then quantized, chunk by chunk."""
+
+from dlrm_tf.export.tflite.quantize import RowQuantizer, table_range
+from dlrm_tf.progress import Progress
+from dlrm_tf.weights.reader import WeightsReader
+
+# Rows at a time: 16 MiB of a 16-wide float32 table.
+_CHUNK_ROWS = 1 << 18
+
+
+def fit_quantizer(reader: WeightsReader, bits: int, source: str, quiet: bool = False) -> RowQuantizer:
+    """The quantizer of a weights file's table, which is read once.
+
+    Args:
+      reader: an open weights file.
+      bits: 8 or 4.
+      source: named in errors.
+      quiet: show no progress.
+
+    Raises:
+      CheckpointError: a row is not finite.
+    """
+    total = reader.config.table_rows
+
+    def chunks(progress):
+        for start in range(0, total, _CHUNK_ROWS):
+            rows = reader.table(start, min(start + _CHUNK_ROWS, total))
+            yield start, rows
+            progress.update(len(rows))
+
+    with Progress("measure", total, "rows", quiet=quiet) as progress:
+        return RowQuantizer.fit(*table_range(chunks(progress), source), bits=bits)
+
+
+def device_table(reader: WeightsReader, quantizer: RowQuantizer, quiet: bool = False):
+    """Yields the bytes of the device's table piece by piece: every block is OOV row, ids, OOV row."""
+    with Progress("quantize", reader.config.table_rows, "rows", quiet=quiet) as progress:
+        for feature, size in enumerate(reader.config.categorical_feature_sizes):
+            yield quantizer.quantize(reader.rows(feature, size, size + 1)).tobytes()
+            for start in range(0, size + 1, _CHUNK_ROWS):
+                rows = reader.rows(feature, start, start + _CHUNK_ROWS)
+                yield quantizer.quantize(rows).tobytes()
+                progress.update(len(rows))

@@ -1,0 +1,1 @@
+"""Pages and pictures: of prepared data, of a training run, of an export's sizes, of the demo."""

@@ -1,0 +1,133 @@
+"""A page that shows a prepared data folder: cardinality, frequency of categories, missing cells, label rate over the log."""
+
+import base64
+import dataclasses
+import html
+import io
+import os
+
+import numpy as np
+
+from dlrm_tf.data.describe import describe_records
+from dlrm_tf.data.records import SPLITS, Records
+from dlrm_tf.errors import UsageError, require
+from dlrm_tf.files import atomic_file
+
+_STRETCHES = 100  # of the log, for the label rate
+_CURVES = 6  # features whose frequency curve is drawn: those of the most categories
+
+
+@dataclasses.dataclass
+class _Sums:
+    """What one pass over all rows gives.
+
+    Attributes:
+      counts: per feature int64 `[size + 1]`, rows of each id; the last is out of vocabulary.
+      rows: int64 `[stretches]`, rows of each stretch of the log (train, then test).
+      positives: float64 `[stretches]`.
+    """
+
+    counts: list[np.ndarray]
+    rows: np.ndarray
+    positives: np.ndarray
+
+
+def _count(records: Records) -> _Sums:
+    """Reads all rows, a shard at a time."""
+    total = sum(records.rows(split) for split in SPLITS)
+    stretches = min(_STRETCHES, total)
+    sums = _Sums([np.zeros(size + 1, np.int64) for size in records.sizes], np.zeros(stretches, np.int64), np.zeros(stretches))
+    first = 0
+    for shard in (shard for split in SPLITS for shard in records.shards[split]):
+        rows = np.fromfile(os.path.join(records.folder, shard.path), records.dtype)
+        for i, count in enumerate(sums.counts):
+            ids, seen = np.unique(rows["categorical"][:, i], return_counts=True)
+            count[ids] += seen
+        stretch = (first + np.arange(len(rows))) * stretches // total
+        sums.rows += np.bincount(stretch, minlength=stretches)
+        sums.positives += np.bincount(stretch, rows["label"], minlength=stretches)
+        first += len(rows)
+    return sums
+
+
+def _bars(axes, names, values, color) -> None:
+    axes.bar(range(len(names)), values, color=color)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+
+
+def _figure(records: Records, sums: _Sums):
+    """Four panels, as a matplotlib figure."""
+    figure_class = require("matplotlib.figure", "report").Figure
+    figure = figure_class(figsize=(13, 8), layout="constrained")
+    cardinality, frequency, missing, label = figure.subplots(2, 2).flat
+    names = records.spec.categorical_names
+
+    _bars(cardinality, names, records.sizes, "#3b6ea5")
+    cardinality.set_yscale("log")
+    cardinality.set_title(f"categories a feature ({sum(records.sizes):,} in all)")
+
+    for i in np.argsort(records.sizes)[::-1][:_CURVES]:
+        ranked = np.sort(sums.counts[i][:-1])[::-1]
+        ranked = ranked[ranked > 0]
+        if ranked.size:
+            rank = np.unique(np.geomspace(1, ranked.size, 200).astype(int))
+            frequency.loglog(rank, ranked[rank - 1], label=names[i])
+    frequency.set_title("rows of a category, by its rank")
+    frequency.set_xlabel("rank")
+    frequency.legend(fontsize=7)
+
+    counts, total = records.manifest["counts"], max(sums.rows.sum(), 1)
+    every = (*records.spec.dense_names, *names)
+    if None not in counts["missing"].values():
+        dense = len(records.spec.dense_names)
+        colors = ["#7a9e5f"] * dense + ["#3b6ea5"] * len(names)
+        _bars(missing, every, [100 * counts["missing"][name] / total for name in every], colors)
+    missing.set_title("missing cells, % of rows (green: dense)")
+
+    middle = (np.arange(len(sums.rows)) + 0.5) / len(sums.rows) * 100
+    label.plot(middle, 100 * sums.positives / np.maximum(sums.rows, 1), color="#3b6ea5")
+    label.axvline(100 * records.rows("train") / total, color="#999999", linestyle="--", label="train | test")
+    label.set_title("positive labels over the log, % of rows")
+    label.set_xlabel("place in the log, %")
+    label.set_ylim(bottom=0)
+    label.legend(fontsize=7)
+    return figure
+
+
+def page_suffix(path: str) -> str:
+    """`.html` or `.png`; another suffix raises UsageError."""
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in (".html", ".png"):
+        raise UsageError(f"{path}: wanted a name that ends in .html or .png")
+    return suffix
+
+
+def write_page(folder: str, path: str) -> None:
+    """Writes the page of a data folder; it appears whole or not at all.
+
+    Args:
+      folder: a data folder that `prepare` made.
+      path: `.html` (figure and table in one file, nothing loaded from elsewhere) or `.png` (the figure).
+
+    Raises:
+      DataError: not a finished data folder.
+      MissingExtraError: matplotlib is not installed.
+      UsageError: another suffix.
+    """
+    suffix = page_suffix(path)
+    records = Records.open(folder)
+    picture = io.BytesIO()
+    _figure(records, _count(records)).savefig(picture, format="png", dpi=110)
+    content = picture.getvalue()
+    if suffix == ".html":
+        table = html.escape("\n".join(describe_records(folder)))
+        image = base64.b64encode(content).decode()
+        title = html.escape(os.path.basename(os.path.abspath(folder)))
+        content = (
+            f'<!doctype html><meta charset="utf-8"><title>{title}</title>'
+            "<style>body{font:14px sans-serif;max-width:1200px;margin:2em auto}img{width:100%}</style>"
+            f'<h1>{title}</h1><img alt="cardinality, frequency, missing cells, label rate" src="data:image/png;base64,{image}">'
+            f"<pre>{table}</pre>\n"
+        ).encode()
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)

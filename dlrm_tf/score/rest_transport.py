@@ -1,0 +1,126 @@
+"""One model's calls over REST."""
+
+import json
+import urllib.parse
+from typing import Optional
+
+import numpy as np
+import urllib3
+
+from dlrm_tf.errors import ServingError
+from dlrm_tf.score.transport import Tls, Unavailable
+from dlrm_tf.serving_api.status import code_number
+from dlrm_tf.serving_api.tensors import numpy_dtype
+
+
+class RestTransport:
+    """Calls `/v1/models/NAME`; each method's `timeout` is the call's deadline in seconds.
+
+    Args:
+      target: `http(s)://host:port`.
+      model_name: the model asked for.
+      version: a version number, or None.
+      label: a version label, or None.
+      tls: files for https, or None for the system's authorities.
+    """
+
+    def __init__(self, target: str, model_name: str, version: Optional[int], label: Optional[str], tls: Optional[Tls]):
+        self._target, self._model_name = target.rstrip("/"), model_name
+        self._url = f"{self._target}/v1/models/{urllib.parse.quote(model_name, safe='')}"
+        if version is not None:
+            self._url += f"/versions/{version}"
+        if label is not None:
+            self._url += f"/labels/{urllib.parse.quote(label, safe='')}"
+        files = {}
+        if tls is not None:
+            files = {"ca_certs": tls.ca_file, "cert_file": tls.cert_file, "key_file": tls.key_file}
+            files["assert_hostname"] = files["server_hostname"] = tls.server_name
+        self._pool = urllib3.PoolManager(retries=False, **{name: file for name, file in files.items() if file is not None})
+        # What the signature's outputs are: JSON numbers don't say their type.
+        self._dtypes = {}
+
+    def predict(self, arrays: dict, signature_name: str, outputs, timeout: float) -> dict:
+        """Arrays in, arrays out, by name; numbers come back in the dtype the model's metadata gives."""
+        request = {"inputs": {name: array.tolist() for name, array in arrays.items()}}
+        if signature_name:
+            request["signature_name"] = signature_name
+        types = self._output_types(signature_name or "serving_default", timeout)
+        for name in outputs:
+            if name not in types:
+                raise ServingError(
+                    f"{self._target}, model {self._model_name}: output tensor alias not found in signature: {name} Outputs "
+                    f"expected to be in the set {{{','.join(sorted(types))}}}."
+                )
+        result = self._call("POST", ":predict", timeout, request)["outputs"]
+        result = {next(iter(types)): result} if len(types) == 1 else result
+        return {name: np.array(value, types.get(name)) for name, value in result.items() if not outputs or name in outputs}
+
+    def _output_types(self, signature_name: str, timeout: float) -> dict:
+        if signature_name not in self._dtypes:
+            signature = self.metadata(timeout).get(signature_name)
+            if signature is None:
+                raise ServingError(f"{self._target}, model {self._model_name}: no signature {signature_name}")
+            self._dtypes[signature_name] = {name: _dtype(info["dtype"]) for name, info in signature["outputs"].items()}
+        return self._dtypes[signature_name]
+
+    def status(self, timeout: float) -> list[dict]:
+        """States of the versions, newest first."""
+        return [
+            {
+                "version": int(status["version"]),
+                "state": status["state"],
+                "error_code": code_number(status["status"]["error_code"]),
+                "error_message": status["status"]["error_message"],
+            }
+            for status in self._call("GET", "", timeout)["model_version_status"]
+        ]
+
+    def metadata(self, timeout: float) -> dict:
+        """Signatures as dicts."""
+        return self._call("GET", "/metadata", timeout)["metadata"]["signature_def"]["signature_def"]
+
+    def reload(self, config, timeout: float) -> None:
+        """Not in the REST API."""
+        raise ServingError(f"{self._target}: a reload goes over gRPC only; give the server's gRPC address")
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._pool.clear()
+
+    def _call(self, method: str, tail: str, timeout: float, document=None) -> dict:
+        where = f"{self._target}, model {self._model_name}"
+        try:
+            response = self._pool.request(
+                method,
+                self._url + tail,
+                body=None if document is None else json.dumps(document, default=_as_text).encode(),
+                headers={"Content-Type": "application/json"},
+                timeout=urllib3.Timeout(total=timeout),
+            )
+        except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ProtocolError) as e:
+            raise Unavailable(f"{where}: UNAVAILABLE: {e}") from e
+        except urllib3.exceptions.TimeoutError as e:
+            raise ServingError(f"{where}: DEADLINE_EXCEEDED: no answer in time") from e
+        except urllib3.exceptions.HTTPError as e:
+            raise ServingError(f"{where}: {e}") from e
+        try:
+            result = json.loads(response.data)
+        except ValueError as e:
+            raise ServingError(f"{where}: HTTP {response.status}, and the answer is not JSON: {response.data[:100]!r}") from e
+        if response.status != 200:
+            kind = Unavailable if response.status == 503 else ServingError
+            raise kind(f"{where}: HTTP {response.status}: {result.get('error', result) if isinstance(result, dict) else result}")
+        return result
+
+
+def _as_text(value):
+    """JSON's form of bytes: base64, which TensorFlow Serving takes for any string."""
+    import base64
+
+    return {"b64": base64.b64encode(value).decode()}
+
+
+def _dtype(name: str):
+    from tensorflow.core.framework import types_pb2
+
+    return numpy_dtype(types_pb2.DataType.Value(name))

@@ -1,0 +1,153 @@
+"""Rows to score, from arrays, prepared records or a raw log, a batch at a time."""
+
+import os
+import zipfile
+from typing import Optional
+
+import numpy as np
+
+from dlrm_tf.data.parse import parse_block
+from dlrm_tf.data.records import Records
+from dlrm_tf.data.spec import CRITEO, FeatureSpec
+from dlrm_tf.data.vocabulary import Vocabulary
+from dlrm_tf.errors import DataError
+
+# Raw text is read in pieces of this many bytes, whole lines each.
+PIECE = 4 << 20
+
+
+def int32_ids(categorical, where: str) -> np.ndarray:
+    """Ids as a server takes them, int32; one beyond int32 is out of vocabulary, -1, and not what its low bits say.
+
+    Args:
+      categorical: integers of any width.
+      where: names the target in the error.
+
+    Raises:
+      DataError: not integers.
+    """
+    categorical = np.asarray(categorical)
+    if not np.issubdtype(categorical.dtype, np.integer):
+        raise DataError(f"{where}: categorical must be integer ids, came {categorical.dtype}")
+    if categorical.dtype == np.int32:
+        return categorical
+    limits = np.iinfo(np.int32)
+    ids = categorical.astype(np.int32)
+    ids[(categorical < limits.min) | (categorical > limits.max)] = -1
+    return ids
+
+
+def read_rows(
+    path: str,
+    batch_size: int,
+    categorical: Optional[str] = None,
+    vocabulary: Optional[str] = None,
+    split: str = "test",
+    spec: Optional[str] = None,
+):
+    """Yields `(dense float32 [rows, D], categorical int32 [rows, F])` with at most `batch_size` rows each.
+
+    Args:
+      path: an `.npz` with arrays `dense` (already log(max(x, 0) + 1)) and `categorical` (ids); an `.npy` of `dense`; a folder of
+        records; anything else is a raw log; the label may be missing where it is the first column, as in Criteo's test.txt.
+      batch_size: rows a batch.
+      categorical: the `.npy` of ids that goes with an `.npy` of `dense`.
+      vocabulary: file with the keys of each feature, for a raw log.
+      split: of a folder of records, `train` or `test`.
+      spec: feature spec (JSON) of a raw log whose columns are not Criteo Kaggle's.
+
+    Raises:
+      DataError: not readable as that, or the arrays don't fit each other.
+    """
+    if not os.path.exists(path):
+        raise DataError(f"{path}: no such file or folder")
+    if os.path.isdir(path):
+        return _records(path, split, batch_size)
+    if path.endswith((".npz", ".npy")):
+        return _slices(path, *_arrays(path, categorical), batch_size)
+    if vocabulary is None:
+        raise DataError(f"{path}: raw TSV needs a vocabulary to look ids up: give --vocabulary FILE (prepare writes it)")
+    return _log(path, batch_size, vocabulary, spec)
+
+
+def _arrays(path: str, categorical: Optional[str]):
+    try:
+        if path.endswith(".npz"):
+            with np.load(path, allow_pickle=False) as archive:
+                missing = [name for name in ("dense", "categorical") if name not in archive.files]
+                if missing:
+                    raise DataError(f"{path}: wanted arrays dense and categorical, missing {' and '.join(missing)}")
+                return archive["dense"], archive["categorical"]
+        if categorical is None:
+            raise DataError(f"{path}: an .npy of dense features needs --categorical IDS.npy beside it")
+        return np.load(path, mmap_mode="r", allow_pickle=False), np.load(categorical, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile) as e:
+        if isinstance(e, DataError):
+            raise
+        raise DataError(f"{path}: not a numpy file of plain numbers ({e})") from e
+
+
+def _slices(path: str, dense, categorical, batch_size: int):
+    if dense.ndim != 2 or categorical.ndim != 2 or len(dense) != len(categorical):
+        raise DataError(
+            f"{path}: wanted dense [rows, 13] and categorical [rows, 26] with the same rows, came {list(dense.shape)} and "
+            f"{list(categorical.shape)}"
+        )
+    if dense.dtype.kind not in "fiu" or categorical.dtype.kind not in "iu":
+        raise DataError(f"{path}: wanted dense as float32 and categorical as int32, came {dense.dtype} and {categorical.dtype}")
+    if categorical.size and (int(categorical.min()) < -(2**31) or int(categorical.max()) >= 2**31):
+        raise DataError(f"{path}: categorical has ids that do not fit int32, from {categorical.min()} to {categorical.max()}")
+    for start in range(0, len(dense), batch_size):
+        rows = slice(start, start + batch_size)
+        yield np.asarray(dense[rows], np.float32), np.asarray(categorical[rows], np.int32)
+
+
+def _records(path: str, split: str, batch_size: int):
+    records = Records.open(path)
+    total = records.rows(split)
+    if not total:
+        raise DataError(f"{path}: the split {split} has no rows")
+    for start in range(0, total, batch_size):
+        dense, categorical, _ = records.numpy(split, start, start + batch_size)
+        yield np.log1p(dense), categorical
+
+
+def _log(path: str, batch_size: int, vocabulary: str, spec_file: Optional[str]):
+    spec = CRITEO if spec_file is None else FeatureSpec.load(spec_file)
+    keys = Vocabulary.load(vocabulary)
+    if keys.names != spec.categorical_names:
+        other = "" if spec_file else "; for other columns than Criteo Kaggle's give --spec"
+        raise DataError(
+            f"{vocabulary}: wanted the features {', '.join(spec.categorical_names)}, has {', '.join(keys.names)}{other}"
+        )
+    features = [(keys.feature(name), size) for name, size in zip(keys.names, keys.sizes)]
+    first_line = 1 + spec.header
+    for text in _whole_lines(path, spec):
+        block = parse_block(text, spec)
+        if block.bad:
+            line, what = block.bad[0]
+            raise DataError(f"{path}: line {first_line + line}: {what}; each line needs a score, so a bad one stops")
+        first_line += block.lines
+        categorical = np.empty((len(block.dense), len(features)), np.int32)
+        for column, (feature, oov) in enumerate(features):
+            found = feature.find(block.keys[column], block.empty[column], block.odd[column])
+            categorical[:, column] = np.where(found < 0, oov, found)
+        dense = np.log1p(block.dense)
+        for start in range(0, len(dense), batch_size):
+            yield dense[start : start + batch_size], categorical[start : start + batch_size]
+
+
+def _whole_lines(path: str, spec):
+    """Pieces of whole lines, without a header; where the label would be first and is missing, 0 is each line's label."""
+    with open(path, "rb") as file:
+        if spec.header:
+            file.readline()
+        begin, separator = file.tell(), spec.separator.encode()
+        unlabelled = spec.label_column == 0 and file.readline(1 << 20).count(separator) == len(spec.columns) - 2
+        file.seek(begin)
+        label = b"0" + separator
+        while piece := file.read(PIECE):
+            piece += file.readline(PIECE)
+            if unlabelled:
+                piece = label + piece.rstrip(b"\n").replace(b"\n", b"\n" + label) + b"\n"
+            yield piece

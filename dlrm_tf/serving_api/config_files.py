@@ -1,0 +1,93 @@
+"""Reads TensorFlow Serving's text configuration files, saying which file and line is wrong."""
+
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
+
+from dlrm_tf.errors import UsageError
+from dlrm_tf.serving_api.config_protos import BatchingParameters, MonitoringConfig, SSLConfig
+
+DEFAULT_METRICS_PATH = "/monitoring/prometheus/metrics"
+# A configuration file is small; anything larger is not one.
+MAX_BYTES = 16 << 20
+
+
+def _read(path: str, message):
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MAX_BYTES)
+        return text_format.Parse(text, message)
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: wanted a text file ({message.DESCRIPTOR.name}), it is not UTF-8 text") from None
+    except text_format.ParseError as e:
+        raise UsageError(f"{path}:{e}: not a {message.DESCRIPTOR.name} in protobuf text form") from None
+
+
+def read_model_config(path: str) -> model_server_config_pb2.ModelServerConfig:
+    """`--model_config_file`: which models to serve, from where, which versions, under which labels.
+
+    Raises:
+      UsageError: not such a file, or it lists no model.
+    """
+    config = _read(path, model_server_config_pb2.ModelServerConfig())
+    if not config.model_config_list.config:
+        raise UsageError(f"{path}: wanted model_config_list with at least one config, came none")
+    return config
+
+
+def read_batching_parameters(path: str) -> BatchingParameters:
+    """`--batching_parameters_file`.
+
+    Raises:
+      UsageError: not such a file, or values that don't fit each other.
+    """
+    parameters = _read(path, BatchingParameters())
+    for name in ("max_batch_size", "num_batch_threads", "max_enqueued_batches", "max_execution_batch_size"):
+        if parameters.HasField(name) and getattr(parameters, name).value < 1:
+            raise UsageError(f"{path}: {name} must be at least 1, came {getattr(parameters, name).value}")
+    if parameters.batch_timeout_micros.value < 0:
+        raise UsageError(f"{path}: batch_timeout_micros must not be negative, came {parameters.batch_timeout_micros.value}")
+    allowed = list(parameters.allowed_batch_sizes)
+    if allowed:
+        if allowed != sorted(set(allowed)) or allowed[0] < 1:
+            raise UsageError(f"{path}: allowed_batch_sizes must be positive and increasing, came {allowed}")
+        split = parameters.enable_large_batch_splitting.value and parameters.HasField("max_execution_batch_size")
+        name = "max_execution_batch_size" if split else "max_batch_size"
+        largest = getattr(parameters, name).value
+        if allowed[-1] != largest:
+            raise UsageError(f"{path}: the last of allowed_batch_sizes must be {name}, came {allowed[-1]} and {largest}")
+    if parameters.max_execution_batch_size.value > parameters.max_batch_size.value > 0:
+        raise UsageError(
+            f"{path}: max_execution_batch_size must not be over max_batch_size, came "
+            f"{parameters.max_execution_batch_size.value} and {parameters.max_batch_size.value}"
+        )
+    return parameters
+
+
+def read_monitoring_config(path: str) -> MonitoringConfig:
+    """`--monitoring_config_file`; an enabled Prometheus gets TF Serving's path when the file names none.
+
+    Raises:
+      UsageError: not such a file.
+    """
+    config = _read(path, MonitoringConfig())
+    prometheus = config.prometheus_config
+    if prometheus.enable:
+        prometheus.path = prometheus.path or DEFAULT_METRICS_PATH
+        if not prometheus.path.startswith("/"):
+            raise UsageError(f"{path}: prometheus_config.path must start with /, came {prometheus.path!r}")
+    return config
+
+
+def read_ssl_config(path: str) -> SSLConfig:
+    """`--ssl_config_file`: PEM texts, not paths, as TF Serving has it.
+
+    Raises:
+      UsageError: not such a file, or key or certificate missing.
+    """
+    config = _read(path, SSLConfig())
+    for name in ("server_key", "server_cert"):
+        if "-----BEGIN" not in getattr(config, name):
+            raise UsageError(f"{path}: {name} must be the PEM text itself (-----BEGIN …), with line ends as \\n")
+    if config.client_verify and "-----BEGIN" not in config.custom_ca:
+        raise UsageError(f"{path}: client_verify needs custom_ca, the PEM text of the authority that signs clients")
+    return config

@@ -1,0 +1,121 @@
+"""Room for new ids in a weights file: every trained row stays, optimizer state with it; streams at any size."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from dlrm_tf.config import DLRMConfig
+from dlrm_tf.errors import DataError
+from dlrm_tf.weights.layout import CHUNK_ROWS, TABLE
+from dlrm_tf.weights.optimizer_state import OptimizerStateReader, OptimizerStateWriter
+from dlrm_tf.weights.reader import WeightsReader
+from dlrm_tf.weights.writer import WeightsWriter
+
+
+def grown_config(config: DLRMConfig, sizes) -> DLRMConfig:
+    """`config` with larger `categorical_feature_sizes`.
+
+    Raises:
+      ValueError: another number of features, or a size smaller than before; the features are named.
+    """
+    sizes = tuple(int(size) for size in sizes)
+    if len(sizes) != config.num_categorical:
+        raise ValueError(f"sizes must have {config.num_categorical} entries, one a feature. Received {len(sizes)}")
+    smaller = [
+        f"feature {f} has {old} ids, wanted {new}"
+        for f, (old, new) in enumerate(zip(config.categorical_feature_sizes, sizes))
+        if new < old
+    ]
+    if smaller:
+        raise ValueError(f"a model can only grow: {'; '.join(smaller)}")
+    return dataclasses.replace(config, categorical_feature_sizes=sizes)
+
+
+def block_moves(old: DLRMConfig, new: DLRMConfig) -> Iterator[tuple[int, int, int]]:
+    """Yields `(old start, old stop, new start)` of the table rows that move: every feature's ids, then its OOV row."""
+    for size, larger, old_offset, new_offset in zip(
+        old.categorical_feature_sizes, new.categorical_feature_sizes, old.block_offsets, new.block_offsets
+    ):
+        for start in range(0, size, CHUNK_ROWS):
+            stop = min(start + CHUNK_ROWS, size)
+            yield old_offset + start, old_offset + stop, new_offset + start
+        yield old_offset + size, old_offset + size + 1, new_offset + larger
+
+
+def grow_weights(source, target, vocabulary, seed=None) -> DLRMConfig:
+    """Grows a weights file to a vocabulary that extends its own; streams, so that memory stays small at any size.
+
+    Optimizer state in the file moves along: new rows get the state of the feature's OOV row before any step, which is what a
+    slot holds where nothing was trained.
+
+    Args:
+      source: a `.weights.h5`.
+      target: the `.weights.h5` to write.
+      vocabulary: the larger `dlrm_tf.Vocabulary`, as `prepare --vocabulary OLD --grow` makes it.
+      seed: of the new rows, U(-sqrt(1/size_f), sqrt(1/size_f)).
+
+    Returns:
+      The grown configuration.
+
+    Weights without a fingerprint (converted ones) can't be checked: their ids are taken to be the vocabulary's first.
+
+    Raises:
+      CheckpointError: not a weights file.
+      DataError: the vocabulary does not extend the one the weights were trained with.
+    """
+    generator = np.random.default_rng(seed)
+    with WeightsReader(source) as reader:
+        old = reader.config
+        _check_extends(vocabulary, reader, source)
+        new = grown_config(old, vocabulary.sizes)
+        attributes = reader.attributes
+        with WeightsWriter(target, new, attributes["source_sha256"], vocabulary.fingerprint) as writer:
+            for mlp, i, _, _ in old.dense_shapes():
+                writer.write_dense(mlp, i, *reader.dense(mlp, i))
+            for start, stop, to in block_moves(old, new):
+                writer.write_table(to, reader.table(start, stop))
+            for f, (size, larger) in enumerate(zip(old.categorical_feature_sizes, new.categorical_feature_sizes)):
+                for start in range(size, larger, CHUNK_ROWS):
+                    shape = (min(start + CHUNK_ROWS, larger) - start, new.embedding_dim)
+                    rows = (generator.random(shape, np.float32) - np.float32(0.5)) * np.float32(2 * larger**-0.5)
+                    writer.write_rows(f, start, rows)
+            _grow_optimizer_state(reader, writer, old, new)
+    return new
+
+
+def _check_extends(vocabulary, reader: WeightsReader, source) -> None:
+    fingerprint = reader.attributes["vocabulary_fingerprint"]
+    sizes = reader.config.categorical_feature_sizes
+    if len(vocabulary.sizes) != len(sizes) or any(new < old for old, new in zip(sizes, vocabulary.sizes)):
+        raise DataError(f"{source}: wanted a vocabulary with at least {list(sizes)} ids, came {list(vocabulary.sizes)}")
+    if fingerprint and vocabulary.first(sizes).fingerprint != fingerprint:
+        raise DataError(
+            f"{source}: wanted a vocabulary that extends the one the weights were trained with (fingerprint {fingerprint}), "
+            "came one whose first ids mean other keys"
+        )
+
+
+def _grow_optimizer_state(reader: WeightsReader, writer: WeightsWriter, old: DLRMConfig, new: DLRMConfig) -> None:
+    state = OptimizerStateReader(reader)
+    if not state.slots:
+        return
+    grown = OptimizerStateWriter(writer, state.attributes)
+    for slot in state.slots:
+        grown.create(slot)
+        for path in state.paths:
+            rows = state.shape(path)[0]
+            if path != TABLE:
+                grown.write(slot, path, 0, state.read(slot, path, 0, rows))
+                continue
+            untouched = np.full(new.embedding_dim, np.inf, np.float32)
+            for start, stop, to in block_moves(old, new):
+                values = state.read(slot, path, start, stop)
+                untouched = np.minimum(untouched, values.min(axis=0))
+                grown.write(slot, path, to, values)
+            # An Adagrad accumulator only grows, so the lowest is its start; a momentum of an unused row is zero.
+            fill = untouched.min() if state.attributes.get("optimizer") == "adagrad" else np.float32(slot == "stat")
+            for size, larger, offset in zip(old.categorical_feature_sizes, new.categorical_feature_sizes, new.block_offsets):
+                for start in range(size, larger, CHUNK_ROWS):
+                    stop = min(start + CHUNK_ROWS, larger)
+                    grown.write(slot, path, offset + start, np.full((stop - start, new.embedding_dim), fill, np.float32))

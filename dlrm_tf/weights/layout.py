@@ -1,0 +1,37 @@
+"""Where the weights of a DLRM stand in a `.weights.h5` file, and their shapes.
+
+The layout is Keras 3's own, so that the Keras 3 twin's `load_weights` reads it; tf_keras reads it through `dlrm_tf.DLRM`.
+"""
+
+from collections.abc import Iterator
+
+from dlrm_tf.config import DLRMConfig
+from dlrm_tf.weights import hdf5
+
+FORMAT = "dlrm_tf.weights.1"
+TABLE = "embedding/vars/0"
+# The group of an MLP's layers has an entry a layer and Keras's empty `vars`.
+MAX_LAYERS = hdf5.MAX_ENTRIES - 1
+# Rows moved at a time: 64 MiB of a 16-wide float32 table.
+CHUNK_ROWS = 1 << 20
+
+
+def dense_path(mlp: str, layer: int, part: str) -> str:
+    """Path of a dense layer's `"kernel"` or `"bias"` in the file; Keras numbers the layers of a list by class name."""
+    name = "dense" if layer == 0 else f"dense_{layer}"
+    return f"{mlp}/_sublayers/{name}/vars/{('kernel', 'bias').index(part)}"
+
+
+def weight_shapes(config: DLRMConfig) -> dict:
+    """Path -> shape of every weight a file of this configuration holds; all are float32."""
+    shapes = {TABLE: (config.table_rows, config.embedding_dim)}
+    for mlp, i, fan_in, fan_out in config.dense_shapes():
+        shapes[dense_path(mlp, i, "kernel")] = (fan_in, fan_out)
+        shapes[dense_path(mlp, i, "bias")] = (fan_out,)
+    return shapes
+
+
+def table_chunks(config: DLRMConfig) -> Iterator[tuple[int, int]]:
+    """Yields `(start, stop)` over the fused table's rows, `CHUNK_ROWS` at a time."""
+    for start in range(0, config.table_rows, CHUNK_ROWS):
+        yield start, min(start + CHUNK_ROWS, config.table_rows)

@@ -1,0 +1,79 @@
+"""Optimizer state inside a weights file: group `optimizer_state/<path of the weight>/<slot>`, beside the weights.
+
+Each slot has its weight's shape and is float32. The numbers are as the program that trained had them; what they mean is told by
+the group's attributes, among them `optimizer` (`"sgd"`, `"momentum"`, `"adagrad"`). Keras's `load_weights` passes it by.
+"""
+
+import numpy as np
+
+from dlrm_tf.errors import CheckpointError
+from dlrm_tf.weights.layout import weight_shapes
+from dlrm_tf.weights.reader import WeightsReader
+from dlrm_tf.weights.writer import WeightsWriter
+
+GROUP = "optimizer_state"
+
+
+class OptimizerStateWriter:
+    """Adds optimizer state to a weights file that is being written.
+
+    Args:
+      writer: the open `WeightsWriter`.
+      attributes: what to note about the optimizer: `optimizer`, and NumPy scalars such as `learning_rate`.
+    """
+
+    def __init__(self, writer: WeightsWriter, attributes: dict):
+        self._shapes = weight_shapes(writer.config)
+        self._group = writer.create_group(GROUP)
+        self._group.attrs.update(attributes)
+
+    def create(self, slot: str, constant=None) -> None:
+        """Makes a slot for every weight; one that is `constant` throughout takes no room on the disk and is not written to."""
+        for path, shape in self._shapes.items():
+            self._group.create_dataset(f"{path}/{slot}", shape, np.float32, fillvalue=constant)
+
+    def write(self, slot: str, path: str, start: int, values: np.ndarray) -> None:
+        """Writes one weight's slot from row `start` on."""
+        self._group[f"{path}/{slot}"][start : start + len(values)] = values
+
+
+class OptimizerStateReader:
+    """The optimizer state in an open weights file.
+
+    Args:
+      reader: the open `WeightsReader`.
+
+    Attributes:
+      attributes: what was noted about the optimizer; empty when the file holds no optimizer state.
+      slots: names of the slots.
+      paths: paths of the weights.
+
+    Raises:
+      CheckpointError: a slot is missing, misshaped or not float32; all are named.
+    """
+
+    def __init__(self, reader: WeightsReader):
+        self._file = reader.file
+        self._shapes = weight_shapes(reader.config)
+        self.paths = tuple(self._shapes)
+        self.attributes = reader.file.group_attributes.get(GROUP, {})
+        first = f"{GROUP}/{self.paths[0]}/"
+        self.slots = tuple(sorted(path[len(first) :] for path in reader.file.datasets if path.startswith(first)))
+        faults = []
+        for path, shape in self._shapes.items():
+            for slot in self.slots:
+                found = reader.file.datasets.get(f"{GROUP}/{path}/{slot}")
+                if found is None:
+                    faults.append(f"{GROUP}/{path}/{slot} is missing")
+                elif found.shape != shape:
+                    faults.append(f"{GROUP}/{path}/{slot} wanted float32 {shape}, came float32 {found.shape}")
+        if faults:
+            raise CheckpointError(f"{reader.path}: {'; '.join(faults[:8])}")
+
+    def shape(self, path: str) -> tuple:
+        """Shape of a weight and of each of its slots."""
+        return self._shapes[path]
+
+    def read(self, slot: str, path: str, start: int, stop: int) -> np.ndarray:
+        """Rows `start` to `stop` of one weight's slot, float32."""
+        return self._file.read(f"{GROUP}/{path}/{slot}", start, stop)

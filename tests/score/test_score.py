@@ -1,0 +1,293 @@
+"""`dlrm-tf score`: the same rows, the same probabilities, whatever scores them."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import urllib3
+
+from dlrm_tf.cli.main import main
+from dlrm_tf.data.criteo import prepare
+from dlrm_tf.data.vocabulary import Vocabulary
+from dlrm_tf.errors import DataError, ServingError, UsageError
+from dlrm_tf.score import Client, open_target
+from dlrm_tf.score.rows import read_rows
+from dlrm_tf.serve import ModelServer
+
+ROWS = 5
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(1)
+    return rng.normal(size=(ROWS, 13)).astype(np.float32), rng.integers(0, 2, (ROWS, 26)).astype(np.int32)
+
+
+@pytest.fixture
+def rows(arrays, tmp_path):
+    path = tmp_path / "rows.npz"
+    np.savez(path, dense=arrays[0], categorical=arrays[1])
+    return str(path)
+
+
+def expected(dense, categorical, bias):
+    return 1 / (1 + np.exp(-(dense.sum(1) + categorical.sum(1) + bias)))
+
+
+def test_every_target_gives_the_same_probabilities(save_linear, rows, arrays, tmp_path, capsys):
+    base = save_linear(1, bias=-13)
+    with ModelServer(model_name="dlrm", model_base_path=base) as server:
+        for i, target in enumerate((server.target, base, base + "/1")):
+            output = str(tmp_path / f"{i}.npy")
+            assert main(["score", rows, "--target", target, "--batch_size", "2", "-o", output]) == 0
+            np.testing.assert_allclose(np.load(output), expected(*arrays, -13), rtol=1e-5)
+        assert main(["score", rows, "--target", server.target]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        csv = tmp_path / "out.csv"
+        assert main(["score", rows, "--target", base, "-o", str(csv)]) == 0
+    assert csv.read_text().splitlines() == ["probability", *lines] and len(lines) == ROWS
+    np.testing.assert_array_equal(np.array(lines, np.float32), np.load(tmp_path / "0.npy"))
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    """One model in every form: folder with m.weights.h5, dlrm/1 (SavedModel) and m.tflite; and its config."""
+    from dlrm_tf import DLRM, DLRMConfig, export_savedmodel, export_tflite
+
+    folder, config = tmp_path_factory.mktemp("exports"), DLRMConfig.preset("tiny")
+    model = DLRM(config, seed=1)
+    model({"dense": np.zeros((1, 13), np.float32), "categorical": np.zeros((1, 26), np.int32)})
+    model.save_weights(str(folder / "m.weights.h5"))
+    keys = {f"C{i + 1}": [f"{id:08x}" for id in range(size)] for i, size in enumerate(config.categorical_feature_sizes)}
+    Vocabulary.from_keys(keys).save(str(folder / "vocabulary.npz"))
+    export_savedmodel(str(folder / "m.weights.h5"), str(folder), vocabulary=str(folder / "vocabulary.npz"))
+    export_tflite(str(folder / "m.weights.h5"), str(folder / "m.tflite"))
+    return folder, config
+
+
+def test_one_model_in_every_form_gives_the_same_scores(exports, tmp_path):
+    folder, config = exports
+    generator = np.random.default_rng(2)
+    dense = np.log1p(generator.exponential(3, (200, 13))).astype(np.float32)
+    # Ids out of range, too: they are out of vocabulary in every form.
+    categorical = generator.integers(-1, np.array(config.categorical_feature_sizes) + 2, (200, 26)).astype(np.int32)
+    np.savez(tmp_path / "rows.npz", dense=dense, categorical=categorical)
+    with ModelServer(model_name="dlrm", model_base_path=str(folder / "dlrm"), rest_api_port=0) as server:
+        targets = [
+            str(folder / "m.weights.h5"),
+            str(folder / "dlrm"),
+            server.target,
+            server.rest_target,
+            str(folder / "m.tflite"),
+        ]
+        scores = []
+        for i, target in enumerate(targets):
+            output = str(tmp_path / f"{i}.npy")
+            assert main(["score", str(tmp_path / "rows.npz"), "--target", target, "--batch_size", "64", "-o", output]) == 0
+            scores.append(np.load(output))
+    keras, *others, lite = scores
+    assert np.ptp(keras) > 0.01
+    for other in others:
+        np.testing.assert_allclose(other, keras, atol=1e-6)
+    np.testing.assert_allclose(lite, keras, atol=0.05)
+
+
+def test_ids_beyond_int32_are_out_of_vocabulary_and_numbers_that_are_no_ids_refused(exports):
+    folder, _ = exports
+    dense = np.zeros((1, 13), np.float32)
+    with ModelServer(model_name="dlrm", model_base_path=str(folder / "dlrm"), rest_api_port=0) as server:
+        for name in ("m.weights.h5", "dlrm", "m.tflite", server.target, server.rest_target):
+            with open_target(name if ":" in name else str(folder / name)) as target:
+                out, known = target.score(dense, np.full((1, 26), -1)), target.score(dense, np.ones((1, 26), int))
+                assert out != known
+                for wrapped in (2**32 + 1, -(2**32) + 1, 2**63 - 1, -(2**63)):
+                    np.testing.assert_array_equal(target.score(dense, np.full((1, 26), wrapped)), out)
+                np.testing.assert_array_equal(target.score(dense, np.full((1, 26), 2**64 - 1, np.uint64)), out)
+                np.testing.assert_array_equal(target.score(dense, np.ones((1, 26), np.uint8)), known)
+                for bad in (np.full((1, 26), 1.9), np.ones((1, 26)), np.full((1, 26), True), np.full((1, 26), "1")):
+                    with pytest.raises(DataError, match=f"categorical must be integer ids, came {bad.dtype}$"):
+                        target.score(dense, bad)
+
+
+def test_raw_rows_examples_and_prepared_rows_give_the_same_scores(exports, tmp_path):
+    """No skew: TSV through `raw`, `regress` and `classify` on the server, and the same TSV looked up and scored by ids."""
+    folder, config = exports
+    generator = np.random.default_rng(4)
+    numbers = generator.integers(-2, 50, (20, 13))
+    keys = generator.integers(0, np.array(config.categorical_feature_sizes) + 1, (20, 26))
+    missing = generator.random((20, 13)) < 0.2
+    lines = [
+        "\t".join(["0", *("" if gone else str(n) for n, gone in zip(row, holes)), *(f"{key:08x}" for key in ids)])
+        for row, holes, ids in zip(numbers, missing, keys)
+    ]
+    (tmp_path / "rows.tsv").write_text("\n".join(lines))
+    ((dense, categorical),) = read_rows(str(tmp_path / "rows.tsv"), 100, vocabulary=str(folder / "vocabulary.npz"))
+    raw = {
+        "dense": np.where(missing, np.nan, numbers).astype(np.float32),
+        "categorical": np.array([[f"{key:08x}".encode() for key in row] for row in keys], object),
+    }
+    with ModelServer(model_name="dlrm", model_base_path=str(folder / "dlrm"), rest_api_port=0) as server:
+        with Client(server.target) as over_grpc, Client(server.rest_target) as over_rest:
+            expected = over_grpc.score(dense, categorical)
+            for client in (over_grpc, over_rest):
+                answer = client.predict(raw, "raw", ("probability",))["probability"].reshape(-1)
+                np.testing.assert_allclose(answer, expected, atol=1e-6)
+        # In an example dense features stand as in the log.
+        examples = [{"dense": row, "categorical": ids} for row, ids in zip(raw["dense"].tolist(), categorical.tolist())]
+        url = server.rest_target + "/v1/models/dlrm:"
+        regressed = urllib3.request("POST", url + "regress", json={"signature_name": "regress", "examples": examples}).json()
+        classified = urllib3.request("POST", url + "classify", json={"signature_name": "classify", "examples": examples}).json()
+    np.testing.assert_allclose(regressed["results"], expected, atol=1e-6)
+    np.testing.assert_allclose([dict(row)["1"] for row in classified["results"]], expected, atol=1e-6)
+
+
+def test_version_of_a_server_or_a_folder(save_linear, rows, arrays, capsys):
+    base = save_linear(1, bias=-13)
+    save_linear(2, bias=-14)
+    for version, bias in ((1, -13), (2, -14)):
+        assert main(["score", rows, "--target", base, "--model_version", str(version)]) == 0
+        np.testing.assert_allclose(np.array(capsys.readouterr().out.split(), float), expected(*arrays, bias), rtol=1e-5)
+    with pytest.raises(ServingError, match="wanted version 7, there are 1, 2"):
+        open_target(base, version=7)
+
+
+def tsv_line(label, number, key):
+    return "\t".join([label, *[number] * 13, *[key] * 26]) if label else "\t".join([*[number] * 13, *[key] * 26])
+
+
+@pytest.mark.parametrize("label", ["1", ""])
+def test_raw_tsv_with_and_without_labels(tmp_path, label):
+    vocabulary = str(tmp_path / "vocabulary.npz")
+    Vocabulary.from_keys({f"C{i}": ["68fd1e64", "", "odd"] for i in range(1, 27)}).save(vocabulary)
+    path = tmp_path / "rows.tsv"
+    path.write_text("\n".join(tsv_line(label, *cells) for cells in (("3", "68fd1e64"), ("", ""), ("-2", "odd"), ("0", "new"))))
+    (first, second) = list(read_rows(str(path), 3, vocabulary=vocabulary))
+    dense, categorical = np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
+    assert len(second[0]) == 1 and dense.dtype == np.float32 and categorical.dtype == np.int32
+    np.testing.assert_allclose(dense[:, 0], [np.log(4), 0, 0, 0], rtol=1e-6)
+    assert categorical[:, 25].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("text", ["clicked,price,session,shop\n0,2.5,s,x\n1,,t,new\n", "price,session,shop\n2.5,s,x\n,t,new\n"])
+def test_a_log_of_other_columns(tmp_path, text):
+    columns = [["clicked", "label"], ["price", "float"], ["session", "skip"], ["shop", "categorical"]]
+    (tmp_path / "spec.json").write_text(json.dumps({"columns": columns, "separator": ",", "header": True}))
+    vocabulary, spec = str(tmp_path / "vocabulary.npz"), str(tmp_path / "spec.json")
+    Vocabulary.from_keys({"shop": ["x", "y"]}).save(vocabulary)
+    (tmp_path / "log.csv").write_text(text)
+    ((dense, categorical),) = read_rows(str(tmp_path / "log.csv"), 10, vocabulary=vocabulary, spec=spec)
+    np.testing.assert_allclose(dense, [[np.log(3.5)], [0]], rtol=1e-6)
+    assert categorical.tolist() == [[0], [2]]
+    with pytest.raises(DataError, match="wanted the features C1, .* has shop; for other columns .* give --spec"):
+        list(read_rows(str(tmp_path / "log.csv"), 10, vocabulary=vocabulary))
+    (tmp_path / "log.csv").write_text(text.replace("2.5", "cheap"))
+    with pytest.raises(DataError, match=r"log.csv: line 2: column 2 \(price\): wanted a finite number, got 'cheap'"):
+        list(read_rows(str(tmp_path / "log.csv"), 10, vocabulary=vocabulary, spec=spec))
+
+
+def test_bad_line_stops_and_is_named(tmp_path):
+    vocabulary = str(tmp_path / "vocabulary.npz")
+    Vocabulary.from_keys({f"C{i}": ["a"] for i in range(1, 27)}).save(vocabulary)
+    path = tmp_path / "rows.tsv"
+    path.write_text(tsv_line("1", "3", "a") + "\n" + tsv_line("1", "x", "a") + "\n")
+    with pytest.raises(DataError, match=r"rows.tsv: line 2: column 2 \(I1\): wanted an integer, got 'x'"):
+        list(read_rows(str(path), 10, vocabulary=vocabulary))
+    with pytest.raises(DataError, match="--vocabulary"):
+        read_rows(str(path), 10)
+
+
+def test_records_and_their_tsv_give_the_same_rows(tmp_path):
+    tsv = tmp_path / "rows.tsv"
+    tsv.write_text("".join(tsv_line("1", str(row), key) + "\n" for row, key in enumerate(("68fd1e64", "", "a", "68fd1e64", "b"))))
+    prepare(str(tsv), str(tmp_path / "data"), test_fraction=0.4)
+    vocabulary = str(tmp_path / "data" / "vocabulary.npz")
+    (from_tsv,) = read_rows(str(tsv), 10, vocabulary=vocabulary)
+    train = list(read_rows(str(tmp_path / "data"), 2, split="train"))
+    test = list(read_rows(str(tmp_path / "data"), 2))
+    assert [len(dense) for dense, _ in train + test] == [2, 1, 2]
+    for column in (0, 1):
+        np.testing.assert_array_equal(np.concatenate([batch[column] for batch in train + test]), from_tsv[column])
+    np.testing.assert_allclose(from_tsv[0][:, 3], np.log1p(np.arange(5)), rtol=1e-6)
+    prepare(str(tsv), str(tmp_path / "all"), test_fraction=0)
+    with pytest.raises(DataError, match="the split test has no rows"):
+        list(read_rows(str(tmp_path / "all"), 2))
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"dense": np.zeros((2, 13))}, "missing categorical"),
+        ({"dense": np.zeros((2, 13)), "categorical": np.zeros((3, 26), int)}, "with the same rows"),
+        ({"dense": np.zeros((2, 13)), "categorical": np.zeros((2, 26))}, "categorical as int32, came float64 and float64"),
+        ({"dense": np.zeros((2, 13)), "categorical": np.full((2, 26), 2**40)}, "do not fit int32"),
+        ({"dense": np.array([{}]), "categorical": np.zeros((1, 26), int)}, "not a numpy file of plain numbers"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(tmp_path, content, message):
+    np.savez(tmp_path / "rows.npz", **content)
+    with pytest.raises(DataError, match=message):
+        list(read_rows(str(tmp_path / "rows.npz"), 2))
+
+
+def test_npy_pair(tmp_path, arrays):
+    np.save(tmp_path / "dense.npy", arrays[0])
+    np.save(tmp_path / "ids.npy", arrays[1])
+    ((dense, categorical),) = read_rows(str(tmp_path / "dense.npy"), 10, categorical=str(tmp_path / "ids.npy"))
+    np.testing.assert_array_equal(dense, arrays[0])
+    np.testing.assert_array_equal(categorical, arrays[1])
+    with pytest.raises(DataError, match="--categorical"):
+        read_rows(str(tmp_path / "dense.npy"), 10)
+
+
+def test_wrong_target_and_unreachable_server_are_one_line(rows, tmp_path, capsys):
+    with pytest.raises(UsageError, match="wanted host:port"):
+        open_target("nonsense")
+    assert main(["score", rows, "--target", "127.0.0.1:1", "--timeout", "2"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("dlrm-tf: 127.0.0.1:1, model dlrm: UNAVAILABLE")
+    assert main(["score", rows, "--target", "127.0.0.1:1", "-o", str(tmp_path / "x.txt")]) == 2
+    assert not (tmp_path / "x.txt").exists()
+
+
+def test_a_failed_run_leaves_no_output(rows, tmp_path):
+    output = tmp_path / "out.csv"
+    assert main(["score", rows, "--target", "127.0.0.1:1", "--timeout", "2", "-o", str(output)]) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.npz"]
+
+
+def test_serve_prints_where_it_listens_and_stops_on_a_signal(save_linear, rows, arrays, capsys):
+    base = save_linear(3, bias=-13)
+    command = [sys.executable, "-m", "dlrm_tf", "serve", "--model_name", "dlrm", "--model_base_path", base, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            ready = process.stdout.readline()
+            assert ready.startswith("ready grpc=127.0.0.1:")
+            target = ready.split("grpc=")[1].split()[0]
+            assert main(["score", rows, "--target", target]) == 0
+            np.testing.assert_allclose(np.array(capsys.readouterr().out.split(), float), expected(*arrays, -13), rtol=1e-5)
+            process.terminate()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
+def test_serve_tells_wrong_usage_in_one_line(capsys, tmp_path):
+    assert main(["serve", "--model_name", "m", "--model_base_path", "relative"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main(["serve", "--model_name", "m"]) == 2
+    (tmp_path / "1").mkdir()
+    assert main(["serve", "--model_name", "m", "--model_base_path", str(tmp_path), "--port", "0"]) == 1
+    assert "wanted a SavedModel" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["serve", "--help"], ["score", "ROWS", "--target", "127.0.0.1:1"]])
+def test_without_the_extra_both_say_what_to_install(rows, arguments):
+    arguments = [rows if argument == "ROWS" else argument for argument in arguments]
+    program = (
+        f"import sys; sys.modules['tensorflow_serving'] = None\nfrom dlrm_tf.cli.main import main; sys.exit(main({arguments}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "dlrm-tf: tensorflow_serving is not installed: pip install 'dlrm_tf[serving]'"

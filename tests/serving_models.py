@@ -1,0 +1,112 @@
+"""SavedModels made on the spot: the server serves any, so the tests use small ones whose answers are known by hand."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+
+class LinearScorer(tf.Module):
+    """`logit = sum(dense) + sum(categorical) + bias`, so that a version is known by its answer."""
+
+    def __init__(self, bias):
+        self.bias = tf.Variable(np.float32(bias))
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, 13], tf.float32, name="dense"),
+            tf.TensorSpec([None, 26], tf.int32, name="categorical"),
+        ]
+    )
+    def predict(self, dense, categorical):
+        logit = (
+            tf.reduce_sum(dense, 1, keepdims=True) + tf.cast(tf.reduce_sum(categorical, 1, keepdims=True), tf.float32) + self.bias
+        )
+        return {"probability": tf.sigmoid(logit), "logit": logit}
+
+
+class Echo(tf.Module):
+    """Gives back a string and a number input, and has a signature that fails for a negative number."""
+
+    @tf.function(input_signature=[tf.TensorSpec(None, tf.string, name="text"), tf.TensorSpec(None, tf.int64, name="number")])
+    def echo(self, text, number):
+        return {"text": text, "number": number}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def root(self, x):
+        with tf.control_dependencies([tf.debugging.assert_non_negative(x, message="negative")]):
+            return {"y": tf.sqrt(x)}
+
+
+class ExampleModel(tf.Module):
+    """tf.Examples with a float feature `x` (and perhaps `bias`): classifies by sign, regresses `2 x + bias`."""
+
+    def _read(self, inputs):
+        spec = {"x": tf.io.FixedLenFeature([], tf.float32), "bias": tf.io.FixedLenFeature([], tf.float32, 0.0)}
+        features = tf.io.parse_example(inputs, spec)
+        return 2 * features["x"] + features["bias"]
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def classify(self, inputs):
+        score = tf.sigmoid(self._read(inputs))
+        classes = tf.tile([["no", "yes"]], [tf.size(inputs), 1])
+        return {"classes": classes, "scores": tf.stack([1 - score, score], 1)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def scores_only(self, inputs):
+        return {"scores": tf.sigmoid(self._read(inputs))[:, None]}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def regress(self, inputs):
+        return {"outputs": self._read(inputs)}
+
+
+def save(module, path, methods=(), **signatures):
+    """Saves `module` whole or not at all, as an export does; `methods` are (signature, method name) to write into the proto."""
+    temporary = os.path.join(os.path.dirname(path), ".saving")
+    tf.saved_model.save(module, temporary, signatures=signatures)
+    if methods:
+        file = os.path.join(temporary, "saved_model.pb")
+        with open(file, "rb") as f:
+            proto = saved_model_pb2.SavedModel.FromString(f.read())
+        for signature, method in methods:
+            proto.meta_graphs[0].signature_def[signature].method_name = f"tensorflow/serving/{method}"
+        with open(file, "wb") as f:
+            f.write(proto.SerializeToString())
+    os.rename(temporary, path)
+
+
+@pytest.fixture
+def save_linear(tmp_path):
+    """Function `(version, bias=None, model="dlrm") -> base path`; the bias is the version unless given."""
+
+    def make(version, bias=None, model="dlrm"):
+        base = tmp_path / model
+        base.mkdir(exist_ok=True)
+        module = LinearScorer(int(version) if bias is None else bias)
+        save(module, str(base / str(version)), serving_default=module.predict)
+        return str(base)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def echo_model(tmp_path_factory):
+    """Base path of `Echo` as version 1: signatures `serving_default` and `root`."""
+    base = tmp_path_factory.mktemp("echo")
+    module = Echo()
+    save(module, str(base / "1"), serving_default=module.echo, root=module.root)
+    return str(base)
+
+
+@pytest.fixture(scope="session")
+def example_model(tmp_path_factory):
+    """Base path of `ExampleModel` as version 3: signatures `classify`, `scores_only`, `regress`."""
+    base = tmp_path_factory.mktemp("example")
+    module = ExampleModel()
+    methods = (("classify", "classify"), ("scores_only", "classify"), ("regress", "regress"))
+    signatures = {name: getattr(module, name) for name, _ in methods}
+    save(module, str(base / "3"), methods, serving_default=module.classify, **signatures)
+    return str(base)
