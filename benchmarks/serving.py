@@ -212,7 +212,7 @@ def main():
     args = parser.parse_args()
     unknown = [name for name in args.batching.split(",") if name not in BATCHING]
     if unknown:
-        parser.error(f"--batching: wanted some of {', '.join(BATCHING)}, came {unknown[0]!r}")
+        parser.error(f"--batching: wanted some of {', '.join(BATCHING)}. Received {unknown[0]!r}")
     print(f"{'batching':<14}{'callers':>8}{'rows':>7}{'requests/s':>12}{'rows/s':>12}{'p50 ms':>9}{'p99':>9}{'p99.9':>9}  errors")
     if args.target:
         measure(args.target, args, "as it runs")

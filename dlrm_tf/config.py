@@ -125,7 +125,7 @@ class DLRMConfig:
         except ValueError as e:
             raise DataError(f"{source}: not JSON ({e})") from e
         if not isinstance(fields, dict):
-            raise DataError(f"{source}: wanted a JSON object, came {type(fields).__name__}")
+            raise DataError(f"{source}: wanted a JSON object. Received {type(fields).__name__}")
         known = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(fields) - known)
         if unknown:

@@ -1,4 +1,4 @@
-"""Errors a user can act on: one line saying what was wanted, what came, where, and what to do.
+"""Errors a user can act on: one line, "WHERE: wanted WHAT. Received VALUE", and what to do where it helps.
 
 The command line prints them as that line and exits with 1; `UsageError` exits with 2.
 """

@@ -44,7 +44,7 @@ def atomic_file(path: str):
     path = os.path.abspath(path)
     folder = os.path.dirname(path)
     if os.path.isdir(path):
-        raise IsADirectoryError(errno.EISDIR, "wanted a file's name, came a folder", path)
+        raise IsADirectoryError(errno.EISDIR, "wanted a file's name. Received a folder", path)
     os.makedirs(folder, exist_ok=True)
     try:
         fd, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", suffix=".part", dir=folder)

@@ -89,7 +89,7 @@ def _number(values: dict, name: str, low: int, high: Optional[int] = None) -> in
     number = int(text) if text.isascii() and text.isdigit() else -1
     if number < low or (high is not None and number > high):
         range_ = f"{low} or more" if high is None else f"{low} to {high}"
-        raise AscendError(f"{name}: wanted a whole number, {range_}, came {text!r}")
+        raise AscendError(f"{name}: wanted a whole number, {range_}. Received {text!r}")
     return number
 
 
@@ -112,5 +112,5 @@ def _devices_of_table(path: str, size: int) -> dict:
         ) from e
     if sorted(devices) != list(range(size)):
         came = f"{len(devices)} ranks: {str(sorted(devices))[:60]}"
-        raise AscendError(f"RANK_TABLE_FILE: {path}: wanted ranks 0 to {size - 1} (RANK_SIZE={size}), came {came}")
+        raise AscendError(f"RANK_TABLE_FILE: {path}: wanted ranks 0 to {size - 1} (RANK_SIZE={size}). Received {came}")
     return devices

@@ -186,7 +186,7 @@ class AscendDevice:
           UsageError: they can't be shared out evenly.
         """
         if batch_size % self.world_size:
-            raise UsageError(f"batch size: wanted a multiple of the {self.world_size} devices, came {batch_size}")
+            raise UsageError(f"batch size: wanted a multiple of the {self.world_size} devices. Received {batch_size}")
         return batch_size // self.world_size
 
     def share(self, batches):
@@ -203,7 +203,7 @@ class AscendDevice:
         tf = tensorflow()
         for part in tf.nest.flatten(batches.element_spec):
             if part.shape[0] is None:
-                raise UsageError("batches: wanted a static batch size (drop_remainder=True), came a dynamic one")
+                raise UsageError("batches: wanted a static batch size (drop_remainder=True). Received a dynamic one")
             self.local_batch_size(part.shape[0])
         if self.world_size == 1:
             return batches

@@ -52,7 +52,7 @@ class Checkpoint:
             mode = os.stat(self.path).st_mode
             if not stat.S_ISREG(mode):
                 came = "a folder" if stat.S_ISDIR(mode) else "a device"
-                raise CheckpointError(f"{self.path}: wanted a checkpoint file, came {came}")
+                raise CheckpointError(f"{self.path}: wanted a checkpoint file. Received {came}")
             self._file = open(self.path, "rb")  # noqa: SIM115 - closed by close()
         except FileNotFoundError as e:
             raise CheckpointError(f"{self.path}: no such file") from e
@@ -71,14 +71,15 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.path}: encrypted by MindSpore: load it there with its dec_key and save it again without enc_key"
             )
-        for magic, what in FOREIGN:
-            if start.startswith(magic):
-                raise CheckpointError(f"{self.path}: {what}")
         self._metadata = {}
+        # Looked for first: a header's length may begin with the bytes of another format's magic number.
         if start[8:9] == b"{" and start[0:1] != b"{":
             self.format = "safetensors"
             self._tensors, self._metadata = safetensors.index(self._file, self.size, self.path)
         else:
+            for magic, what in FOREIGN:
+                if start.startswith(magic):
+                    raise CheckpointError(f"{self.path}: {what}")
             self.format = "ckpt"
             self._tensors = protobuf_index.index(self._file, self.size, self.path)
         self.names = tuple(self._tensors)

@@ -62,7 +62,7 @@ def content_blocks(info: TensorInfo, chunks: Iterable, slice_bytes: int = SLICE_
     for chunk in chunks:
         data = memoryview(np.ascontiguousarray(chunk, dtype=info.stored_dtype)).cast("B") if np.size(chunk) else b""
         if written + len(data) > info.nbytes:
-            raise ValueError(f"tensor {info.name}: wanted {info.nbytes:,} bytes, came more")
+            raise ValueError(f"tensor {info.name}: wanted {info.nbytes:,} bytes. Received more")
         at = 0
         while at < len(data):
             stop = min(len(data), at + slice_bytes - written % slice_bytes)
@@ -70,7 +70,7 @@ def content_blocks(info: TensorInfo, chunks: Iterable, slice_bytes: int = SLICE_
             written += stop - at
             at = stop
     if written != info.nbytes:
-        raise ValueError(f"tensor {info.name}: wanted {info.nbytes:,} bytes, came {written:,}")
+        raise ValueError(f"tensor {info.name}: wanted {info.nbytes:,} bytes. Received {written:,}")
 
 
 def _entry_header(info: TensorInfo, length: int) -> bytes:

@@ -158,7 +158,7 @@ def _to_mindspore(source, target, config, optimizer_state: bool, crc: bool, quie
         raise UsageError(f"{source}: to write {target}, wanted a {KERAS_SUFFIX} file: convert the checkpoint to one first")
     with WeightsReader(source) as reader:
         if config is not None and config != reader.config:
-            raise CheckpointError(f"{source}: wanted the configuration {config.to_json()}, came {reader.config.to_json()}")
+            raise CheckpointError(f"{source}: wanted the configuration {config.to_json()}. Received {reader.config.to_json()}")
         config = reader.config
         before(config)
         shapes = weights_of(config)

@@ -94,7 +94,7 @@ def fetch(
                 write_note(target, sha256, os.fstat(out.fileno()))
                 return url
             out.truncate(0)
-            failures.append(f"{url}: wanted sha256 {sha256}, came {came}")
+            failures.append(f"{url}: wanted sha256 {sha256}. Received {came}")
         if not os.fstat(out.fileno()).st_size:
             os.unlink(part)
     if any("wanted sha256" in failure for failure in failures):
@@ -205,7 +205,7 @@ class _Download:
             told = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
             if not told or int(told[1]) != self.have:
                 self._begin_anew()
-                raise _Cut(f"asked for the rest, came range {answer.headers.get('Content-Range')!r}")
+                raise _Cut(f"asked for the rest. Received range {answer.headers.get('Content-Range')!r}")
             self.resumed = True
             return int(told[2])
         if answer.status != 200:

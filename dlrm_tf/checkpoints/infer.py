@@ -68,6 +68,6 @@ def _matrix(shapes: dict, weight: Weight, path: str) -> tuple:
         raise CheckpointError(f"{path}: {weight.part} {weight.index} has no {weight.kind}")
     if len(shapes[weight]) != 2:
         raise CheckpointError(
-            f"{path}: {weight.part} {weight.index}: wanted a {weight.kind} of two dimensions, came {shapes[weight]}"
+            f"{path}: {weight.part} {weight.index}: wanted a {weight.kind} of two dimensions. Received {shapes[weight]}"
         )
     return shapes[weight]

@@ -178,7 +178,7 @@ def assign(names, path: str, prefix=None) -> Assignment:
     else:
         shown = ", ".join(list(names)[:3])
         raise CheckpointError(
-            f"{path}: holds no DLRM: wanted tensors such as {MINDSPORE.name(Weight('bottom_mlp', 0, 'kernel'))}, came {shown}"
+            f"{path}: holds no DLRM: wanted tensors such as {MINDSPORE.name(Weight('bottom_mlp', 0, 'kernel'))}. Received {shown}"
         )
     chosen = _choose(found, path) if prefix is None else prefix
     if chosen not in found:

@@ -103,7 +103,7 @@ def index(file, size: int, path: str) -> dict[str, TensorInfo]:
     for number, wire, at, stop in cursor.fields(end, "the file"):
         if number != 1 or wire != BYTES:
             raise CheckpointError(
-                f"{path}: byte {at}: wanted a tensor entry, came field {number} of wire type {wire}: "
+                f"{path}: byte {at}: wanted a tensor entry. Received field {number} of wire type {wire}: "
                 "not a MindSpore checkpoint, or an encrypted one (decrypt it with MindSpore first)"
             )
         piece = _value(cursor, at, stop, path)
@@ -185,7 +185,7 @@ def _whole(info: TensorInfo, path: str) -> TensorInfo:
         shape = (came // itemsize,)
     if came != element_count(shape) * itemsize:
         raise CheckpointError(
-            f"{path}: tensor {info.name}: shape {list(shape)} of {info.dtype} wants {element_count(shape) * itemsize:,} bytes, "
-            f"came {came:,}: the file is damaged or a slice is missing"
+            f"{path}: tensor {info.name}: shape {list(shape)} of {info.dtype} wants {element_count(shape) * itemsize:,} bytes. "
+            f"Received {came:,}: the file is damaged or a slice is missing"
         )
     return TensorInfo(info.name, info.dtype, shape, info.slices)

@@ -94,7 +94,7 @@ def _unique(pairs):
 def _entry(name: str, entry, begin: int, size: int, path: str) -> TensorInfo:
     where = f"{path}: tensor {name}"
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"{where}: wanted dtype, shape and data_offsets in the header, came {str(entry)[:80]}")
+        raise CheckpointError(f"{where}: wanted dtype, shape and data_offsets in the header. Received {str(entry)[:80]}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointError(f"{where}: unknown dtype {str(dtype)[:40]!r}; known are {', '.join(DTYPES)}")
@@ -107,7 +107,7 @@ def _entry(name: str, entry, begin: int, size: int, path: str) -> TensorInfo:
         )
     info = TensorInfo(name, DTYPES[dtype], tuple(shape), ((begin + offsets[0], offsets[1] - offsets[0]),))
     if info.nbytes != offsets[1] - offsets[0]:
-        raise CheckpointError(f"{where}: {dtype} {shape} wants {info.nbytes:,} bytes, came {offsets[1] - offsets[0]:,}")
+        raise CheckpointError(f"{where}: {dtype} {shape} wants {info.nbytes:,} bytes. Received {offsets[1] - offsets[0]:,}")
     return info
 
 

@@ -84,9 +84,9 @@ class Source:
                 faults.append(f"{name} {list(info(name).shape)} is one too many")
             elif shapes[weight] != wanted[weight]:
                 stored = found.naming.shape(weight, wanted[weight])
-                faults.append(f"{name} wanted shape {list(stored)}, came {list(info(name).shape)}")
+                faults.append(f"{name} wanted shape {list(stored)}, received {list(info(name).shape)}")
             elif info(name).dtype not in FLOATING:
-                faults.append(f"{name} wanted floating point, came {info(name).dtype}")
+                faults.append(f"{name} wanted floating point, received {info(name).dtype}")
         # A single number or an integer is a trainer's counter or rate; more floats would be a part of a network we do not know.
         extra = [i for i in map(info, found.other) if i.size > 1 and i.dtype in FLOATING]
         if not allow_extra:

@@ -36,7 +36,7 @@ def carry_to_keras(source: Source, writer: WeightsWriter) -> str:
     slots = tuple(sorted({slot for slot, _ in found.state}))
     if slots not in OPTIMIZERS:
         known = "; ".join(f"{name}: {', '.join(keys)}" for keys, name in OPTIMIZERS.items())
-        raise CheckpointError(f"{path}: optimizer state wanted ({known}), came {', '.join(slots) or 'none'}")
+        raise CheckpointError(f"{path}: optimizer state wanted ({known}). Received {', '.join(slots) or 'none'}")
     shapes = weights_of(config)
     faults = []
     for slot in slots:
@@ -44,7 +44,7 @@ def carry_to_keras(source: Source, writer: WeightsWriter) -> str:
             name = found.state.get((slot, weight))
             info = name and source.checkpoint.info(name)
             if not name or (info.dtype, info.shape) != ("Float32", shape):
-                came = f"came {info.dtype} {list(info.shape)}" if name else "which is missing"
+                came = f"received {info.dtype} {list(info.shape)}" if name else "which is missing"
                 faults.append(f"{slot}.{MINDSPORE.name(weight)} wanted Float32 {list(shape)}, {came}")
     if faults:
         raise CheckpointError(f"{path}: incomplete optimizer state: {'; '.join(faults[:8])}")
@@ -94,7 +94,7 @@ def carry_to_mindspore(state: OptimizerStateReader, config: DLRMConfig) -> Itera
     if state.slots not in OPTIMIZERS or "dense_optimizer" in state.attributes:
         known = "; ".join(f"{name}: {', '.join(keys)}" for keys, name in OPTIMIZERS.items())
         raise CheckpointError(
-            f"optimizer state that MindSpore knows wanted ({known}), came dlrm_tf's own ({', '.join(state.slots)})"
+            f"optimizer state that MindSpore knows wanted ({known}). Received dlrm_tf's own ({', '.join(state.slots)})"
         )
     for name, value in sorted(state.attributes.items()):  # global_step, learning_rate, momentum: MindSpore's order too
         if name != "optimizer":

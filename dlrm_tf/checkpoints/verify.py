@@ -195,11 +195,13 @@ def read_sample(sample, config: DLRMConfig) -> tuple[np.ndarray, np.ndarray]:
             raise DataError(f"{sample}: wanted {wanted} ({reason(e)})") from e
     if dense.dtype.kind not in "fiu" or categorical.dtype.kind not in "iu":
         came = f"{dense.dtype} and {categorical.dtype}"
-        raise DataError(f"{sample}: wanted dense of numbers and categorical of integers, came {came}")
+        raise DataError(f"{sample}: wanted dense of numbers and categorical of integers. Received {came}")
     rows = dense.shape[:1] or (0,)
     wanted = ((*rows, config.dense_dim), (*rows, config.num_categorical))
     if not rows[0] or (dense.shape, categorical.shape) != wanted:
-        raise DataError(f"{sample}: wanted dense and categorical of shapes {wanted}, came {dense.shape} and {categorical.shape}")
+        raise DataError(
+            f"{sample}: wanted dense and categorical of shapes {wanted}. Received {dense.shape} and {categorical.shape}"
+        )
     sizes = np.array(config.categorical_feature_sizes)
     if categorical.min() < 0 or (categorical > sizes).any():
         raise DataError(f"{sample}: has ids outside their feature's 0 to size (size: out of vocabulary)")

@@ -25,7 +25,7 @@ def run(args):
         print("\n".join(names))
         return
     if args.name not in names:
-        raise UsageError(f"bench: wanted one of {', '.join(names)}, came {args.name!r}")
+        raise UsageError(f"bench: wanted one of {', '.join(names)}. Received {args.name!r}")
     path = os.path.join(FOLDER, f"{args.name}.py")
     sys.argv = [path, *args.options]
     sys.path.insert(0, FOLDER)

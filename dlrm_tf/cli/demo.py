@@ -27,7 +27,7 @@ def add_arguments(parser):
 def run(args):
     """Runs the journey; prints the report and the path of its page."""
     if args.rows < 7000:
-        raise UsageError(f"--rows: wanted at least 7000 (the last seventh is for testing), came {args.rows}")
+        raise UsageError(f"--rows: wanted at least 7000 (the last seventh is for testing). Received {args.rows}")
     report = demo(args.output, args.rows, args.seed)
     print(report.text())
     print(f"\nreport: {os.path.join(args.output, 'report.html')}")

@@ -20,7 +20,7 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     if args.batch_size < 1:
-        raise UsageError(f"--batch-size: wanted a positive number, came {args.batch_size}")
+        raise UsageError(f"--batch-size: wanted a positive number. Received {args.batch_size}")
     from dlrm_tf.train.evaluate import evaluate, measure
 
     options = (args.data, args.weights, args.split, args.batch_size, not args.streaming, args.quiet)

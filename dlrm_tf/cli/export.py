@@ -60,7 +60,7 @@ def run(args):
 
         batches = args.batches.split(",")
         if not all(n.isdigit() for n in batches):
-            raise UsageError(f"--batches: wanted numbers with commas, came {args.batches!r}")
+            raise UsageError(f"--batches: wanted numbers with commas. Received {args.batches!r}")
         settings = {"soc_version": args.soc_version, "precision": args.precision, "data": args.data}
         print(export_ascend(args.weights, args.output, [int(n) for n in batches], vocabulary=args.vocabulary, **settings))
     elif args.curve and not (args.max_size and args.data):

@@ -42,7 +42,9 @@ def run(args) -> None:
         if not 0 <= test_fraction < 1:
             raise ValueError
     except (ValueError, ArithmeticError):
-        raise UsageError(f"--test-fraction: wanted a part from 0 to below 1 such as 1/7, got {args.test_fraction!r}") from None
+        raise UsageError(
+            f"--test-fraction: wanted a part from 0 to below 1 such as 1/7. Received {args.test_fraction!r}"
+        ) from None
     if args.report:  # said now, not after the work
         page_suffix(args.report)
         require("matplotlib", "report")

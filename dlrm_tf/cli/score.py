@@ -42,11 +42,11 @@ def add_arguments(parser):
 def run(args):
     """Writes one probability a row, in the rows' order."""
     if args.batch_size < 1:
-        raise UsageError(f"--batch_size: wanted at least 1, came {args.batch_size}")
+        raise UsageError(f"--batch_size: wanted at least 1. Received {args.batch_size}")
     if args.model_version is not None and args.model_label is not None:
         raise UsageError("--model_version and --model_label exclude each other")
     if args.output and not args.output.endswith((".csv", ".npy")):
-        raise UsageError(f"--output: wanted a .csv or .npy file, came {args.output!r}")
+        raise UsageError(f"--output: wanted a .csv or .npy file. Received {args.output!r}")
     # Here, not above: --help must not wait for them.
     from dlrm_tf.score.client import Tls
     from dlrm_tf.score.rows import read_rows

@@ -26,7 +26,7 @@ def add_arguments(parser):
 
 def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false", "1", "0"):
-        raise argparse.ArgumentTypeError(f"wanted true or false, came {text!r}")
+        raise argparse.ArgumentTypeError(f"wanted true or false. Received {text!r}")
     return text.lower() in ("true", "1")
 
 

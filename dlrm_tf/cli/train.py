@@ -65,7 +65,7 @@ def run(args) -> None:
     for option in ("epochs", "batch_size", "steps_per_execution", "checkpoint_steps"):
         value = getattr(args, option)
         if value is not None and value < 1:
-            raise UsageError(f"--{option.replace('_', '-')}: wanted a positive number, came {value}")
+            raise UsageError(f"--{option.replace('_', '-')}: wanted a positive number. Received {value}")
     if args.dense_learning_rate is not None and not args.dense_optimizer:
         raise UsageError("--dense-learning-rate: wanted --dense-optimizer with it (without, there is one rate)")
     config = DLRMConfig.read(args.config) if args.config else None
@@ -123,7 +123,7 @@ def _profile(text):
         return None
     first, colon, last = text.partition(":")
     if not colon or not first.isdecimal() or not last.isdecimal():
-        raise UsageError(f"--profile: wanted FIRST:LAST, such as 100:110, came {text!r}")
+        raise UsageError(f"--profile: wanted FIRST:LAST, such as 100:110. Received {text!r}")
     return int(first), int(last)
 
 
@@ -133,4 +133,4 @@ def _loss_scale(text):
     try:
         return float(text)
     except ValueError:
-        raise UsageError(f"--loss-scale: wanted a number or dynamic, came {text!r}") from None
+        raise UsageError(f"--loss-scale: wanted a number or dynamic. Received {text!r}") from None

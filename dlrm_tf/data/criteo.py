@@ -107,7 +107,7 @@ def _check_arguments(paths, vocabulary, grow, min_count, test_fraction, on_bad_l
     for path in paths:
         # Read twice after a kill, so no pipe; a missing file is told by the size asked for next.
         if os.path.exists(path) and not os.path.isfile(path):
-            raise DataError(f"{path}: wanted a file, came {'a folder' if os.path.isdir(path) else 'a pipe or device'}")
+            raise DataError(f"{path}: wanted a file. Received {'a folder' if os.path.isdir(path) else 'a pipe or device'}")
     if grow and vocabulary is None:
         raise UsageError("grow needs a vocabulary to grow from")
     if min_count > 1 and vocabulary is not None and not grow:
@@ -115,6 +115,6 @@ def _check_arguments(paths, vocabulary, grow, min_count, test_fraction, on_bad_l
     if min_count < 1 or shard_lines < 1 or not 0 <= test_fraction < 1:
         raise UsageError(f"out of range: min_count {min_count}, shard_lines {shard_lines} or test_fraction {test_fraction}")
     if threads is not None and threads < 1:
-        raise UsageError(f"wanted threads >= 1, got {threads}")
+        raise UsageError(f"wanted threads >= 1. Received {threads}")
     if on_bad_line not in ("skip", "stop"):
-        raise UsageError(f"on_bad_line: wanted skip or stop, got {on_bad_line!r}")
+        raise UsageError(f"on_bad_line: wanted skip or stop. Received {on_bad_line!r}")

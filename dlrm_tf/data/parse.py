@@ -189,7 +189,7 @@ def _read_numbers(cells: _Cells, spec: FeatureSpec) -> tuple[np.ndarray, np.ndar
         name, kind = spec.columns[column]
         wanted = {"int": "an integer", "float": "a finite number", "label": "0 or 1"}[kind]
         shown = cells.texts([row], column)[0][:40].decode("utf-8", "backslashreplace")
-        faults.setdefault(row, f"column {column + 1} ({name}): wanted {wanted}, got {shown!r}")
+        faults.setdefault(row, f"column {column + 1} ({name}): wanted {wanted}. Received {shown!r}")
 
     def read(positions: tuple[int, ...]) -> np.ndarray:
         columns = _columns(positions)

@@ -24,9 +24,9 @@ def build(records, split, batch_size, shuffle_seed, repeat, drop_remainder, work
     index, count = worker
     known = not tf.is_tensor(start_batch)  # a worker of a parameter-server run gets it as a tensor
     if batch_size < 1 or (known and start_batch < 0):
-        raise DataError(f"wanted batch_size >= 1 and start_batch >= 0, got {batch_size} and {start_batch}")
+        raise DataError(f"wanted batch_size >= 1 and start_batch >= 0. Received {batch_size} and {start_batch}")
     if not 0 <= index < count:
-        raise DataError(f"wanted a worker (index, count) with 0 <= index < count, got {worker}")
+        raise DataError(f"wanted a worker (index, count) with 0 <= index < count. Received {worker}")
     blocks = _blocks(records, split, index, count, share)
     rows = sum(length for _, _, length, _ in blocks)
     batches = rows // batch_size if drop_remainder else -(-rows // batch_size)
@@ -119,7 +119,7 @@ def _blocks(records, split, index, count, share) -> list[tuple[str, int, int, in
     elif share == "rows":
         first_row, last_row = (records.rows(split) * i // count for i in (index, index + 1))
     else:
-        raise DataError(f"share: wanted rows or files, got {share!r}")
+        raise DataError(f"share: wanted rows or files. Received {share!r}")
     blocks, shard_first = [], 0
     for shard in shards:
         begin, end = max(first_row - shard_first, 0), min(last_row - shard_first, shard.rows)

@@ -124,7 +124,7 @@ class Records:
             with open(path, encoding="utf-8") as file:
                 manifest = json.load(file)
             if manifest["format"] != FORMAT:
-                raise DataError(f"{path}: wanted records of format {FORMAT}, got {manifest['format']!r}")
+                raise DataError(f"{path}: wanted records of format {FORMAT}. Received {manifest['format']!r}")
             records = cls(folder, manifest)
         except (ValueError, KeyError, TypeError) as e:
             if isinstance(e, DataError):
@@ -136,7 +136,9 @@ class Records:
             raise DataError(f"{path}: {len(records.sizes)} vocabulary sizes for {len(records.spec.categorical_columns)} features")
         for shard in (shard for split in SPLITS for shard in records.shards[split]):
             if not isinstance(shard.rows, int) or shard.rows < 0 or not isinstance(shard.path, str):
-                raise DataError(f"{path}: wanted whole numbers of rows and names of files, got {shard.rows!r} of {shard.path!r}")
+                raise DataError(
+                    f"{path}: wanted whole numbers of rows and names of files. Received {shard.rows!r} of {shard.path!r}"
+                )
             # A manifest names files of its own folder only.
             if os.path.isabs(shard.path) or ".." in shard.path.split("/"):
                 raise DataError(f"{path}: shard {shard.path!r} is outside the folder")
@@ -145,7 +147,7 @@ class Records:
                 raise DataError(f"{where}: missing, but the manifest lists it; prepare the data again")
             wanted, got = shard.rows * records.dtype.itemsize, os.path.getsize(where)
             if wanted != got:
-                raise DataError(f"{where}: wanted {wanted} bytes ({shard.rows} rows), got {got}; prepare the data again")
+                raise DataError(f"{where}: wanted {wanted} bytes ({shard.rows} rows). Received {got}; prepare the data again")
         return records
 
     def vocabulary(self) -> Vocabulary:
@@ -184,7 +186,7 @@ class Records:
                     file.seek(low * self.dtype.itemsize)
                     parts.append(np.fromfile(file, self.dtype, high - low))
                 if len(parts[-1]) < high - low:  # it was whole when the folder was opened
-                    raise DataError(f"{path}: wanted rows {low} to {high}, got {len(parts[-1])}: the file was cut meanwhile")
+                    raise DataError(f"{path}: wanted rows {low} to {high}. Received {len(parts[-1])}: the file was cut meanwhile")
             first += shard.rows
         rows = np.concatenate(parts)
         return rows["dense"].copy(), rows["categorical"].copy(), rows["label"][:, None].copy()
@@ -236,7 +238,9 @@ class Records:
                     for part in iter(lambda: file.read(1 << 24), b""):
                         digest.update(part)
                 if digest.hexdigest() != shard.sha256:
-                    raise DataError(f"{path}: wanted sha256 {shard.sha256}, got {digest.hexdigest()}; prepare the data again")
+                    raise DataError(
+                        f"{path}: wanted sha256 {shard.sha256}. Received {digest.hexdigest()}; prepare the data again"
+                    )
         self.vocabulary()
 
     def _split(self, split: str) -> tuple[Shard, ...]:

@@ -32,7 +32,7 @@ class FeatureSpec:
         try:
             columns = tuple((str(name), str(kind)) for name, kind in self.columns)
         except (TypeError, ValueError):
-            raise DataError(f"feature spec: columns must be a list of [name, kind], got {self.columns!r}") from None
+            raise DataError(f"feature spec: columns must be a list of [name, kind]. Received {self.columns!r}") from None
         object.__setattr__(self, "columns", columns)
         for name, kind in columns:
             if kind not in KINDS:
@@ -43,13 +43,13 @@ class FeatureSpec:
             raise DataError(f"feature spec: column name {twice[0]!r} is used twice")
         kinds = [kind for _, kind in columns]
         if kinds.count("label") != 1:
-            raise DataError(f"feature spec: wanted exactly one label column, got {kinds.count('label')}")
+            raise DataError(f"feature spec: wanted exactly one label column. Received {kinds.count('label')}")
         if "categorical" not in kinds:
-            raise DataError("feature spec: wanted at least one categorical column, got none")
+            raise DataError("feature spec: wanted at least one categorical column. Received none")
         one = isinstance(self.separator, str) and len(self.separator) == 1 and self.separator.isascii()
         if not one or not (self.separator.isprintable() or self.separator in "\t\x01"):  # Hive separates by \x01
             raise DataError(
-                f"feature spec: separator must be one printable ASCII character, a tab or \\x01, got {self.separator!r}"
+                f"feature spec: separator must be one printable ASCII character, a tab or \\x01. Received {self.separator!r}"
             )
 
     def _positions(self, *kinds: str) -> tuple[int, ...]:
@@ -89,7 +89,7 @@ class FeatureSpec:
         """From what `to_dict` gave; an unknown or missing entry raises DataError."""
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, dict) or "columns" not in values or set(values) - known:
-            raise DataError(f"feature spec: wanted an object with {sorted(known)}, got {str(values)[:200]}")
+            raise DataError(f"feature spec: wanted an object with {sorted(known)}. Received {str(values)[:200]}")
         return cls(**values)
 
     @classmethod

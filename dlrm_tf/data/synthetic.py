@@ -183,13 +183,15 @@ def synth(
     named = {"small": _SMALL, "criteo": CRITEO_CARDINALITIES}
     if isinstance(cardinalities, str):
         if cardinalities not in named:
-            raise UsageError(f"cardinalities: wanted small, criteo or 26 numbers, got {cardinalities!r}")
+            raise UsageError(f"cardinalities: wanted small, criteo or 26 numbers. Received {cardinalities!r}")
         cardinalities = named[cardinalities]
     cardinalities = tuple(int(size) for size in cardinalities)
     if len(cardinalities) != _CATEGORICAL or min(cardinalities) < 1 or max(cardinalities) > 1 << 31:
-        raise UsageError(f"cardinalities: wanted {_CATEGORICAL} numbers >= 1, got {len(cardinalities)}: {cardinalities}"[:200])
+        raise UsageError(
+            f"cardinalities: wanted {_CATEGORICAL} numbers >= 1. Received {len(cardinalities)}: {cardinalities}"[:200]
+        )
     if rows < 1 or seed < 0:
-        raise UsageError(f"wanted rows >= 1 and seed >= 0, got {rows} and {seed}")
+        raise UsageError(f"wanted rows >= 1 and seed >= 0. Received {rows} and {seed}")
 
     rng = np.random.default_rng(seed)
     signal = _Signal(rng, cardinalities)

@@ -79,9 +79,9 @@ def load_counts(path: str, names: "tuple[str, ...]") -> Vocabulary:
         except Exception as e:  # a damaged pickle raises whatever its bytes happen to hit
             raise DataError(f"{path}: not a pickle of upstream's counts, or damaged ({type(e).__name__}: {e})") from None
     if not isinstance(counts, dict) or not all(isinstance(column, dict) for column in counts.values()):
-        raise DataError(f"{path}: wanted a dict of a dict for each column, got {type(counts).__name__}")
+        raise DataError(f"{path}: wanted a dict of a dict for each column. Received {type(counts).__name__}")
     if len(counts) != len(names):
-        raise DataError(f"{path}: wanted {len(names)} columns, got {len(counts)}")
+        raise DataError(f"{path}: wanted {len(names)} columns. Received {len(counts)}")
     numbered = all(isinstance(column, int) for column in counts)
     columns = [counts[column] for column in sorted(counts)] if numbered else list(counts.values())
     for name, column in zip(names, columns):

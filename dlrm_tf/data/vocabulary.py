@@ -99,7 +99,7 @@ class Vocabulary:
         """
         header, parts = read_keys(path)
         if header.get("format") != _FORMAT or "fingerprint" not in header:
-            raise DataError(f"{path}: wanted a vocabulary of format {_FORMAT}, got {str(header)[:60]}")
+            raise DataError(f"{path}: wanted a vocabulary of format {_FORMAT}. Received {str(header)[:60]}")
         names = header.get("names")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise DataError(f"{path}: damaged vocabulary file (names of features are {str(names)[:60]})")

@@ -37,7 +37,7 @@ class KeptIds:
         except zlib.error as e:
             raise DLRMError(f"{source}: damaged list of kept ids ({e})") from e
         if len(raw) != expected:
-            raise DLRMError(f"{source}: damaged list of kept ids, wanted {expected} bytes, came {len(raw)}")
+            raise DLRMError(f"{source}: damaged list of kept ids, wanted {expected} bytes. Received {len(raw)}")
         steps = np.frombuffer(raw, "<i4")
         self._sizes = np.asarray(sizes, np.int32)
         self._original_sizes = np.asarray(original_sizes, np.int64)

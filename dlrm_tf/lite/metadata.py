@@ -24,7 +24,7 @@ def mapped(path: str):
     with open(path, "rb") as file:
         head = file.read(8)
         if head[4:] != b"TFL3":
-            raise DLRMError(f"{path}: wanted a TFLite file (bytes 4 to 8 are TFL3), came {head[4:]!r}")
+            raise DLRMError(f"{path}: wanted a TFLite file (bytes 4 to 8 are TFL3). Received {head[4:]!r}")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
                 yield schema.Model.GetRootAs(data, 0)

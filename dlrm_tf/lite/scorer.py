@@ -46,7 +46,9 @@ class Scorer:
         except (ValueError, RuntimeError) as e:
             raise DLRMError(f"{self.path}: the TFLite runtime refuses the file ({' '.join(str(e).split())})") from e
         if signature is None or set(signature["inputs"]) != {"dense", "categorical"}:
-            raise DLRMError(f"{self.path}: wanted a signature {SIGNATURE!r} with inputs dense and categorical, came {signature}")
+            raise DLRMError(
+                f"{self.path}: wanted a signature {SIGNATURE!r} with inputs dense and categorical. Received {signature}"
+            )
         runner = self._interpreter.get_signature_runner(SIGNATURE)
         inputs, outputs = runner.get_input_details(), runner.get_output_details()
         # By name: the order of inputs in the file is the converter's.
@@ -71,7 +73,7 @@ class Scorer:
         """
         dense, categorical = self._checked("dense", dense), self._checked("categorical", categorical)
         if not np.issubdtype(categorical.dtype, np.integer):
-            raise DataError(f"{self.path}: categorical must be integer ids, came {categorical.dtype}")
+            raise DataError(f"{self.path}: categorical must be integer ids. Received {categorical.dtype}")
         if self._kept_ids is not None:
             categorical = self._kept_ids.translate(categorical)
         elif categorical.dtype != np.int32:
@@ -104,7 +106,7 @@ class Scorer:
             raise DataError(f"{self.path}: dense must be numbers, NaN or None where missing ({e})") from e
         dense, categorical = self._checked("dense", dense), self._checked("categorical", np.asarray(categorical, object))
         if np.isinf(dense).any():
-            raise DataError(f"{self.path}: dense must be finite, NaN or None where missing, came infinity")
+            raise DataError(f"{self.path}: dense must be finite, NaN or None where missing. Received infinity")
         # NaN is not greater than 0.
         return self._score(np.log1p(np.where(dense > 0, dense, np.float32(0))), self._keys.ids(categorical))
 
@@ -127,7 +129,7 @@ class Scorer:
     def _checked(self, name: str, array) -> np.ndarray:
         array = np.asarray(array)
         if array.ndim != 2 or array.shape[1] != self._widths[name]:
-            raise DataError(f"{self.path}: {name} must be [batch_size, {self._widths[name]}], came {list(array.shape)}")
+            raise DataError(f"{self.path}: {name} must be [batch_size, {self._widths[name]}]. Received {list(array.shape)}")
         return array
 
     def _score(self, dense: np.ndarray, ids: np.ndarray) -> np.ndarray:

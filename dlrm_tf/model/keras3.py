@@ -15,7 +15,9 @@ from dlrm_tf.model.saving import save_weights
 from dlrm_tf.weights.reader import WeightsReader
 
 if int(keras.__version__.split(".")[0]) < 3:
-    raise ImportError(f"dlrm_tf.keras3 needs the package keras 3 or newer, came {keras.__version__}: pip install 'keras>=3.4'")
+    raise ImportError(
+        f"dlrm_tf.keras3 needs the package keras 3 or newer. Received {keras.__version__}: pip install 'keras>=3.4'"
+    )
 
 
 class MLP(keras.layers.Layer):

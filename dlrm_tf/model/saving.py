@@ -35,7 +35,7 @@ def load_weights(model, path) -> dict:
     """
     with WeightsReader(path) as reader:
         mine, other = (json.loads(c.to_json()) for c in (model.config, reader.config))
-        differ = [f"{k} wanted {mine[k]}, came {other[k]}" for k in mine if mine[k] != other[k]]
+        differ = [f"{k} wanted {mine[k]}, received {other[k]}" for k in mine if mine[k] != other[k]]
         if differ:
             raise CheckpointError(f"{path}: the file does not fit the model: {'; '.join(differ)}")
         for mlp, i, _, _ in model.config.dense_shapes():

@@ -28,7 +28,7 @@ def int32_ids(categorical, where: str) -> np.ndarray:
     """
     categorical = np.asarray(categorical)
     if not np.issubdtype(categorical.dtype, np.integer):
-        raise DataError(f"{where}: categorical must be integer ids, came {categorical.dtype}")
+        raise DataError(f"{where}: categorical must be integer ids. Received {categorical.dtype}")
     if categorical.dtype == np.int32:
         return categorical
     limits = np.iinfo(np.int32)
@@ -90,11 +90,13 @@ def _arrays(path: str, categorical: Optional[str]):
 def _slices(path: str, dense, categorical, batch_size: int):
     if dense.ndim != 2 or categorical.ndim != 2 or len(dense) != len(categorical):
         raise DataError(
-            f"{path}: wanted dense [rows, 13] and categorical [rows, 26] with the same rows, came {list(dense.shape)} and "
+            f"{path}: wanted dense [rows, 13] and categorical [rows, 26] with the same rows. Received {list(dense.shape)} and "
             f"{list(categorical.shape)}"
         )
     if dense.dtype.kind not in "fiu" or categorical.dtype.kind not in "iu":
-        raise DataError(f"{path}: wanted dense as float32 and categorical as int32, came {dense.dtype} and {categorical.dtype}")
+        raise DataError(
+            f"{path}: wanted dense as float32 and categorical as int32. Received {dense.dtype} and {categorical.dtype}"
+        )
     if categorical.size and (int(categorical.min()) < -(2**31) or int(categorical.max()) >= 2**31):
         raise DataError(f"{path}: categorical has ids that do not fit int32, from {categorical.min()} to {categorical.max()}")
     for start in range(0, len(dense), batch_size):

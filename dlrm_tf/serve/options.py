@@ -68,15 +68,15 @@ class ServerOptions:
         for name in ("port", "rest_api_port"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 65536:
-                raise UsageError(f"--{name}: wanted a port from 0 to 65535, came {value}")
+                raise UsageError(f"--{name}: wanted a port from 0 to 65535. Received {value}")
         for name in ("grpc_max_threads", "rest_api_timeout_in_ms", "rest_api_max_body_bytes"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"--{name}: wanted at least 1, came {value}")
+                raise UsageError(f"--{name}: wanted at least 1. Received {value}")
         if self.max_repeated_values < 0:
-            raise UsageError(f"--max_repeated_values: wanted at least 0, came {self.max_repeated_values}")
+            raise UsageError(f"--max_repeated_values: wanted at least 0. Received {self.max_repeated_values}")
         if self.rest_api_port and self.rest_api_port == self.port:
-            raise UsageError(f"--rest_api_port: wanted another port than gRPC's --port, came {self.port} for both")
+            raise UsageError(f"--rest_api_port: wanted another port than gRPC's --port. Received {self.port} for both")
         if self.batching_parameters_file and not self.enable_batching:
             raise UsageError("--batching_parameters_file needs --enable_batching")
         if self.monitoring_config_file and self.rest_api_port is None:
@@ -103,13 +103,13 @@ class ServerOptions:
             return read_model_config(self.model_config_file)
         if not self.model_base_path:
             raise UsageError(
-                "--model_base_path: wanted the folder that holds the version folders (or --model_config_file), came nothing"
+                "--model_base_path: wanted the folder that holds the version folders (or --model_config_file). Received nothing"
             )
         if not self.model_name:
-            raise UsageError("--model_name: wanted a name, came nothing")
+            raise UsageError("--model_name: wanted a name. Received nothing")
         if not os.path.isabs(self.model_base_path):
             raise UsageError(
-                f"--model_base_path: wanted an absolute path (as TensorFlow Serving does), came {self.model_base_path!r}; "
+                f"--model_base_path: wanted an absolute path (as TensorFlow Serving does). Received {self.model_base_path!r}; "
                 f"did you mean {os.path.abspath(self.model_base_path)}?"
             )
         config = model_server_config_pb2.ModelServerConfig()
@@ -126,7 +126,7 @@ class ServerOptions:
         for argument in filter(None, self.grpc_channel_arguments.split(",")):
             name, equals, value = argument.partition("=")
             if not equals:
-                raise UsageError(f"--grpc_channel_arguments: wanted name=value, came {argument!r}")
+                raise UsageError(f"--grpc_channel_arguments: wanted name=value. Received {argument!r}")
             arguments[name.strip()] = int(value) if value.strip().lstrip("-").isdigit() else value.strip()
         return arguments
 

@@ -30,7 +30,7 @@ def read_model_config(path: str) -> model_server_config_pb2.ModelServerConfig:
     """
     config = _read(path, model_server_config_pb2.ModelServerConfig())
     if not config.model_config_list.config:
-        raise UsageError(f"{path}: wanted model_config_list with at least one config, came none")
+        raise UsageError(f"{path}: wanted model_config_list with at least one config. Received none")
     return config
 
 
@@ -43,21 +43,21 @@ def read_batching_parameters(path: str) -> BatchingParameters:
     parameters = _read(path, BatchingParameters())
     for name in ("max_batch_size", "num_batch_threads", "max_enqueued_batches", "max_execution_batch_size"):
         if parameters.HasField(name) and getattr(parameters, name).value < 1:
-            raise UsageError(f"{path}: {name} must be at least 1, came {getattr(parameters, name).value}")
+            raise UsageError(f"{path}: {name} must be at least 1. Received {getattr(parameters, name).value}")
     if parameters.batch_timeout_micros.value < 0:
-        raise UsageError(f"{path}: batch_timeout_micros must not be negative, came {parameters.batch_timeout_micros.value}")
+        raise UsageError(f"{path}: batch_timeout_micros must not be negative. Received {parameters.batch_timeout_micros.value}")
     allowed = list(parameters.allowed_batch_sizes)
     if allowed:
         if allowed != sorted(set(allowed)) or allowed[0] < 1:
-            raise UsageError(f"{path}: allowed_batch_sizes must be positive and increasing, came {allowed}")
+            raise UsageError(f"{path}: allowed_batch_sizes must be positive and increasing. Received {allowed}")
         split = parameters.enable_large_batch_splitting.value and parameters.HasField("max_execution_batch_size")
         name = "max_execution_batch_size" if split else "max_batch_size"
         largest = getattr(parameters, name).value
         if allowed[-1] != largest:
-            raise UsageError(f"{path}: the last of allowed_batch_sizes must be {name}, came {allowed[-1]} and {largest}")
+            raise UsageError(f"{path}: the last of allowed_batch_sizes must be {name}. Received {allowed[-1]} and {largest}")
     if parameters.max_execution_batch_size.value > parameters.max_batch_size.value > 0:
         raise UsageError(
-            f"{path}: max_execution_batch_size must not be over max_batch_size, came "
+            f"{path}: max_execution_batch_size must not be over max_batch_size. Received "
             f"{parameters.max_execution_batch_size.value} and {parameters.max_batch_size.value}"
         )
     return parameters
@@ -74,7 +74,7 @@ def read_monitoring_config(path: str) -> MonitoringConfig:
     if prometheus.enable:
         prometheus.path = prometheus.path or DEFAULT_METRICS_PATH
         if not prometheus.path.startswith("/"):
-            raise UsageError(f"{path}: prometheus_config.path must start with /, came {prometheus.path!r}")
+            raise UsageError(f"{path}: prometheus_config.path must start with /. Received {prometheus.path!r}")
     return config
 
 

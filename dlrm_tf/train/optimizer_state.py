@@ -104,7 +104,7 @@ def restore_optimizer_state(model, optimizer, path) -> list:
             without = _restore_mindspores(path, state, variables, table_part, dense_part)
         else:
             raise CheckpointError(
-                f"{path}: wanted optimizer state of {', '.join(SLOTS)} (convert --optimizer-state), came {kind}"
+                f"{path}: wanted optimizer state of {', '.join(SLOTS)} (convert --optimizer-state). Received {kind}"
             )
         steps = int(np.ravel(state.attributes.get("global_step", 0))[0])
     for part in {id(p): p for p in (optimizer, table_part, dense_part)}.values():
@@ -151,8 +151,8 @@ def _restore_ours(path, state: OptimizerStateReader, variables: dict, table_part
     wanted = (state_kind(table_part), state_kind(dense_part))
     if came != wanted:
         raise CheckpointError(
-            f"{path}: wanted optimizer state of {wanted[0]} for the table and {wanted[1]} for the MLPs, "
-            f"came {came[0]} and {came[1]}"
+            f"{path}: wanted optimizer state of {wanted[0]} for the table and {wanted[1]} for the MLPs. "
+            f"Received {came[0]} and {came[1]}"
         )
     lacking = {slot for kind in wanted for slot in OUR_SLOTS[kind].values()} - set(state.slots)
     if lacking:

@@ -79,7 +79,7 @@ def serve_task(protocol: str = "grpc") -> None:
     """
     kind, index = task()
     if kind not in ("ps", "worker"):
-        raise UsageError(f"TF_CONFIG: wanted task type ps or worker, came {kind!r}")
+        raise UsageError(f"TF_CONFIG: wanted task type ps or worker. Received {kind!r}")
     cluster = tf.train.ClusterSpec(_need_cluster("parameter_server", ("worker", "ps")))
     options = tf.compat.v1.ConfigProto()
     # A worker runs functions that read, look up, and train; with one thread they would wait for each other.
@@ -132,7 +132,7 @@ def _tf_config() -> dict:
         if not isinstance(config, dict):
             raise ValueError("not an object")
     except ValueError as e:
-        raise UsageError(f"TF_CONFIG: wanted JSON like {_EXAMPLE}, came {text[:80]!r} ({e})") from e
+        raise UsageError(f"TF_CONFIG: wanted JSON like {_EXAMPLE}. Received {text[:80]!r} ({e})") from e
     return config
 
 

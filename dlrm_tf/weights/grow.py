@@ -88,11 +88,11 @@ def _check_extends(vocabulary, reader: WeightsReader, source) -> None:
     fingerprint = reader.attributes["vocabulary_fingerprint"]
     sizes = reader.config.categorical_feature_sizes
     if len(vocabulary.sizes) != len(sizes) or any(new < old for old, new in zip(sizes, vocabulary.sizes)):
-        raise DataError(f"{source}: wanted a vocabulary with at least {list(sizes)} ids, came {list(vocabulary.sizes)}")
+        raise DataError(f"{source}: wanted a vocabulary with at least {list(sizes)} ids. Received {list(vocabulary.sizes)}")
     if fingerprint and vocabulary.first(sizes).fingerprint != fingerprint:
         raise DataError(
-            f"{source}: wanted a vocabulary that extends the one the weights were trained with (fingerprint {fingerprint}), "
-            "came one whose first ids mean other keys"
+            f"{source}: wanted a vocabulary that extends the one the weights were trained with (fingerprint {fingerprint}). "
+            "Received one whose first ids mean other keys"
         )
 
 

@@ -69,7 +69,7 @@ class File:
     def __init__(self, path):
         self.path = os.fspath(path)
         if os.path.exists(self.path) and not os.path.isfile(self.path):
-            raise CheckpointError(f"{self.path}: wanted a weights file, came a folder or device")
+            raise CheckpointError(f"{self.path}: wanted a weights file. Received a folder or device")
         try:
             self._file = open(self.path, "rb")  # noqa: SIM115 - closed by close()
         except OSError as e:

@@ -66,7 +66,7 @@ class OptimizerStateReader:
                 if found is None:
                     faults.append(f"{GROUP}/{path}/{slot} is missing")
                 elif found.shape != shape:
-                    faults.append(f"{GROUP}/{path}/{slot} wanted float32 {shape}, came float32 {found.shape}")
+                    faults.append(f"{GROUP}/{path}/{slot} wanted float32 {shape}, received float32 {found.shape}")
         if faults:
             raise CheckpointError(f"{reader.path}: {'; '.join(faults[:8])}")
 

@@ -43,8 +43,8 @@ class WeightsReader:
         self.attributes = {name: str(self.file.attributes.get(name, "")) for name in names}
         if self.attributes["format"] != FORMAT:
             raise CheckpointError(
-                f"{self.path}: wanted a weights file of dlrm_tf (root attribute format={FORMAT!r}), "
-                f"came format={self.attributes['format'][:40]!r}; files saved by Keras alone carry no configuration"
+                f"{self.path}: wanted a weights file of dlrm_tf (root attribute format={FORMAT!r}). "
+                f"Received format={self.attributes['format'][:40]!r}; files saved by Keras alone carry no configuration"
             )
         try:
             self.config = DLRMConfig.from_json(self.attributes["config"], source=f"{self.path}: attribute config")
@@ -56,7 +56,7 @@ class WeightsReader:
             if found is None:
                 faults.append(f"{path} is missing")
             elif found.shape != shape:
-                faults.append(f"{path} wanted float32 {shape}, came float32 {found.shape}")
+                faults.append(f"{path} wanted float32 {shape}, received float32 {found.shape}")
             elif found.offset is None:
                 faults.append(f"{path} was never written")
         if faults:

@@ -146,4 +146,4 @@ class WeightsWriter:
 
 def _check_shape(path: str, wanted: tuple, array) -> None:
     if tuple(array.shape) != tuple(wanted):
-        raise CheckpointError(f"{path}: wanted shape {tuple(wanted)}, came {tuple(array.shape)}")
+        raise CheckpointError(f"{path}: wanted shape {tuple(wanted)}. Received {tuple(array.shape)}")

@@ -38,7 +38,7 @@ static void parse_row(char* line, long number, float* dense, int dense_width, in
   for (int i = 0; i < dense_width + id_width; i++) {
     char *field = next_field(&line), *end = field;
     if (field == NULL) {
-      fprintf(stderr, "score: line %ld: wanted %d fields, came %d\n", number, dense_width + id_width, i);
+      fprintf(stderr, "score: line %ld: wanted %d fields. Received %d\n", number, dense_width + id_width, i);
       exit(1);
     }
     if (i < dense_width) {

@@ -53,11 +53,11 @@ def test_chief():
         ),
         ({"RANK_SIZE": "8"}, "RANK_SIZE=8 is set, but not RANK_TABLE_FILE, RANK_ID"),
         ({"RANK_ID": "3"}, "RANK_ID is set, but not RANK_SIZE"),
-        ({"RANK_SIZE": "eight"}, "RANK_SIZE: wanted a whole number, 1 or more, came 'eight'"),
-        ({"ASCEND_DEVICE_ID": "-1"}, "ASCEND_DEVICE_ID: wanted a whole number, 0 or more, came '-1'"),
+        ({"RANK_SIZE": "eight"}, "RANK_SIZE: wanted a whole number, 1 or more. Received 'eight'"),
+        ({"ASCEND_DEVICE_ID": "-1"}, "ASCEND_DEVICE_ID: wanted a whole number, 0 or more. Received '-1'"),
         ({"CM_CHIEF_IP": "192.168.1.1"}, "not CM_CHIEF_PORT, CM_CHIEF_DEVICE, CM_WORKER_SIZE, CM_WORKER_IP"),
         (CHIEF, "CM_WORKER_SIZE=8 is set, but not ASCEND_DEVICE_ID"),
-        ({**CHIEF, "CM_CHIEF_PORT": "70000"}, "CM_CHIEF_PORT: wanted a whole number, 0 to 65520, came '70000'"),
+        ({**CHIEF, "CM_CHIEF_PORT": "70000"}, "CM_CHIEF_PORT: wanted a whole number, 0 to 65520. Received '70000'"),
     ],
 )
 def test_wrong_variables(variables, message):
@@ -68,8 +68,8 @@ def test_wrong_variables(variables, message):
 @pytest.mark.parametrize(
     "content, changes, message",
     [
-        (None, {"RANK_ID": "4"}, "RANK_ID: wanted a whole number, 0 to 3, came '4'"),
-        (None, {"RANK_SIZE": "8"}, r"wanted ranks 0 to 7 \(RANK_SIZE=8\), came 4 ranks: \[0, 1, 2, 3\]"),
+        (None, {"RANK_ID": "4"}, "RANK_ID: wanted a whole number, 0 to 3. Received '4'"),
+        (None, {"RANK_SIZE": "8"}, r"wanted ranks 0 to 7 \(RANK_SIZE=8\). Received 4 ranks: \[0, 1, 2, 3\]"),
         (None, {"RANK_TABLE_FILE": "/none/table.json"}, "RANK_TABLE_FILE: /none/table.json: can't be read"),
         (b"\xff\xfe", {}, "can't be read .not UTF-8"),
         (b"{", {}, r"wanted JSON with server_list"),

@@ -156,12 +156,12 @@ answer([device.rank, device.world_size, labels])
 
 def test_uneven_and_dynamic_batches_are_refused():
     device = ascend.AscendDevice(None, 8, 0, None)
-    with pytest.raises(UsageError, match="batch size: wanted a multiple of the 8 devices, came 100"):
+    with pytest.raises(UsageError, match="batch size: wanted a multiple of the 8 devices. Received 100"):
         device.shard(None, 100)
     data = tf.data.Dataset.range(64)
     with pytest.raises(UsageError, match="wanted a static batch size"):
         device.share(data.batch(16))
-    with pytest.raises(UsageError, match="wanted a multiple of the 8 devices, came 20"):
+    with pytest.raises(UsageError, match="wanted a multiple of the 8 devices. Received 20"):
         device.share(data.batch(20, drop_remainder=True))
 
 

@@ -86,7 +86,7 @@ def test_too_few_rows_for_a_batch(processes, arguments):
         ({"RANK_SIZE": "2"}, (), 1, "dlrm-tf: RANK_SIZE=2 is set, but not RANK_TABLE_FILE, RANK_ID\n"),
         ({"FAKE_NPU_BROKEN": "1"}, (), 1, "npu_device is installed but does not load (ImportError: libascendcl.so"),
         ({}, ("--loss-scale", "8"), 2, "loss_scale goes with precision 'mixed'"),
-        ({}, ("--loss-scale", "big"), 2, "--loss-scale: wanted a number or dynamic, came 'big'"),
+        ({}, ("--loss-scale", "big"), 2, "--loss-scale: wanted a number or dynamic. Received 'big'"),
     ],
 )
 def test_errors_are_one_line_and_write_nothing(

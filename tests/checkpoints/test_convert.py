@@ -179,8 +179,8 @@ def test_faults_are_all_named(rewritten, tmp_path):
         convert(path, tmp_path / "x.weights.h5", quiet=True)
     for wanted in (
         "bottom_mlp.0.bias is missing",
-        "top_mlp.1.bias wanted shape [1], came [3]",
-        "embeddinglookup.embeddings.7.embedding_table wanted floating point, came Int32",
+        "top_mlp.1.bias wanted shape [1], received [3]",
+        "embeddinglookup.embeddings.7.embedding_table wanted floating point, received Int32",
         "attention.weight [2, 2] is unknown",
     ):
         assert wanted in str(e.value)
@@ -196,7 +196,7 @@ def test_extra_tensors_are_left_out_on_request(rewritten, tmp_path):
 
 
 def test_config_that_does_not_fit(golden_ckpt, tmp_path):
-    with pytest.raises(CheckpointError, match=r"embedding_table wanted shape \[1460, 16\], came \[7, 16\].*and 1[0-9] more"):
+    with pytest.raises(CheckpointError, match=r"embedding_table wanted shape \[1460, 16\], received \[7, 16\].*and 1[0-9] more"):
         convert(golden_ckpt("hub_layout", "init"), tmp_path / "x.weights.h5", config="criteo_kaggle", quiet=True)
     smaller = DLRMConfig(
         DLRMConfig.preset("tiny").categorical_feature_sizes[:-1], embedding_dim=4, bottom_mlp=(8, 4), top_mlp=(16, 1)

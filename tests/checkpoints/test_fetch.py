@@ -81,7 +81,7 @@ def test_dripping_connection_is_given_up_and_resumed(get, server, tmp_path):
 
 
 REFUSED = {
-    "other-bytes": (CheckpointError, f"not the file wanted: .*wanted sha256 {SHA}, came [0-9a-f]{{64}}"),
+    "other-bytes": (CheckpointError, f"not the file wanted: .*wanted sha256 {SHA}. Received [0-9a-f]{{64}}"),
     "says-less": (CheckpointError, "wanted sha256"),
     "missing": (DLRMError, "HTTP 404"),
     "no-length": (DLRMError, "does not tell the file's size"),

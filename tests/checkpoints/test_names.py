@@ -50,7 +50,7 @@ def test_two_networks_are_ambiguous_until_one_is_chosen():
 
 
 def test_no_weights():
-    with pytest.raises(CheckpointError, match="holds no DLRM: wanted tensors such as bottom_mlp.0.weight, came conv1"):
+    with pytest.raises(CheckpointError, match="holds no DLRM: wanted tensors such as bottom_mlp.0.weight. Received conv1"):
         assign(["conv1.weight"], "x")
     with pytest.raises(CheckpointError, match="only optimizer state"):
         assign(["accum.bottom_mlp.0.weight"], "x")

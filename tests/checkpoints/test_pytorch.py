@@ -203,7 +203,9 @@ def test_other_zips_and_contents_are_refused(tmp_path, network):
     state["v_W_l.0"] = torch.zeros(9)
     state["bot_l.0.weight"] = torch.zeros(16, 6)
     torch.save(state, tmp_path / "w.pt")
-    with pytest.raises(CheckpointError, match=r"bot_l.0.weight wanted shape \[16, 5\], came \[16, 6\]; v_W_l.0 \[9\] is unknown"):
+    with pytest.raises(
+        CheckpointError, match=r"bot_l.0.weight wanted shape \[16, 5\]. Received \[16, 6\]; v_W_l.0 \[9\] is unknown"
+    ):
         convert(tmp_path / "w.pt", tmp_path / "x.weights.h5", config=_config(tmp_path))
 
 

@@ -53,3 +53,15 @@ def test_there_and_back(suffix, tensors, slice_bytes, crc, chunk_bytes):
                 if array.ndim:
                     parts = [rows for _, rows in checkpoint.chunks(name, chunk_bytes)]
                     assert b"".join(part.tobytes() for part in parts) == array.tobytes()
+
+
+def test_a_header_whose_length_looks_like_a_pickle(tmp_path):
+    """640 is 80 02 in the first bytes of a safetensors file, as in a pickle of protocol 2."""
+    path = tmp_path / "t.safetensors"
+    lengths = set()
+    for n in range(440, 640):
+        write_safetensors(path, [array_tensor("n" * n, np.ones(3, np.float32))])
+        lengths.add(int.from_bytes(path.read_bytes()[:8], "little"))
+        with Checkpoint(path) as checkpoint:
+            assert checkpoint.names == ("n" * n,)
+    assert 0x280 in lengths

@@ -110,7 +110,7 @@ def test_samples(tmp_path, golden_run):
         with pytest.raises(DataError):
             read_sample(bad, TINY)
     np.savez(tmp_path / "w.npz", dense=dense[:, :5], categorical=categorical)
-    with pytest.raises(DataError, match=r"wanted .*\(500, 13\).*came \(500, 5\)"):
+    with pytest.raises(DataError, match=r"wanted .*\(500, 13\).*Received \(500, 5\)"):
         read_sample(tmp_path / "w.npz", TINY)
     for odd in (
         {"dense": np.float32(1), "categorical": categorical},

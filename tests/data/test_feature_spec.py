@@ -29,8 +29,8 @@ def test_file(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"columns": COLUMNS[:2]}, "exactly one label column, got 0"),
-        ({"columns": COLUMNS + [["z", "label"]]}, "exactly one label column, got 2"),
+        ({"columns": COLUMNS[:2]}, "exactly one label column. Received 0"),
+        ({"columns": COLUMNS + [["z", "label"]]}, "exactly one label column. Received 2"),
         ({"columns": [["y", "label"]]}, "at least one categorical"),
         ({"columns": COLUMNS + [["c", "skip"]]}, "column name 'c' is used twice"),
         ({"columns": COLUMNS + [["d", "string"]]}, "column 'd' has kind 'string'"),

@@ -104,12 +104,12 @@ def test_every_single_character_of_a_key_is_checked():
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ((b"1", b"x", b"2", b"a", b"b"), "column 2 (a): wanted an integer, got 'x'"),
-        ((b"1", b"2", b"-", b"a", b"b"), "column 3 (b): wanted an integer, got '-'"),
-        ((b"2", b"2", b"3", b"a", b"b"), "column 1 (y): wanted 0 or 1, got '2'"),
-        ((b"", b"2", b"3", b"a", b"b"), "column 1 (y): wanted 0 or 1, got ''"),
+        ((b"1", b"x", b"2", b"a", b"b"), "column 2 (a): wanted an integer. Received 'x'"),
+        ((b"1", b"2", b"-", b"a", b"b"), "column 3 (b): wanted an integer. Received '-'"),
+        ((b"2", b"2", b"3", b"a", b"b"), "column 1 (y): wanted 0 or 1. Received '2'"),
+        ((b"", b"2", b"3", b"a", b"b"), "column 1 (y): wanted 0 or 1. Received ''"),
         ((b"1", b"2"), "2 fields, wanted 5"),
-        ((b"1", b"9" * 400, b"3", b"a", b"b"), "column 2 (a): wanted an integer, got '" + "9" * 40 + "'"),
+        ((b"1", b"9" * 400, b"3", b"a", b"b"), "column 2 (a): wanted an integer. Received '" + "9" * 40 + "'"),
     ],
 )
 def test_says_what_is_wrong_with_a_line(cells, message):
@@ -127,7 +127,7 @@ def test_other_separator_float_and_skipped_columns():
     assert block.dense_missing.tolist() == [[False], [False], [True]]
     assert block.odd == [[(0, b"u"), (2, b"w")], [(2, b"v")]]
     assert block.keys[1, 1] == 0xDEADBEEF
-    assert block.bad == [(2, "column 3 (f): wanted a finite number, got 'nan'")]
+    assert block.bad == [(2, "column 3 (f): wanted a finite number. Received 'nan'")]
 
 
 def test_rows_of_a_part():

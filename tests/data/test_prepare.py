@@ -171,7 +171,7 @@ def test_grow_appends_and_never_renumbers(tmp_path, shard_lines):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("y,n,c,d\n1,2,a,b\n1,2.5,a,b\n", r"log.csv:3: column 2 \(n\): wanted an integer, got '2.5'"),
+        ("y,n,c,d\n1,2,a,b\n1,2.5,a,b\n", r"log.csv:3: column 2 \(n\): wanted an integer. Received '2.5'"),
         ("y,n,c,d\n1,2,a\n", r"log.csv:2: 3 fields, wanted 4"),
         ("y,n,c,d\n1,2,a,b\n\n", r"log.csv:3: 1 fields, wanted 4"),
     ],
@@ -191,8 +191,8 @@ def test_skipped_bad_cells_leave_no_trace(tmp_path):
     assert records.vocabulary().keys("c") == ["a", "b"]
     assert (records.rows("train"), records.rows("test")) == (1, 1)
     assert [example.split(": ", 1)[1] for example in records.manifest["counts"]["bad_examples"]] == [
-        "column 2 (n): wanted an integer, got '1x'",
-        "column 1 (y): wanted 0 or 1, got ''",
+        "column 2 (n): wanted an integer. Received '1x'",
+        "column 1 (y): wanted 0 or 1. Received ''",
     ]
 
 
@@ -285,7 +285,7 @@ def test_command_line(golden_tsv, tmp_path, capsys, monkeypatch):
     assert main(["prepare", "none.csv", "-o", "three"]) == 1
     assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("dlrm-tf:")] == [
         "dlrm-tf: out: already holds files; choose another folder, or empty it first",
-        "dlrm-tf: --test-fraction: wanted a part from 0 to below 1 such as 1/7, got 'x'",
+        "dlrm-tf: --test-fraction: wanted a part from 0 to below 1 such as 1/7. Received 'x'",
         "dlrm-tf: none.csv: No such file or directory",
     ]
     assert not os.path.exists("three")

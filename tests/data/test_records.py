@@ -169,8 +169,8 @@ def change_manifest(folder, change) -> None:
         (lambda f: (f / "manifest.json").write_text("{"), "damaged manifest"),
         (lambda f: (f / "manifest.json").write_text("[]"), "damaged manifest"),
         (lambda f: (f / "train" / "00003.bin").unlink(), "00003.bin: missing"),
-        (lambda f: (f / "train" / "00003.bin").write_bytes(b"x"), "wanted 32000 bytes .200 rows., got 1"),
-        (lambda f: change_manifest(f, lambda m: m.update(format=99)), "wanted records of format 1, got 99"),
+        (lambda f: (f / "train" / "00003.bin").write_bytes(b"x"), "wanted 32000 bytes .200 rows.. Received 1"),
+        (lambda f: change_manifest(f, lambda m: m.update(format=99)), "wanted records of format 1. Received 99"),
         (lambda f: change_manifest(f, lambda m: m.pop("shards")), "damaged manifest"),
         (lambda f: change_manifest(f, lambda m: m["vocabulary"]["sizes"].pop()), "25 vocabulary sizes for 26 features"),
         (lambda f: change_manifest(f, lambda m: m["shards"]["test"][0].update(rows=1.5)), "wanted whole numbers of rows"),
@@ -189,7 +189,7 @@ def test_a_shard_that_is_cut_while_it_is_read_is_told(copy):
     records = Records.open(copy)
     with open(copy / "train" / "00001.bin", "r+b") as file:
         file.truncate(160 * 150 + 7)
-    with pytest.raises(DataError, match=r"00001.bin: wanted rows 100 to 200, got 50: the file was cut meanwhile"):
+    with pytest.raises(DataError, match=r"00001.bin: wanted rows 100 to 200. Received 50: the file was cut meanwhile"):
         records.numpy("train", 300, 500)
     assert len(records.numpy("train", 300, 350)[0]) == 50
 

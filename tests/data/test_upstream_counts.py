@@ -65,7 +65,7 @@ def test_anything_else_is_refused_and_not_run(tmp_path, monkeypatch, hostile):
         (pickle.dumps(counts(["a"]))[:-4], "not a pickle"),
         (pickle.dumps([1]), "opcode 93"),
         (pickle.dumps({0: 1}), "wanted a dict of a dict"),
-        (pickle.dumps(counts(["a"], ["b"])), "wanted 1 columns, got 2"),
+        (pickle.dumps(counts(["a"], ["b"])), "wanted 1 columns. Received 2"),
         (pickle.dumps(counts([7])), "C1 has a key of type int, wanted strings"),
     ],
 )

@@ -62,7 +62,7 @@ def test_scores_as_the_python_scorer(built, rows):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("1\t2", "line 1: wanted 39 fields, came 2"),
+        ("1\t2", "line 1: wanted 39 fields. Received 2"),
         ("\t".join(["1"] * 40), "line 1: more than 39 fields"),
         ("\t".join(["x"] + ["1"] * 38), "line 1, field 1: not a number: 'x'"),
         ("\t".join(["1"] * 38 + [""]), "line 1, field 39: not a number: ''"),

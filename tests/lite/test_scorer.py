@@ -60,13 +60,13 @@ def test_a_row_of_another_layout_in_memory(exported):
 def test_wrong_arrays_are_named(exported):
     path, dense, categorical = exported
     scorer = Scorer(path)
-    with pytest.raises(DataError, match=r"dense must be \[batch_size, 13\], came \[2, 12\]"):
+    with pytest.raises(DataError, match=r"dense must be \[batch_size, 13\]. Received \[2, 12\]"):
         scorer.score(dense[:2, 1:], categorical[:2])
-    with pytest.raises(DataError, match=r"categorical must be \[batch_size, 26\], came \[26\]"):
+    with pytest.raises(DataError, match=r"categorical must be \[batch_size, 26\]. Received \[26\]"):
         scorer.score(dense[:1], categorical[0])
     with pytest.raises(DataError, match="dense has 2 rows, categorical 3"):
         scorer.score(dense[:2], categorical[:3])
-    with pytest.raises(DataError, match="integer ids, came float32"):
+    with pytest.raises(DataError, match="integer ids. Received float32"):
         scorer.score(dense[:2], categorical[:2].astype(np.float32))
 
 

@@ -132,7 +132,7 @@ def test_a_weights_file_grows_with_its_optimizer_state(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "sizes, tag, message",
-    [((3, 4, 9), "", r"at least \[3, 5, 2\] ids, came \[3, 4, 9\]"), (NEW, "9", "whose first ids mean other keys")],
+    [((3, 4, 9), "", r"at least \[3, 5, 2\] ids. Received \[3, 4, 9\]"), (NEW, "9", "whose first ids mean other keys")],
 )
 def test_a_vocabulary_that_does_not_extend_the_old_one_is_refused(tmp_path, sizes, tag, message):
     path, out = tmp_path / "a.weights.h5", tmp_path / "b.weights.h5"

@@ -107,7 +107,7 @@ def test_ids_beyond_int32_are_out_of_vocabulary_and_numbers_that_are_no_ids_refu
                 np.testing.assert_array_equal(target.score(dense, np.full((1, 26), 2**64 - 1, np.uint64)), out)
                 np.testing.assert_array_equal(target.score(dense, np.ones((1, 26), np.uint8)), known)
                 for bad in (np.full((1, 26), 1.9), np.ones((1, 26)), np.full((1, 26), True), np.full((1, 26), "1")):
-                    with pytest.raises(DataError, match=f"categorical must be integer ids, came {bad.dtype}$"):
+                    with pytest.raises(DataError, match=f"categorical must be integer ids. Received {bad.dtype}$"):
                         target.score(dense, bad)
 
 
@@ -183,7 +183,7 @@ def test_a_log_of_other_columns(tmp_path, text):
     with pytest.raises(DataError, match="wanted the features C1, .* has shop; for other columns .* give --spec"):
         list(read_rows(str(tmp_path / "log.csv"), 10, vocabulary=vocabulary))
     (tmp_path / "log.csv").write_text(text.replace("2.5", "cheap"))
-    with pytest.raises(DataError, match=r"log.csv: line 2: column 2 \(price\): wanted a finite number, got 'cheap'"):
+    with pytest.raises(DataError, match=r"log.csv: line 2: column 2 \(price\): wanted a finite number. Received 'cheap'"):
         list(read_rows(str(tmp_path / "log.csv"), 10, vocabulary=vocabulary, spec=spec))
 
 
@@ -192,7 +192,7 @@ def test_bad_line_stops_and_is_named(tmp_path):
     Vocabulary.from_keys({f"C{i}": ["a"] for i in range(1, 27)}).save(vocabulary)
     path = tmp_path / "rows.tsv"
     path.write_text(tsv_line("1", "3", "a") + "\n" + tsv_line("1", "x", "a") + "\n")
-    with pytest.raises(DataError, match=r"rows.tsv: line 2: column 2 \(I1\): wanted an integer, got 'x'"):
+    with pytest.raises(DataError, match=r"rows.tsv: line 2: column 2 \(I1\): wanted an integer. Received 'x'"):
         list(read_rows(str(path), 10, vocabulary=vocabulary))
     with pytest.raises(DataError, match="--vocabulary"):
         read_rows(str(path), 10)
@@ -220,7 +220,7 @@ def test_records_and_their_tsv_give_the_same_rows(tmp_path):
     [
         ({"dense": np.zeros((2, 13))}, "missing categorical"),
         ({"dense": np.zeros((2, 13)), "categorical": np.zeros((3, 26), int)}, "with the same rows"),
-        ({"dense": np.zeros((2, 13)), "categorical": np.zeros((2, 26))}, "categorical as int32, came float64 and float64"),
+        ({"dense": np.zeros((2, 13)), "categorical": np.zeros((2, 26))}, "categorical as int32. Received float64 and float64"),
         ({"dense": np.zeros((2, 13)), "categorical": np.full((2, 26), 2**40)}, "do not fit int32"),
         ({"dense": np.array([{}]), "categorical": np.zeros((1, 26), int)}, "not a numpy file of plain numbers"),
     ],

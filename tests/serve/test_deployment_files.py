@@ -180,7 +180,7 @@ def test_canary_promotion_and_rollback_with_these_settings(save_linear, tmp_path
     "text, message",
     [
         ("model_config_list { config { nam: 'x' } }", '1:30 : .*no field named "nam"'),
-        ("", "wanted model_config_list with at least one config, came none"),
+        ("", "wanted model_config_list with at least one config. Received none"),
         ("\xff\xfe", "it is not UTF-8 text"),
         ("model_config_list {", "not a ModelServerConfig in protobuf text form"),
     ],
@@ -196,9 +196,9 @@ def test_a_bad_models_config_is_named_with_its_line(tmp_path, text, message):
     "text, message",
     [
         ("max_batch_size: 4", "1:.*max_batch_size"),
-        ("max_batch_size { value: 0 }", "max_batch_size must be at least 1, came 0"),
-        ("batch_timeout_micros { value: -1 }", "must not be negative, came -1"),
-        ("max_batch_size { value: 8 } allowed_batch_sizes: [4, 2, 8]", r"positive and increasing, came \[4, 2, 8\]"),
+        ("max_batch_size { value: 0 }", "max_batch_size must be at least 1. Received 0"),
+        ("batch_timeout_micros { value: -1 }", "must not be negative. Received -1"),
+        ("max_batch_size { value: 8 } allowed_batch_sizes: [4, 2, 8]", r"positive and increasing. Received \[4, 2, 8\]"),
         ("max_batch_size { value: 8 } allowed_batch_sizes: [2, 4]", "the last of allowed_batch_sizes must be max_batch_size"),
         (
             "max_batch_size { value: 8 } enable_large_batch_splitting { value: true } max_execution_batch_size { value: 9 }",

@@ -231,13 +231,13 @@ def test_a_bad_warm_up_file_stops_the_start(save_linear, tmp_path, records, mess
 
 def test_options_that_exclude_each_other(tmp_path):
     for options, message in (
-        ({"rest_api_port": 70000}, "--rest_api_port: wanted a port from 0 to 65535, came 70000"),
+        ({"rest_api_port": 70000}, "--rest_api_port: wanted a port from 0 to 65535. Received 70000"),
         ({"port": 8500, "rest_api_port": 8500}, "wanted another port than gRPC's"),
         ({"batching_parameters_file": "x"}, "needs --enable_batching"),
         ({"monitoring_config_file": "x"}, "needs --rest_api_port"),
-        ({"grpc_max_threads": 0}, "wanted at least 1, came 0"),
-        ({"max_repeated_values": -1}, "wanted at least 0, came -1"),
-        ({"grpc_channel_arguments": "a"}, "wanted name=value, came 'a'"),
+        ({"grpc_max_threads": 0}, "wanted at least 1. Received 0"),
+        ({"max_repeated_values": -1}, "wanted at least 0. Received -1"),
+        ({"grpc_channel_arguments": "a"}, "wanted name=value. Received 'a'"),
         ({"model_config_file": "x"}, "exclude each other"),
     ):
         with pytest.raises(UsageError, match=message):

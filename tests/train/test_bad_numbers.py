@@ -77,10 +77,10 @@ def test_best_weights_without_validation_are_the_last(prepared, small_config, tm
 @pytest.mark.parametrize("value", ["0", "-1"])
 def test_numbers_that_must_be_positive_are_wrong_usage(prepared, tmp_path, capsys, option, value):
     assert main.main(["train", "--data", prepared.folder, "-o", str(tmp_path / "run"), option, value]) == 2
-    assert f"dlrm-tf: {option}: wanted a positive number, came {value}" in capsys.readouterr().err
+    assert f"dlrm-tf: {option}: wanted a positive number. Received {value}" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
 def test_evaluating_in_batches_of_none_is_wrong_usage(prepared, capsys):
     assert main.main(["evaluate", "--data", prepared.folder, "--weights", "x.weights.h5", "--batch-size", "0"]) == 2
-    assert "--batch-size: wanted a positive number, came 0" in capsys.readouterr().err
+    assert "--batch-size: wanted a positive number. Received 0" in capsys.readouterr().err

@@ -49,7 +49,7 @@ def test_rows_are_addressed_by_feature_and_id(saved):
 def test_writer_refuses_what_does_not_fit_and_leaves_nothing(tmp_path):
     path = tmp_path / "m.weights.h5"
     for fault, message in (
-        (lambda w: w.write_dense("bottom_mlp", 0, np.zeros((5, 6)), np.zeros(6)), r"wanted shape \(4, 6\), came \(5, 6\)"),
+        (lambda w: w.write_dense("bottom_mlp", 0, np.zeros((5, 6)), np.zeros(6)), r"wanted shape \(4, 6\). Received \(5, 6\)"),
         (lambda w: w.write_rows(1, 3, np.zeros((4, 4))), "feature 1: ids 3..6 do not fit 5 ids and one OOV row"),
         (lambda w: w.write_table(0, np.zeros((2, 3))), "do not fit"),
         (lambda w: None, "never written: bottom_mlp/_sublayers/dense/vars/0"),
@@ -80,11 +80,14 @@ def _outside_data(file):
 @pytest.mark.parametrize(
     "fault, message",
     [
-        (_misshape, r"dense_1/vars/0 wanted float32 \(6, 4\), came float32 \(9, 9\); top_mlp/_sublayers/dense/vars/1 is missing"),
+        (
+            _misshape,
+            r"dense_1/vars/0 wanted float32 \(6, 4\), received float32 \(9, 9\); top_mlp/_sublayers/dense/vars/1 is missing",
+        ),
         (_external, "embedding/vars/0 is missing"),
         (_outside_data, "embedding/vars/0 keeps its data in another file"),
         (lambda f: f.attrs.update({"config": "{}"}), "categorical_feature_sizes is missing"),
-        (lambda f: f.attrs.update({"format": "other.7"}), "came format='other.7'"),
+        (lambda f: f.attrs.update({"format": "other.7"}), "Received format='other.7'"),
         (lambda f: f.attrs.pop("format"), "files saved by Keras alone carry no configuration"),
     ],
 )
@@ -112,7 +115,7 @@ def test_a_file_of_another_configuration_is_refused_and_changes_nothing(saved):
     _, path = saved
     other = dlrm_tf.DLRM(dlrm_tf.DLRMConfig((3, 5, 4), dense_dim=4, embedding_dim=4, bottom_mlp=(6, 4), top_mlp=(5, 1)), seed=1)
     before = other.get_weights()
-    with pytest.raises(CheckpointError, match=r"categorical_feature_sizes wanted \[3, 5, 4\], came \[3, 5, 2\]"):
+    with pytest.raises(CheckpointError, match=r"categorical_feature_sizes wanted \[3, 5, 4\], received \[3, 5, 2\]"):
         other.load_weights(path)
     for a, b in zip(before, other.get_weights()):
         np.testing.assert_array_equal(a, b)

@@ -105,11 +105,11 @@ def export_ascend(
     """
     batches = sorted(set(batches))
     if not batches or batches[0] < 1:
-        raise UsageError(f"batches: wanted positive numbers, came {batches}")
+        raise UsageError(f"batches: wanted positive numbers. Received {batches}")
     if precision not in PRECISION_MODES:
         raise UsageError(f"precision must be one of {', '.join(PRECISION_MODES)}. Received {precision!r}")
     if not re.fullmatch(r"Ascend[0-9A-Za-z_-]+", soc_version):
-        raise UsageError(f"soc_version: wanted a name such as Ascend310P3, came {soc_version!r}")
+        raise UsageError(f"soc_version: wanted a name such as Ascend310P3. Received {soc_version!r}")
     if "npu_device" in sys.modules:
         raise AscendError("this process has loaded npu_device, which changes the graphs TensorFlow makes: export in a new one")
     records = _open(data)

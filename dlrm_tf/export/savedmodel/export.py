@@ -55,14 +55,14 @@ def export_savedmodel(
       DataError: the vocabulary is not the one the weights were trained with.
     """
     if not name or name != os.path.basename(name) or name.startswith("."):
-        raise UsageError(f"--name: wanted a plain folder name, came {name!r}")
+        raise UsageError(f"--name: wanted a plain folder name. Received {name!r}")
     if version is not None and version < 1:
-        raise UsageError(f"--version: wanted a positive number, came {version}")
+        raise UsageError(f"--version: wanted a positive number. Received {version}")
     model_dir = os.path.join(os.fspath(out_dir), name)
     if version is None:
         version = max(versions_on_disk(model_dir), default=0) + 1
     if not warmup_batches or min(warmup_batches) < 1:
-        raise UsageError(f"--warmup-batches: wanted positive numbers, came {warmup_batches}")
+        raise UsageError(f"--warmup-batches: wanted positive numbers. Received {warmup_batches}")
     tf = tensorflow()
     prediction_log = require("tensorflow_serving.apis.prediction_log_pb2", "serving")
     loaded_vocabulary = None if vocabulary is None else _fitting_vocabulary(vocabulary, weights)
@@ -110,8 +110,8 @@ def _fitting_vocabulary(vocabulary, weights):
         sizes = reader.config.categorical_feature_sizes
     if trained_with and trained_with != loaded.fingerprint:
         raise DataError(
-            f"{vocabulary}: wanted the vocabulary {weights} was trained with (fingerprint {trained_with}), "
-            f"came fingerprint {loaded.fingerprint}"
+            f"{vocabulary}: wanted the vocabulary {weights} was trained with (fingerprint {trained_with}). "
+            f"Received fingerprint {loaded.fingerprint}"
         )
     if tuple(loaded.sizes) != sizes:
         raise DataError(f"{vocabulary}: sizes {tuple(loaded.sizes)} do not fit those of {weights}: {sizes}")

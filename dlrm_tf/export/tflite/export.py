@@ -283,8 +283,10 @@ def _checked(evaluation, config) -> tuple:
     dense, categorical = np.asarray(evaluation[0], np.float32), np.asarray(evaluation[1])
     wanted = (len(dense), config.dense_dim), (len(dense), config.num_categorical)
     if (dense.shape, categorical.shape) != wanted:
-        raise DataError(f"evaluation rows: wanted shapes {wanted[0]} and {wanted[1]}, came {dense.shape} and {categorical.shape}")
+        raise DataError(
+            f"evaluation rows: wanted shapes {wanted[0]} and {wanted[1]}. Received {dense.shape} and {categorical.shape}"
+        )
     label = np.asarray(evaluation[2], np.float32).reshape(-1) if len(evaluation) > 2 else None
     if label is not None and len(label) != len(dense):
-        raise DataError(f"evaluation rows: wanted {len(dense)} labels, came {len(label)}")
+        raise DataError(f"evaluation rows: wanted {len(dense)} labels. Received {len(label)}")
     return (dense, categorical.astype(np.int32)), label

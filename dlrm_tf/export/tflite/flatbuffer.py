@@ -70,7 +70,7 @@ def write(path: str, model: schema.ModelT, streams: dict) -> None:
             for piece in pieces:
                 file.write(piece)
             if file.tell() != starts[i] + 4 + size:
-                raise AssertionError(f"buffer {i}: announced {size} bytes, came {file.tell() - starts[i] - 4}")
+                raise AssertionError(f"buffer {i}: announced {size} bytes. Received {file.tell() - starts[i] - 4}")
 
 
 def packed_size(model: schema.ModelT, sizes: dict, extras) -> int:
@@ -156,6 +156,6 @@ def resize_table(model: schema.ModelT, stand_in_rows: int, rows: int) -> int:
     """Gives the stand-in table its real number of rows; returns the number of its buffer."""
     found = [t for t in model.subgraphs[0].tensors if t.type == schema.TensorType.INT8 and list(t.shape)[:1] == [stand_in_rows]]
     if len(found) != 1:
-        raise AssertionError(f"wanted one int8 table of {stand_in_rows} rows in the converted graph, came {len(found)}")
+        raise AssertionError(f"wanted one int8 table of {stand_in_rows} rows in the converted graph. Received {len(found)}")
     found[0].shape = np.array([rows, *found[0].shape[1:]], np.int32)
     return found[0].buffer

@@ -254,7 +254,7 @@ def test_wrong_arguments(weights, tmp_path):
     dense, categorical = inputs(BASE, 10)
     with pytest.raises(UsageError, match="mlp must be one of float32, float16, dynamic, mixed. Received 'int4'"):
         export_tflite(weights["dot"], tmp_path / "m.tflite", mlp="int4")
-    with pytest.raises(DataError, match=r"evaluation rows: wanted shapes \(10, 5\) and \(10, 4\), came"):
+    with pytest.raises(DataError, match=r"evaluation rows: wanted shapes \(10, 5\) and \(10, 4\). Received"):
         export_tflite(weights["dot"], tmp_path / "m.tflite", evaluation=(dense, categorical[:, :3]), quiet=True)
     assert not os.listdir(tmp_path)
 
