@@ -6,6 +6,8 @@ import os
 import sys
 import tempfile
 
+from dlrm_tf.errors import install_command
+
 # The command line sets this: TensorFlow's C++ start-up messages, which no log level silences, are then held back.
 quiet = False
 
@@ -21,7 +23,7 @@ def any_keras_tensorflow():
         try:
             import tensorflow as tf
         except ModuleNotFoundError as e:
-            raise ImportError("dlrm_tf's models need TensorFlow: pip install dlrm_tf") from e
+            raise ImportError(f"dlrm_tf's models need TensorFlow: {install_command()}") from e
         if quiet:
             # Looks for a GPU now, while what it says about finding none is held.
             tf.config.list_physical_devices()
