@@ -4,6 +4,8 @@
 #   make test-ascend   the core on Python 3.9 and TF 2.6.5, the Ascend plugin's; skipped where there is no Python 3.9
 #   make test-mindspore  files exchanged with MindSpore itself (Python 3.9 to 3.12, 3 GB of disk, minutes to install)
 #   make test-torch    PyTorch checkpoints against the networks run in torch (TORCH=torch==2.13.0 chooses a version)
+#   make docs          the site in site/, built without the network
+#   make dist          the sdist and the wheel in dist/
 #   make fuzz          coverage-guided: TARGET=ckpt|safetensors|weights|..., RUNS=1000000
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,7 +21,7 @@ MINDSPORE_PYTHON ?= $(shell for p in $(PYTHON) python3.12 python3.11 python3.10;
 	"$$p" -c 'import sys, venv; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo "$$p" && break; done)
 TORCH ?= torch>=2.6,<3
 
-.PHONY: demo test test-ascend test-mindspore test-torch fuzz lint format clean
+.PHONY: demo test test-ascend test-mindspore test-torch fuzz lint format docs dist clean
 
 demo: $(VENV)/.all
 	$(BIN)/dlrm-tf demo -o demo_out
@@ -71,19 +73,27 @@ fuzz: $(VENV)/.test
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# `test` too: the pages of the verbs come from their argparse, and some verbs' options from the packages they use.
+docs: $(VENV)/.test $(VENV)/.docs
+	DISABLE_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict
+
+dist: $(VENV)/.test
+	$(BIN)/python -m build --no-isolation
+
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 13) else "make: wanted Python 3.10 to 3.13, came %d.%d; choose one with make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 
-# One stamp an extra; setup.py is what decides when to install again.
+# One stamp an extra; pyproject.toml is what decides when to install again.
 $(VENV)/.%: setup.py pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(ASCEND_VENV) $(MINDSPORE_VENV) demo_out build *.egg-info
+	rm -rf $(VENV) $(ASCEND_VENV) $(MINDSPORE_VENV) demo_out build dist site *.egg-info

@@ -3,11 +3,6 @@
 The command line prints them as that line and exits with 1; `UsageError` exits with 2.
 """
 
-import importlib
-import os
-import shlex
-from typing import Any
-
 
 class DLRMError(Exception):
     """Base of every error that is about the user's input or machine, not about a defect of dlrm_tf."""
@@ -43,42 +38,21 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(text.split())[:200]}"
 
 
-def install_command(extra: str = "") -> str:
-    """The command that installs what dlrm_tf needs, whether it runs from a checkout or was installed from a wheel.
-
-    Args:
-      extra: name of an optional group in pyproject.toml, for example `"report"`; empty: what every use needs.
-    """
-    import importlib.metadata  # only for the message: it takes 25 ms, and every module imports this one
-
-    checkout = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    if os.path.exists(os.path.join(checkout, "pyproject.toml")):
-        return "pip install " + shlex.quote(checkout + (f"[{extra}]" if extra else ""))
-    # The packages themselves, not dlrm_tf by name: on an index the name may be a stranger's.
-    wanted = []
-    for requirement in importlib.metadata.requires("dlrm_tf") or ():
-        text, _, of = requirement.partition("extra == ")
-        if of.strip("\"'") == extra:
-            wanted.append(shlex.quote(text.rstrip(" ;")))
-    return " ".join(["pip install", *wanted])
-
-
-def require(module: str, extra: str) -> Any:
-    """Imports `module`, or says how to install the extra of dlrm_tf that brings it.
+def require(module: str, extra: str):
+    """Imports `module`, or says which extra of dlrm_tf brings it.
 
     Args:
       module: dotted module name, for example `"matplotlib"`.
-      extra: name of the group in pyproject.toml, for example `"report"`.
-
-    Returns:
-      The module.
+      extra: name of the group in setup.py, for example `"report"`.
 
     Raises:
       MissingExtraError: `module` itself is not installed.
     """
+    import importlib
+
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as e:
         if e.name is not None and not module.startswith(e.name):
             raise
-        raise MissingExtraError(f"{module} is not installed: {install_command(extra)}") from e
+        raise MissingExtraError(f"{module} is not installed: pip install 'dlrm_tf[{extra}]'") from e

@@ -5,15 +5,15 @@ import functools
 import os
 import sys
 import tempfile
-
-from dlrm_tf.errors import install_command
+from collections.abc import Iterator
+from typing import Any
 
 # The command line sets this: TensorFlow's C++ start-up messages, which no log level silences, are then held back.
 quiet = False
 
 
 @functools.cache
-def any_keras_tensorflow():
+def any_keras_tensorflow() -> Any:
     """The tensorflow module, whichever Keras it has: for what uses none, as the model server and its client.
 
     Raises:
@@ -23,7 +23,7 @@ def any_keras_tensorflow():
         try:
             import tensorflow as tf
         except ModuleNotFoundError as e:
-            raise ImportError(f"dlrm_tf's models need TensorFlow: {install_command()}") from e
+            raise ImportError("dlrm_tf's models need TensorFlow: pip install dlrm_tf") from e
         if quiet:
             # Looks for a GPU now, while what it says about finding none is held.
             tf.config.list_physical_devices()
@@ -31,7 +31,7 @@ def any_keras_tensorflow():
 
 
 @functools.cache
-def tensorflow():
+def tensorflow() -> Any:
     """The tensorflow module, with `tf.keras` being Keras 2.
 
     Raises:
@@ -49,7 +49,7 @@ def tensorflow():
 
 
 @contextlib.contextmanager
-def _stderr_held():
+def _stderr_held() -> Iterator[None]:
     """Keeps what C++ code writes to the standard error stream; shows it only if an exception passes."""
     sys.stderr.flush()
     saved = os.dup(2)
@@ -67,11 +67,11 @@ def _stderr_held():
             os.close(saved)
 
 
-def recommenders():
+def recommenders() -> Any:
     """The tensorflow_recommenders module, loaded after `tf.keras` was checked.
 
     Raises:
-      ImportError: see `tensorflow`.
+      ImportError: TensorFlow is missing, or another import has already made `tf.keras` Keras 3.
     """
     tensorflow()
     import tensorflow_recommenders as tfrs

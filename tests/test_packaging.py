@@ -78,7 +78,8 @@ def test_the_installed_wheel_runs(installed, tmp_path):
 def test_a_missing_extra_is_told_by_its_packages(installed, tmp_path):
     program = (
         "from dlrm_tf.errors import MissingExtraError, require\n"
-        "try:\n    require('matplotlib', 'report')\nexcept MissingExtraError as e:\n    print(e)"
+        "try:\n    require('matplotlib', extra='report')\nexcept MissingExtraError as e:\n    print(e)"
     )
     message = run(installed / "python", "-c", program, folder=tmp_path)
-    assert message == "matplotlib is not installed: pip install 'matplotlib<4,>=3.7'\n"
+    assert "pip install 'matplotlib<4,>=3.7'" in message
+    assert "dlrm_tf" not in message  # whose name on an index may be a stranger's

@@ -18,7 +18,7 @@ _DTYPES.update({"bool": "Bool", "uint8": "UInt8", "int8": "Int8", "int16": "Int1
 class TorchCheckpoint:
     """An open PyTorch checkpoint. Only tensors and plain values are loaded (`weights_only=True`): nothing in it can run.
 
-    Needs PyTorch (the extra `torch`). The file is memory-mapped where its format allows.
+    Needs PyTorch (`pip install 'dlrm_tf[torch]'`). The file is memory-mapped where its format allows.
 
     Attributes:
       path: the file.
