@@ -1,6 +1,7 @@
 """The sdist and the wheel hold what they should, and the wheel works in an environment that has nothing else."""
 
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,6 @@ import dlrm_tf
 
 ROOT = pathlib.Path(__file__).parent.parent
 VERSION = dlrm_tf.__version__
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +44,7 @@ def run(*command, folder) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_sdist_is_the_checkout(built):
     with tarfile.open(built / f"dlrm_tf-{VERSION}.tar.gz") as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
@@ -54,6 +54,7 @@ def test_the_sdist_is_the_checkout(built):
     assert not [name for name in names if "__pycache__" in name]
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_package_and_its_licence(built):
     with zipfile.ZipFile(built / f"dlrm_tf-{VERSION}-py3-none-any.whl") as wheel:
         names = set(wheel.namelist())
@@ -66,6 +67,7 @@ def test_the_wheel_holds_the_package_and_its_licence(built):
     assert "License-Expression: Apache-2.0" in metadata
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_runs(installed, tmp_path):
     assert run(installed / "dlrm-tf", "--version", folder=tmp_path) == f"dlrm_tf {VERSION}\n"
     assert "usage: dlrm-tf VERB" in run(installed / "dlrm-tf", "--help", folder=tmp_path)
@@ -75,6 +77,7 @@ def test_the_installed_wheel_runs(installed, tmp_path):
     assert loaded == "set()"
 
 
+@pytest.mark.slow
 def test_a_missing_extra_is_told_by_its_packages(installed, tmp_path):
     program = (
         "from dlrm_tf.errors import MissingExtraError, require\n"
@@ -83,3 +86,14 @@ def test_a_missing_extra_is_told_by_its_packages(installed, tmp_path):
     message = run(installed / "python", "-c", program, folder=tmp_path)
     assert "pip install 'matplotlib<4,>=3.7'" in message
     assert "dlrm_tf" not in message  # whose name on an index may be a stranger's
+
+
+def test_the_papers_name_the_version():
+    assert f"\nversion: {VERSION}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {VERSION.partition('.dev')[0]}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_no_page_tells_to_install_the_package_by_its_name():
+    """Nothing is published: on an index the name may be a stranger's."""
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("[!.]*/**/*.md"), *(ROOT / "dlrm_tf").rglob("*.py")]
+    assert [str(page) for page in pages if re.search(r"pip install ['\"]?dlrm[_-]tf", page.read_text())] == []
