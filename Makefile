@@ -81,7 +81,7 @@ format: $(VENV)/.test
 
 # `test` too: the pages of the verbs come from their argparse, and some verbs' options from the packages they use.
 docs: $(VENV)/.test $(VENV)/.docs
-	DISABLE_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 dist: $(VENV)/.test
 	$(BIN)/python -m build --no-isolation
