@@ -5,15 +5,13 @@ import functools
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from typing import Any
 
 # The command line sets this: TensorFlow's C++ start-up messages, which no log level silences, are then held back.
 quiet = False
 
 
 @functools.cache
-def any_keras_tensorflow() -> Any:
+def any_keras_tensorflow():
     """The tensorflow module, whichever Keras it has: for what uses none, as the model server and its client.
 
     Raises:
@@ -31,7 +29,7 @@ def any_keras_tensorflow() -> Any:
 
 
 @functools.cache
-def tensorflow() -> Any:
+def tensorflow():
     """The tensorflow module, with `tf.keras` being Keras 2.
 
     Raises:
@@ -49,7 +47,7 @@ def tensorflow() -> Any:
 
 
 @contextlib.contextmanager
-def _stderr_held() -> Iterator[None]:
+def _stderr_held():
     """Keeps what C++ code writes to the standard error stream; shows it only if an exception passes."""
     sys.stderr.flush()
     saved = os.dup(2)
@@ -67,11 +65,11 @@ def _stderr_held() -> Iterator[None]:
             os.close(saved)
 
 
-def recommenders() -> Any:
+def recommenders():
     """The tensorflow_recommenders module, loaded after `tf.keras` was checked.
 
     Raises:
-      ImportError: TensorFlow is missing, or another import has already made `tf.keras` Keras 3.
+      ImportError: see `tensorflow`.
     """
     tensorflow()
     import tensorflow_recommenders as tfrs
