@@ -16,7 +16,7 @@ import pytest
 from dlrm_tf.cli.main import VERBS, make_parser
 
 # A line before a block says why it is not run.
-BLOCK = re.compile(r"(?:^<!-- not run: (.+) -->\n)?^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"(?:^<!-- not run: ([^\n]+) -->\n)?^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
