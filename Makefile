@@ -4,8 +4,6 @@
 #   make test-ascend   the core on Python 3.9 and TF 2.6.5, the Ascend plugin's; skipped where there is no Python 3.9
 #   make test-mindspore  files exchanged with MindSpore itself (Python 3.9 to 3.12, 3 GB of disk, minutes to install)
 #   make test-torch    PyTorch checkpoints against the networks run in torch (TORCH=torch==2.13.0 chooses a version)
-#   make docs          the site in site/, built without the network
-#   make dist          the sdist and the wheel in dist/
 #   make fuzz          coverage-guided: TARGET=ckpt|safetensors|weights|..., RUNS=1000000
 PYTHON ?= python3
 VENV ?= .venv
@@ -21,7 +19,7 @@ MINDSPORE_PYTHON ?= $(shell for p in $(PYTHON) python3.12 python3.11 python3.10;
 	"$$p" -c 'import sys, venv; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo "$$p" && break; done)
 TORCH ?= torch>=2.6,<3
 
-.PHONY: demo test test-ascend test-mindspore test-torch fuzz lint format docs dist clean
+.PHONY: demo test test-ascend test-mindspore test-torch fuzz lint format clean
 
 demo: $(VENV)/.all
 	$(BIN)/dlrm-tf demo -o demo_out
@@ -79,10 +77,12 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# `test` too: the pages of the verbs come from their argparse, and some verbs' options from the packages they use.
+.PHONY: docs dist
+# The site in site/, built without the network. `test` too: the pages of the verbs come from their argparse, and some verbs' options from the packages they use.
 docs: $(VENV)/.test $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
+# The sdist and the wheel in dist/.
 dist: $(VENV)/.test
 	$(BIN)/python -m build --no-isolation
 

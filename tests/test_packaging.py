@@ -50,7 +50,7 @@ def test_the_sdist_is_the_checkout(built):
         names = {name.partition("/")[2] for name in sdist.getnames()}
     tracked = run("git", "ls-files", folder=ROOT).split("\n") if (ROOT / ".git").exists() else []
     assert {name for name in tracked if name} - names == set()
-    assert {"LICENSE", "pyproject.toml", "Makefile", "tests/conftest.py", "tests/golden/hub_layout.npz", "docs/formats.md"} <= names
+    assert {"LICENSE", "Makefile", "tests/conftest.py", "tests/golden/hub_layout.npz", "docs/formats.md"} <= names
     assert not [name for name in names if "__pycache__" in name]
 
 
