@@ -20,7 +20,7 @@ BLOCK = re.compile(r"(?:^<!-- not run: ([^\n]+) -->\n)?^```(bash|python)\n(.*?)^
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", "docs/*.md", "*/README.md", "dlrm_tf/*/README.md")
+    for pattern in ("*.md", "docs/*.md", "[!.]*/README.md", "dlrm_tf/*/README.md")
     for path in ROOT.glob(pattern)
     if path.name != "CHANGELOG.md"  # tells of names that are gone
 )
