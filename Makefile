@@ -71,19 +71,29 @@ fuzz: $(VENV)/.test
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: docs dist
+# The site in site/, built without the network. `test` too: the pages of the verbs come from their argparse, and some verbs' options from the packages they use.
+docs: $(VENV)/.test $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# The sdist and the wheel in dist/.
+dist: $(VENV)/.test
+	$(BIN)/python -m build --no-isolation
+
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 13) else "make: wanted Python 3.10 to 3.13, came %d.%d; choose one with make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 
-# One stamp an extra; setup.py is what decides when to install again.
+# One stamp an extra; pyproject.toml is what decides when to install again.
 $(VENV)/.%: setup.py pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(ASCEND_VENV) $(MINDSPORE_VENV) demo_out build *.egg-info
+	rm -rf $(VENV) $(ASCEND_VENV) $(MINDSPORE_VENV) demo_out build dist site *.egg-info

@@ -7,12 +7,13 @@ import importlib
 import os
 import sys
 import warnings
+from typing import Any
 
 # TFRS imports only under Keras 2, and TensorFlow reads this variable once, when its Keras is first loaded.
 if "tensorflow" not in sys.modules:
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 # Public name -> module that defines it.
 _PUBLIC = {
@@ -41,7 +42,7 @@ _MOVED = {"mindspore": "checkpoints"}
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in _MODULES:
         value = importlib.import_module(_MODULES[name])
     elif name in _PUBLIC:
@@ -55,5 +56,5 @@ def __getattr__(name):
     return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted(__all__)

@@ -1,5 +1,6 @@
 """`dlrm-tf VERB`: picks the verb's module, parses, runs, and turns errors into one line and an exit code."""
 
+import argparse
 import importlib
 import os
 import sys
@@ -37,6 +38,31 @@ def _usage() -> str:
     )
 
 
+def make_parser(verb: str) -> argparse.ArgumentParser:
+    """The parser of a verb's options, which also makes its page in the documentation.
+
+    Raises:
+      MissingExtraError: the options come from a package that is not installed (`serve`).
+    """
+    from absl.flags import argparse_flags  # not for a mere `dlrm-tf --help`
+
+    class Parser(argparse_flags.ArgumentParser):
+        """Says what is wrong in one line, where argparse puts the whole usage before it."""
+
+        def error(self, message):
+            self.exit(EXIT_USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    module = importlib.import_module(_module(verb))
+    parser = Parser(prog=f"dlrm-tf {verb}", description=module.__doc__)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    module.add_arguments(parser)
+    return parser
+
+
+def _module(verb: str) -> str:
+    return f"dlrm_tf.cli.{VERBS[verb][0]}"
+
+
 def _report(error: BaseException) -> int:
     """Prints `error` as one line on stderr; returns the exit code that goes with it."""
     text = str(error) or type(error).__name__
@@ -65,20 +91,8 @@ def main(argv: Optional[list[str]] = None) -> int:
     # TensorFlow's own chatter is noise to a user of a command; an explicit setting wins.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-    from absl.flags import argparse_flags
-
-    module = importlib.import_module(f"dlrm_tf.cli.{VERBS[verb][0]}")
-
-    class Parser(argparse_flags.ArgumentParser):
-        """Says what is wrong in one line, where argparse puts the whole usage before it."""
-
-        def error(self, message):
-            self.exit(EXIT_USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-    parser = Parser(prog=f"dlrm-tf {verb}", description=module.__doc__)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     try:
-        module.add_arguments(parser)
+        parser = make_parser(verb)
     except DLRMError as e:  # a verb whose options come from a package that is not installed
         return _report(e)
     try:
@@ -87,7 +101,7 @@ def main(argv: Optional[list[str]] = None) -> int:
         return e.code if isinstance(e.code, int) else EXIT_USAGE
     keras2.quiet = not args.debug
     try:
-        return module.run(args) or EXIT_DONE
+        return importlib.import_module(_module(verb)).run(args) or EXIT_DONE
     except KeyboardInterrupt:
         print("dlrm-tf: interrupted", file=sys.stderr)
         return EXIT_FAILED

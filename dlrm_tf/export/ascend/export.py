@@ -243,7 +243,9 @@ def _write_check(weights: str, config, records, kept, folder: str, inputs) -> No
     rows = {inputs[0]: dense, inputs[1]: categorical, "probability": probability}
     np.savez(os.path.join(folder, "check.npz"), **rows)
     # The script is a file of this package; importing it would import TensorFlow before Keras 2 is seen to.
-    shutil.copyfile(os.path.join(os.path.dirname(__file__), "check.py"), os.path.join(folder, CHECK))
+    target = os.path.join(folder, CHECK)
+    shutil.copyfile(os.path.join(os.path.dirname(__file__), "check.py"), target)
+    os.chmod(target, 0o755)
 
 
 def _write_command(command: list, path: str) -> None:
