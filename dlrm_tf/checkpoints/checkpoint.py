@@ -6,8 +6,8 @@ import zlib
 
 import numpy as np
 
-from dlrm_tf.checkpoints import protobuf_index, safetensors
-from dlrm_tf.checkpoints.tensor import CHUNK_BYTES, TensorInfo, row_chunks, widen_bfloat16
+from dlrm_tf.checkpoints import ckpt_reader, safetensors
+from dlrm_tf.checkpoints.tensor_info import CHUNK_BYTES, TensorInfo, row_chunks, widen_bfloat16
 from dlrm_tf.errors import CheckpointError
 
 # First bytes of files that are taken for checkpoints by mistake, and what to say about them.
@@ -75,13 +75,13 @@ class Checkpoint:
         # Looked for first: a header's length may begin with the bytes of another format's magic number.
         if start[8:9] == b"{" and start[0:1] != b"{":
             self.format = "safetensors"
-            self._tensors, self._metadata = safetensors.index(self._file, self.size, self.path)
+            self._tensors, self._metadata = safetensors.read_index(self._file, self.size, self.path)
         else:
             for magic, what in FOREIGN:
                 if start.startswith(magic):
                     raise CheckpointError(f"{self.path}: {what}")
             self.format = "ckpt"
-            self._tensors = protobuf_index.index(self._file, self.size, self.path)
+            self._tensors = ckpt_reader.read_index(self._file, self.size, self.path)
         self.names = tuple(self._tensors)
 
     def __enter__(self):
@@ -169,9 +169,9 @@ class Checkpoint:
                 for offset, nbytes in self._tensors[name].slices:
                     came = self._crc(offset, offset + nbytes, came)
         else:
-            if not protobuf_index.has_crc(self._file, self.size):
+            if not ckpt_reader.has_crc(self._file, self.size):
                 return False
-            came = self._crc(0, self.size - protobuf_index.CRC_TAIL, 0)
+            came = self._crc(0, self.size - ckpt_reader.CRC_TAIL, 0)
             self._file.seek(self.size - 10)
             wanted = str(int.from_bytes(self._file.read(10), "big"))
         if wanted.lstrip("0") != str(came).lstrip("0"):

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from dlrm_tf.checkpoints.protobuf_index import CRC_MARK
-from dlrm_tf.checkpoints.tensor import TensorInfo, dtype_name
+from dlrm_tf.checkpoints.ckpt_reader import CRC_MARK
+from dlrm_tf.checkpoints.tensor_info import TensorInfo, dtype_name
 from dlrm_tf.files import atomic_file
 
 # MindSpore's SLICE_SIZE: a larger tensor is written in pieces of this size.

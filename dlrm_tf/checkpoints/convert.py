@@ -9,12 +9,12 @@ from typing import Callable, Optional, Union
 import numpy as np
 
 from dlrm_tf.checkpoints.ckpt_writer import array_tensor, write_checkpoint
-from dlrm_tf.checkpoints.digest import KNOWN, known_sha256, sha256_file
+from dlrm_tf.checkpoints.dlrm_checkpoint import DLRMCheckpoint, refuse_vocabulary
+from dlrm_tf.checkpoints.file_sha256 import KNOWN, known_sha256, sha256_file
 from dlrm_tf.checkpoints.names import MINDSPORE, Weight, weights_of
+from dlrm_tf.checkpoints.optimizer_state import carry_to_keras, carry_to_mindspore
 from dlrm_tf.checkpoints.safetensors import write_safetensors
-from dlrm_tf.checkpoints.source import Source, refuse_vocabulary
-from dlrm_tf.checkpoints.state import carry_to_keras, carry_to_mindspore
-from dlrm_tf.checkpoints.tensor import TensorInfo, row_chunks
+from dlrm_tf.checkpoints.tensor_info import TensorInfo, row_chunks
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import CheckpointError, DLRMError, UsageError
 from dlrm_tf.progress import Progress
@@ -114,7 +114,7 @@ def _direction(target: str, to: Optional[str]) -> str:
 def _to_keras(
     source, target, config, prefix, allow_extra: bool, optimizer_state: bool, check: bool, quiet: bool, before
 ) -> Conversion:
-    with Source(source, config, prefix, allow_extra) as weights:
+    with DLRMCheckpoint(source, config, prefix, allow_extra) as weights:
         config = weights.config
         before(config)
         weights.checkpoint.check_crc()
@@ -137,7 +137,7 @@ def _to_keras(
     return Conversion(source, target, config, len(weights_of(config)), 4 * config.num_parameters, tuple(notes))
 
 
-def _carry_table(weights: Source, writer: WeightsWriter, feature: int, progress: Progress) -> None:
+def _carry_table(weights: DLRMCheckpoint, writer: WeightsWriter, feature: int, progress: Progress) -> None:
     ranges = weights.byte_ranges(feature)
     if ranges is None:
         for start, rows in weights.chunks(feature):

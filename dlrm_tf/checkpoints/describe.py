@@ -2,10 +2,10 @@
 
 import os
 
-from dlrm_tf.checkpoints.digest import KNOWN, known_sha256, sha256_file
-from dlrm_tf.checkpoints.infer import infer_config
+from dlrm_tf.checkpoints.dlrm_checkpoint import open_checkpoint
+from dlrm_tf.checkpoints.file_sha256 import KNOWN, known_sha256, sha256_file
+from dlrm_tf.checkpoints.infer_config import infer_config
 from dlrm_tf.checkpoints.names import assign
-from dlrm_tf.checkpoints.source import open_checkpoint
 from dlrm_tf.data.key_file import is_key_file
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import CheckpointError

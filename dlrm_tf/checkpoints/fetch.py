@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 
 from dlrm_tf import __version__
-from dlrm_tf.checkpoints.digest import HUB_SHA256, sha256_file, write_note
+from dlrm_tf.checkpoints.file_sha256 import HUB_SHA256, sha256_file, write_note
 from dlrm_tf.errors import CheckpointError, DLRMError, UsageError
 from dlrm_tf.files import atomic_file
 from dlrm_tf.progress import Progress

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from dlrm_tf.checkpoints.tensor import CHUNK_BYTES, TensorInfo, row_chunks, widen_bfloat16
+from dlrm_tf.checkpoints.tensor_info import CHUNK_BYTES, TensorInfo, row_chunks, widen_bfloat16
 from dlrm_tf.errors import CheckpointError, reason, require
 
 # First bytes of what torch.save writes: a zip file, or (before PyTorch 1.6) a pickle of protocol 2.

@@ -8,9 +8,9 @@ import os
 import zlib
 from collections.abc import Iterable
 
+from dlrm_tf.checkpoints.ckpt_reader import MAX_DIMS, MAX_NAME_BYTES, MAX_TENSORS
 from dlrm_tf.checkpoints.ckpt_writer import content_blocks
-from dlrm_tf.checkpoints.protobuf_index import MAX_DIMS, MAX_NAME_BYTES, MAX_TENSORS
-from dlrm_tf.checkpoints.tensor import TensorInfo, dimension_fault
+from dlrm_tf.checkpoints.tensor_info import TensorInfo, dimension_fault
 from dlrm_tf.errors import CheckpointError, reason
 from dlrm_tf.files import atomic_file
 
@@ -37,7 +37,7 @@ MAX_HEADER_BYTES = 16 << 20
 _CRC_DIGITS = 10
 
 
-def index(file, size: int, path: str) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+def read_index(file, size: int, path: str) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """Tensors and metadata of an open `.safetensors`, in file order.
 
     Raises:

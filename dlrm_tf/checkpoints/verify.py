@@ -7,10 +7,10 @@ import os
 
 import numpy as np
 
+from dlrm_tf.checkpoints.dlrm_checkpoint import DLRMCheckpoint
 from dlrm_tf.checkpoints.names import weights_of
 from dlrm_tf.checkpoints.reference import logits, sigmoid
-from dlrm_tf.checkpoints.source import Source
-from dlrm_tf.checkpoints.tensor import TensorInfo, row_chunks
+from dlrm_tf.checkpoints.tensor_info import TensorInfo, row_chunks
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import CheckpointError, DataError, reason
 from dlrm_tf.files import atomic_file
@@ -92,7 +92,7 @@ def verify(checkpoint, weights_file, sample="1000", prefix=None, allow_extra: bo
       CheckpointError: one of the files is damaged, or they are of different configurations.
       DataError: the sample is not usable.
     """
-    with WeightsReader(weights_file) as reader, Source(checkpoint, reader.config, prefix, allow_extra) as source:
+    with WeightsReader(weights_file) as reader, DLRMCheckpoint(checkpoint, reader.config, prefix, allow_extra) as source:
         dense, categorical = read_sample(sample, reader.config)
         tensors = tuple(_compare(source, reader, quiet))
         wanted = _numpy_logits(source, dense, categorical)
@@ -122,7 +122,7 @@ def _differences(came: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, ...]
     return tuple(np.where(same, 0, np.where(comparable, x, np.inf)) for x in all_three)
 
 
-def _compare(source: Source, reader: WeightsReader, quiet: bool):
+def _compare(source: DLRMCheckpoint, reader: WeightsReader, quiet: bool):
     """Yields the report of every weight."""
     config = source.config
     names = source.found.weights
@@ -152,7 +152,7 @@ def _compare(source: Source, reader: WeightsReader, quiet: bool):
             yield {"name": names[weight], "shape": list(shape), "sha256": digests, "equal": equal, "not_finite": not_finite}
 
 
-def _numpy_logits(source: Source, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
+def _numpy_logits(source: DLRMCheckpoint, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
     def weight(part, index, kind, ids):
         return source.gather(index, ids) if kind == "table" else source.dense(part, index)[kind == "bias"]
 

@@ -13,8 +13,8 @@ def run(args) -> None:
     import posixpath
     import urllib.parse
 
-    from dlrm_tf.checkpoints.digest import HUB_SHA256
     from dlrm_tf.checkpoints.fetch import HUB_URL, fetch
+    from dlrm_tf.checkpoints.file_sha256 import HUB_SHA256
     from dlrm_tf.errors import UsageError
 
     urls = args.url or [HUB_URL]

@@ -10,12 +10,12 @@ import time
 import pytest
 from bad_server import CONTENT, SHA, Server
 
-from dlrm_tf.checkpoints import digest
 from dlrm_tf.checkpoints import fetch as fetch_module
+from dlrm_tf.checkpoints import file_sha256
 from dlrm_tf.checkpoints.convert import convert
 from dlrm_tf.checkpoints.describe import describe_checkpoint
-from dlrm_tf.checkpoints.digest import known_sha256
 from dlrm_tf.checkpoints.fetch import fetch
+from dlrm_tf.checkpoints.file_sha256 import known_sha256
 from dlrm_tf.cli.main import main
 from dlrm_tf.errors import CheckpointError, DLRMError, UsageError
 
@@ -146,7 +146,7 @@ def test_already_there(get, server, tmp_path):
 def noted(get, tmp_path, monkeypatch):
     """A fetched file with its note, both taken for too large to be hashed by the way."""
     get("good")
-    monkeypatch.setattr(digest, "CHEAP_BYTES", 1000)
+    monkeypatch.setattr(file_sha256, "CHEAP_BYTES", 1000)
     assert known_sha256(tmp_path / "x.ckpt") == SHA
     return tmp_path / "x.ckpt"
 
@@ -186,11 +186,11 @@ def test_a_note_that_does_not_fit_is_not_believed(noted, change):
 
 
 def test_convert_and_inspect_believe_no_note_of_another_file(golden_ckpt, tmp_path, monkeypatch):
-    monkeypatch.setattr(digest, "CHEAP_BYTES", 1000)
+    monkeypatch.setattr(file_sha256, "CHEAP_BYTES", 1000)
     path = tmp_path / "x.ckpt"
     path.write_bytes(golden_ckpt("tiny", "init").read_bytes())
-    digest.write_note(path, SHA, path.stat())
-    monkeypatch.setitem(digest.KNOWN, SHA, "what was fetched")
+    file_sha256.write_note(path, SHA, path.stat())
+    monkeypatch.setitem(file_sha256.KNOWN, SHA, "what was fetched")
     assert describe_checkpoint(path)["known_as"] == "what was fetched"
     assert convert(path, tmp_path / "m.weights.h5", quiet=True).notes[0] == "the source is what was fetched"
     shutil.copy2(golden_ckpt("tiny", "trained"), path)
@@ -201,7 +201,7 @@ def test_convert_and_inspect_believe_no_note_of_another_file(golden_ckpt, tmp_pa
 
 def test_an_existing_file_is_hashed_whatever_its_note_says(noted, get):
     other_time(noted)
-    digest.write_note(noted, SHA, noted.stat())
+    file_sha256.write_note(noted, SHA, noted.stat())
     with pytest.raises(DLRMError, match="is there already and is another file"):
         get("good")
 
@@ -212,7 +212,7 @@ def test_command_line_is_not_fooled_by_a_note(tmp_path, capsys):
     path.touch()
     os.truncate(path, 70 << 20)
     os.utime(path, (1577836800, 1577836800))
-    (tmp_path / "x.ckpt.sha256").write_text(f"{digest.HUB_SHA256}  x.ckpt\n")
+    (tmp_path / "x.ckpt.sha256").write_text(f"{file_sha256.HUB_SHA256}  x.ckpt\n")
     assert main(["fetch", "-o", str(path)]) == 1
     assert "is there already and is another file" in capsys.readouterr().err
 

@@ -5,10 +5,10 @@ import pytest
 
 from dlrm_tf import DLRMConfig, convert
 from dlrm_tf.checkpoints.ckpt_writer import array_tensor
+from dlrm_tf.checkpoints.dlrm_checkpoint import DLRMCheckpoint, upper_to_lower
 from dlrm_tf.checkpoints.names import NAMINGS
 from dlrm_tf.checkpoints.reference import logits
 from dlrm_tf.checkpoints.safetensors import write_safetensors
-from dlrm_tf.checkpoints.source import Source, upper_to_lower
 from dlrm_tf.errors import CheckpointError, MissingExtraError
 from dlrm_tf.weights.reader import WeightsReader
 
@@ -43,7 +43,7 @@ def test_upper_to_lower_by_hand():
 def test_the_golden_model_under_other_names(golden_ckpt, tmp_path, name):
     """MindSpore's weights, written as another program would name and lay them out, become the same weights file."""
     naming = NAMINGS[name]
-    with Source(golden_ckpt("hub_layout", "trained")) as source:
+    with DLRMCheckpoint(golden_ckpt("hub_layout", "trained")) as source:
         to_upper = np.argsort(upper_to_lower(source.config))
         tensors = []
         for weight, tensor_name in naming.names(source.config).items():
@@ -158,7 +158,7 @@ def test_converted_to_mindspore_through_keras(network, tmp_path):
     torch.save({"state_dict": net.state_dict()}, tmp_path / "f.pt")
     convert(tmp_path / "f.pt", tmp_path / "f.weights.h5", quiet=True)
     convert(tmp_path / "f.weights.h5", tmp_path / "f.ckpt", quiet=True)
-    with Source(tmp_path / "f.pt") as a, Source(tmp_path / "f.ckpt") as b:
+    with DLRMCheckpoint(tmp_path / "f.pt") as a, DLRMCheckpoint(tmp_path / "f.ckpt") as b:
         assert a.config == b.config
         for x, y in zip(a.dense("top_mlp", 0), b.dense("top_mlp", 0)):
             np.testing.assert_array_equal(x, y)

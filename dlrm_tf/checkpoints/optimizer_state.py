@@ -6,9 +6,9 @@ from typing import Optional
 import numpy as np
 
 from dlrm_tf.checkpoints.ckpt_writer import array_tensor
+from dlrm_tf.checkpoints.dlrm_checkpoint import DLRMCheckpoint
 from dlrm_tf.checkpoints.names import MINDSPORE, Weight, weights_of
-from dlrm_tf.checkpoints.source import Source
-from dlrm_tf.checkpoints.tensor import TensorInfo, row_chunks
+from dlrm_tf.checkpoints.tensor_info import TensorInfo, row_chunks
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.weights.layout import TABLE, dense_path
@@ -26,7 +26,7 @@ def place(config: DLRMConfig, weight: Weight) -> tuple[str, int]:
     return dense_path(weight.part, weight.index, weight.kind), 0
 
 
-def carry_to_keras(source: Source, writer: WeightsWriter) -> str:
+def carry_to_keras(source: DLRMCheckpoint, writer: WeightsWriter) -> str:
     """Copies every slot of the source's optimizer into the weights file; returns the optimizer's name.
 
     Raises:
@@ -55,7 +55,7 @@ def carry_to_keras(source: Source, writer: WeightsWriter) -> str:
     return OPTIMIZERS[slots]
 
 
-def _carry_slot(source: Source, state: OptimizerStateWriter, slot: str) -> None:
+def _carry_slot(source: DLRMCheckpoint, state: OptimizerStateWriter, slot: str) -> None:
     names = {weight: source.found.state[slot, weight] for weight in weights_of(source.config)}
     constant = _constant(source, names.values())
     state.create(slot, constant)
@@ -73,7 +73,7 @@ def _carry_slot(source: Source, state: OptimizerStateWriter, slot: str) -> None:
         state.write(slot, TABLE, offset + size, untouched)
 
 
-def _constant(source: Source, names) -> Optional[np.float32]:
+def _constant(source: DLRMCheckpoint, names) -> Optional[np.float32]:
     """The value of all elements of some tensors, if it is only one: SGD's state is, when it trains without momentum."""
     value = None
     for name in names:

@@ -10,7 +10,7 @@ Source: mindspore/ccsrc/utils/checkpoint.proto (https://protobuf.dev/programming
 A length is believed only after it was checked against what is left of the message around it.
 """
 
-from dlrm_tf.checkpoints.tensor import STORED_DTYPES, TensorInfo, dimension_fault, element_count
+from dlrm_tf.checkpoints.tensor_info import STORED_DTYPES, TensorInfo, dimension_fault, element_count
 from dlrm_tf.errors import CheckpointError
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -85,7 +85,7 @@ class _Cursor:
             self.at = stop
 
 
-def index(file, size: int, path: str) -> dict[str, TensorInfo]:
+def read_index(file, size: int, path: str) -> dict[str, TensorInfo]:
     """Tensors of an open `.ckpt`, in file order; slices of one tensor are joined.
 
     Args:

@@ -1,4 +1,4 @@
-"""`Source`: a DLRM's weights in any checkpoint we can read, in our layout and checked against its configuration."""
+"""`DLRMCheckpoint`: a DLRM's weights in any checkpoint we can read, in our layout and checked against its configuration."""
 
 import os
 import sys
@@ -8,9 +8,9 @@ import numpy as np
 
 from dlrm_tf.checkpoints import pytorch
 from dlrm_tf.checkpoints.checkpoint import Checkpoint
-from dlrm_tf.checkpoints.infer import infer_config
+from dlrm_tf.checkpoints.infer_config import infer_config
 from dlrm_tf.checkpoints.names import Weight, assign, weights_of
-from dlrm_tf.checkpoints.tensor import FLOATING
+from dlrm_tf.checkpoints.tensor_info import FLOATING
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.key_file import is_key_file
 from dlrm_tf.errors import CheckpointError
@@ -37,7 +37,7 @@ def refuse_vocabulary(path) -> None:
         raise CheckpointError(f"{path}: is a vocabulary, wanted a checkpoint (dlrm-tf inspect tells what is in it)")
 
 
-class Source:
+class DLRMCheckpoint:
     """The weights of the DLRM in a checkpoint; use as a context manager.
 
     All come out in our layout: float32, kernels `[in, out]`, the top MLP's first kernel in the order of the lower triangle.
