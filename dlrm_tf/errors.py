@@ -6,7 +6,9 @@ The command line prints them as that line and exits with 1; `UsageError` exits w
 import importlib
 import os
 import re
-import types
+import shlex
+from collections.abc import Iterator
+from typing import Any
 
 
 class DLRMError(Exception):
@@ -56,21 +58,31 @@ def pip_command(extra: str = "") -> str:
 
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if all(os.path.isfile(os.path.join(root, name)) for name in ("setup.py", "pyproject.toml")):
-        what = f"{root}[{extra}]" if extra else root
-        return f"python -m pip install -e '{what}'"
+        return f"python -m pip install -e {shlex.quote(f'{root}[{extra}]' if extra else root)}"
     try:
         declared = importlib.metadata.requires("dlrm_tf") or []
     except importlib.metadata.PackageNotFoundError:
         declared = []
-    wanted = []
+    groups: dict[str, list[str]] = {}
     for line in declared:  # 'aiohttp<4,>=3.10; extra == "serving"'
-        requirement, _, of = re.sub(r"\s*(;|\band\b)\s*extra == ['\"](.+)['\"]$", r"\n\2", line).partition("\n")
-        if of == extra:
-            wanted.append("'" + requirement.replace("'", '"') + "'")
-    return f"python -m pip install {' '.join(wanted)}" if wanted else "install dlrm_tf again, from its source or wheel"
+        requirement, _, group = re.sub(r"\s*(?:;|\band)\s*extra == ['\"](.+)['\"]$", r"\n\1", line).partition("\n")
+        groups.setdefault(group, []).append(requirement)
+    wanted = " ".join(shlex.quote(requirement) for requirement in _expanded(groups, extra))
+    return f"python -m pip install {wanted}" if wanted else "install dlrm_tf again, from its source or wheel"
 
 
-def require(module: str, extra: str) -> types.ModuleType:
+def _expanded(groups: dict[str, list[str]], extra: str) -> Iterator[str]:
+    """The requirements of an extra, with those of the extras it names, as in `dlrm_tf[lite,report]`."""
+    for requirement in groups.get(extra, []):
+        others = re.fullmatch(r"dlrm[-_]tf\[(.+)\]", requirement)
+        if others:
+            for name in others[1].split(","):
+                yield from _expanded(groups, name)
+        else:
+            yield requirement
+
+
+def require(module: str, extra: str) -> Any:
     """Imports `module`, or says how to install what brings it.
 
     Args:

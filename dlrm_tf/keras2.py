@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from types import ModuleType
+from typing import Any
 
 from dlrm_tf.errors import require
 
@@ -15,7 +15,7 @@ quiet = False
 
 
 @functools.cache
-def any_keras_tensorflow() -> ModuleType:
+def any_keras_tensorflow() -> Any:
     """The tensorflow module, whichever Keras it has: for code that uses no Keras, such as the model server and its client.
 
     Raises:
@@ -30,7 +30,7 @@ def any_keras_tensorflow() -> ModuleType:
 
 
 @functools.cache
-def tensorflow() -> ModuleType:
+def tensorflow() -> Any:
     """The tensorflow module, with `tf.keras` being Keras 2.
 
     Raises:
@@ -48,7 +48,7 @@ def tensorflow() -> ModuleType:
     return tf
 
 
-def _load(module: str) -> ModuleType:
+def _load(module: str) -> Any:
     # On Python 3.9 the only TensorFlow for dlrm_tf is the Ascend plugin's.
     return require(module, "" if sys.version_info >= (3, 10) else "ascend")
 
@@ -72,7 +72,7 @@ def _stderr_held() -> Iterator[None]:
             os.close(saved)
 
 
-def recommenders() -> ModuleType:
+def recommenders() -> Any:
     """The tensorflow_recommenders module, loaded after `tf.keras` was checked.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ PACKAGE = pathlib.Path(dlrm_tf.__file__).parent
 
 
 def test_in_a_checkout_the_checkout_is_named(monkeypatch):
-    assert pip_command() == f"python -m pip install -e '{PACKAGE.parent}'"
+    assert pip_command() == f"python -m pip install -e {shlex.quote(str(PACKAGE.parent))}"
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     wanted = f"matplotlib is not installed: python -m pip install -e '{PACKAGE.parent}[report]'"
     with pytest.raises(MissingExtraError) as e:
@@ -32,7 +33,8 @@ def answer(tmp_path):
         if metadata:
             folder = tmp_path / f"dlrm_tf-{dlrm_tf.__version__}.dist-info"
             folder.mkdir()
-            (folder / "METADATA").write_text(importlib.metadata.distribution("dlrm_tf").read_text("METADATA"))
+            nested = 'Requires-Dist: dlrm_tf[report,lite]; extra == "nested"\n'
+            (folder / "METADATA").write_text(nested + importlib.metadata.distribution("dlrm_tf").read_text("METADATA"))
         code = f"import sys; from dlrm_tf.errors import *\n{expression}"
         # Without site-packages, where this environment's own dlrm_tf is.
         command, environment = [sys.executable, "-S", "-c", code], {"PYTHONPATH": str(tmp_path)}
@@ -58,9 +60,13 @@ def test_from_a_wheel_a_missing_tensorflow_is_named(answer):
 def test_every_extra_of_the_metadata_is_found(answer):
     extras = importlib.metadata.metadata("dlrm_tf").get_all("Provides-Extra")
     said = answer(f"for extra in {extras}: print(pip_command(extra))").splitlines()
-    assert len(said) == len(extras) and all(line.startswith("python -m pip install '") for line in said)
+    assert len(said) == len(extras) and all(line.startswith("python -m pip install ") and "dlrm" not in line for line in said)
     serving = said[extras.index("serving")]
     assert "'tensorflow-serving-api<2.22,>=2.20'" in serving and "'aiohttp<4,>=3.10'" in serving and "tensorflow<" not in serving
+
+
+def test_an_extra_may_name_others(answer):
+    assert answer("print(pip_command('nested'))") == "python -m pip install 'matplotlib<4,>=3.7' 'ai-edge-litert<3,>=2.0'"
 
 
 def test_a_copy_without_metadata(answer):
