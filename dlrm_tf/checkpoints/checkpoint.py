@@ -1,16 +1,19 @@
-"""`Checkpoint`: the tensors of a MindSpore `.ckpt` or `.safetensors`, read piece by piece in bounded memory."""
+"""`Checkpoint`: the tensors of a MindSpore `.ckpt` or of any `.safetensors`, read piece by piece in bounded memory."""
 
 import os
 import stat
 import zlib
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from dlrm_tf.checkpoints import ckpt_reader, safetensors
 from dlrm_tf.checkpoints.tensor_info import CHUNK_BYTES, TensorInfo, row_chunks, widen_bfloat16
 from dlrm_tf.errors import CheckpointError
+from dlrm_tf.files import StrPath
 
-# First bytes of files that are taken for checkpoints by mistake, and what to say about them.
+# First bytes of files that are taken for checkpoints by mistake -> what they are.
 FOREIGN = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (a .weights.h5?), not a MindSpore checkpoint"),
     (b"PK\x03\x04", "a zip file, not a MindSpore checkpoint"),
@@ -26,10 +29,13 @@ ENCRYPTED = {(0x7F3A5ED8 + i).to_bytes(4, order) for i in range(3) for order in 
 
 
 class Checkpoint:
-    """An open checkpoint: which tensors it holds, and their contents on request.
+    """An open checkpoint: which tensors it holds, and their contents on request; use as a context manager.
 
     Contents are read with plain reads into arrays of the size asked for. (A memory map would count every page touched
     as the process's memory, and a file cut off meanwhile would kill the process with SIGBUS instead of raising an error.)
+
+    Args:
+      path: the file.
 
     Attributes:
       path: the file.
@@ -45,7 +51,7 @@ class Checkpoint:
           kernel = checkpoint.read("bottom_mlp.0.weight")
     """
 
-    def __init__(self, path):
+    def __init__(self, path: StrPath) -> None:
         self.path = os.fspath(path)
         try:
             # Before opening: a named pipe would keep us waiting for somebody to write into it.
@@ -71,7 +77,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.path}: encrypted by MindSpore: load it there with its dec_key and save it again without enc_key"
             )
-        self._metadata = {}
+        self._metadata: dict[str, str] = {}
         # Looked for first: a header's length may begin with the bytes of another format's magic number.
         if start[8:9] == b"{" and start[0:1] != b"{":
             self.format = "safetensors"
@@ -84,17 +90,17 @@ class Checkpoint:
             self._tensors = ckpt_reader.read_index(self._file, self.size, self.path)
         self.names = tuple(self._tensors)
 
-    def __enter__(self):
+    def __enter__(self) -> "Checkpoint":
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: Any) -> None:
         self.close()
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
 
-    def __contains__(self, name) -> bool:
+    def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
     def info(self, name: str) -> TensorInfo:
@@ -110,27 +116,36 @@ class Checkpoint:
         return self._tensors[name]
 
     def read(self, name: str) -> np.ndarray:
-        """A whole tensor in its own dtype (bfloat16 as float32)."""
+        """A whole tensor in its own dtype (bfloat16 as float32).
+
+        Raises:
+          CheckpointError: there is no such tensor, or the file was cut off meanwhile.
+        """
         info = self.info(name)
         return self._elements(info, 0, info.size).reshape(info.shape)
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Rows `start` to `stop` of a tensor of at least one dimension, in its own dtype (bfloat16 as float32)."""
+        """Rows `start` to `stop` of a tensor of at least one dimension, in its own dtype (bfloat16 as float32).
+
+        Raises:
+          CheckpointError: there is no such tensor, or the file was cut off meanwhile.
+          IndexError: it has no such rows.
+        """
         info = self.info(name)
         if not 0 <= start <= stop <= info.shape[0]:
             raise IndexError(f"tensor {name} has {info.shape[0]} rows; rows {start} to {stop} were asked for")
         width = info.size // info.shape[0] if info.shape[0] else 0
         return self._elements(info, start * width, stop * width).reshape((stop - start, *info.shape[1:]))
 
-    def chunks(self, name: str, max_bytes: int = CHUNK_BYTES):
-        """Yields `(first row, rows)` over a tensor of at least one dimension, whole rows of at most `max_bytes` (or one row)."""
+    def chunks(self, name: str, max_bytes: int = CHUNK_BYTES) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields `(first row, rows)` over a tensor of at least one dimension, `max_bytes` or one row at a time."""
         for start, stop in row_chunks(self.info(name), max_bytes):
             yield start, self.rows(name, start, stop)
 
     def _elements(self, info: TensorInfo, start: int, stop: int) -> np.ndarray:
-        """Elements of the flat tensor, whichever slices they lie in."""
+        """Elements `start` to `stop` of the flattened tensor, whichever slices they lie in."""
         out = np.empty(stop - start, info.stored_dtype)
-        view = memoryview(out).cast("B") if len(out) else memoryview(b"")
+        view = out.data.cast("B") if len(out) else memoryview(b"")
         begin, done, passed = start * out.itemsize, 0, 0
         for offset, nbytes in info.slices:
             skip = max(0, begin + done - passed)
@@ -146,16 +161,19 @@ class Checkpoint:
         return widen_bfloat16(out) if info.dtype == "BFloat16" else out
 
     def fileno(self) -> int:
-        """Descriptor of the open file."""
+        """The open file's descriptor."""
         return self._file.fileno()
 
     def read_ahead(self, offset: int, nbytes: int) -> None:
-        """Lets the system fetch bytes that are wanted next from the disk, while others are worked on."""
+        """Lets the system read bytes that are wanted next from the disk while others are worked on."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self.fileno(), offset, nbytes, os.POSIX_FADV_WILLNEED)
 
     def check_crc(self) -> bool:
-        """Compares MindSpore's own checksum, which reads the whole file; False when the file carries none.
+        """Reads the whole file and compares it with MindSpore's own checksum in it.
+
+        Returns:
+          False when the file carries no checksum.
 
         Raises:
           CheckpointError: the file is damaged.

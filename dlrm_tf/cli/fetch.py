@@ -21,5 +21,5 @@ def run(args) -> None:
     target = args.output or posixpath.basename(urllib.parse.unquote(urllib.parse.urlsplit(urls[0]).path))
     if not target or target in (".", ".."):
         raise UsageError(f"{urls[0]}: the URL names no file: say where to write it with -o")
-    came_from = fetch(target, urls, sha256=args.sha256 or HUB_SHA256)
+    came_from = fetch(target, urls=urls, sha256=args.sha256 or HUB_SHA256)
     print(f"{target}: sha256 right, {'from ' + came_from if came_from else 'was there already'}")

@@ -41,7 +41,7 @@ def get(server, tmp_path):
 
     def run(*paths, **options):
         options = {"sha256": SHA, "timeout": 0.5, "pause": 0.001, "quiet": True, **options}
-        return fetch(tmp_path / "x.ckpt", [server.url(p) for p in paths], **options)
+        return fetch(tmp_path / "x.ckpt", urls=[server.url(p) for p in paths], **options)
 
     return run
 
@@ -226,7 +226,7 @@ def test_sha256sum_reads_the_note(noted):
 
 def test_proxy_variable(get, server, tmp_path, monkeypatch):
     monkeypatch.setenv("http_proxy", server.url(""))
-    fetch(tmp_path / "x.ckpt", ["http://nowhere.invalid/good"], sha256=SHA, timeout=2, pause=0.001, quiet=True)
+    fetch(tmp_path / "x.ckpt", urls=["http://nowhere.invalid/good"], sha256=SHA, timeout=2, pause=0.001, quiet=True)
     assert server.paths == ["http://nowhere.invalid/good"]
     assert_complete(tmp_path)
 
@@ -258,13 +258,13 @@ def test_full_disk_while_writing(get, tmp_path, monkeypatch):
 
 def test_nobody_listens(tmp_path):
     with pytest.raises(DLRMError, match="refused"):
-        fetch(tmp_path / "x", ["http://127.0.0.1:9/x"], sha256=SHA, timeout=1, pause=0.001, quiet=True)
+        fetch(tmp_path / "x", urls=["http://127.0.0.1:9/x"], sha256=SHA, timeout=1, pause=0.001, quiet=True)
 
 
 @pytest.mark.parametrize("url,sha", [("file:///etc/passwd", SHA), ("ftp://a/b", SHA), ("x.ckpt", SHA), ("http://a/b", "123")])
 def test_wrong_usage(tmp_path, url, sha):
     with pytest.raises(UsageError):
-        fetch(tmp_path / "x", [url], sha256=sha)
+        fetch(tmp_path / "x", urls=[url], sha256=sha)
     assert os.listdir(tmp_path) == []
 
 
