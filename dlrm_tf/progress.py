@@ -16,7 +16,7 @@ class Progress:
       interval: seconds between two lines in a log.
       stream: where to write; standard error by default.
       quiet: show nothing.
-      done: units done before, by a run that goes on now; they count for the total, not for the rate.
+      done: units done before, by a run that is resumed now; they count for the total, not for the rate.
 
     Example:
       with Progress("prepare", total=1000, unit="rows") as progress:
@@ -67,7 +67,7 @@ class Progress:
             self._line("done")
 
     def update(self, count: int, note: str = "") -> None:
-        """`count` more units are done; `note` (for example the loss) is shown behind the figures."""
+        """`count` more units are done; `note` (for example the loss) is shown after the figures."""
         self.done += count
         if self.quiet:
             return

@@ -13,14 +13,12 @@ from dlrm_tf.checkpoints.tensor_info import CHUNK_BYTES, TensorInfo, row_chunks,
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.files import StrPath
 
-# First bytes of files that are taken for checkpoints by mistake -> what they are.
+# First bytes of files often mistaken for checkpoints -> what they are.
 FOREIGN = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (a .weights.h5?), not a MindSpore checkpoint"),
     (b"PK\x03\x04", "a zip file, not a MindSpore checkpoint"),
     (b"\x1f\x8b", "gzip-compressed: unpack it first (gunzip)"),
-    (b"\x80\x02", "a Python pickle, which is never loaded (it can run code)"),
-    (b"\x80\x04", "a Python pickle, which is never loaded (it can run code)"),
-    (b"\x80\x05", "a Python pickle, which is never loaded (it can run code)"),
+    ((b"\x80\x02", b"\x80\x04", b"\x80\x05"), "a Python pickle, which is never loaded (it can run code)"),
     (b"<", "an HTML or XML page, not a checkpoint: the download went wrong"),
     (b"version https://git-lfs", "a Git LFS pointer, not the checkpoint itself (git lfs pull)"),
 )
@@ -54,7 +52,7 @@ class Checkpoint:
     def __init__(self, path: StrPath) -> None:
         self.path = os.fspath(path)
         try:
-            # Before opening: a named pipe would keep us waiting for somebody to write into it.
+            # Checked first: opening a named pipe waits until another program writes into it.
             mode = os.stat(self.path).st_mode
             if not stat.S_ISREG(mode):
                 came = "a folder" if stat.S_ISDIR(mode) else "a device"

@@ -109,7 +109,7 @@ def read_index(file: BinaryIO, size: int, path: str) -> dict[str, TensorInfo]:
                 f"{path}: byte {at}: wanted a tensor entry. Received field {number} of wire type {wire}: "
                 "not a MindSpore checkpoint, or an encrypted one (decrypt it with MindSpore first)"
             )
-        piece = _value(cursor, at, stop, path)
+        piece = _value(cursor, at, stop)
         before = found.get(piece.name)
         if before is not None:
             if piece.name != last or (before.dtype, before.shape) != (piece.dtype, piece.shape):
@@ -131,12 +131,13 @@ def has_crc(file: BinaryIO, size: int) -> bool:
     return file.read(len(CRC_MARK)) == CRC_MARK
 
 
-def _value(cursor: _Cursor, at: int, end: int, path: str) -> TensorInfo:
+def _value(cursor: _Cursor, at: int, end: int) -> TensorInfo:
     """One `Value` as a `TensorInfo` whose slices are only this piece."""
+    path = cursor.path
     name = tensor = None
     for number, wire, begin, stop in cursor.fields(end, "a tensor entry"):
         if number == 1 and wire == BYTES:
-            name = _text(cursor, begin, stop, "a tensor's name", path)
+            name = _text(cursor, begin, stop, "a tensor's name")
         elif number == 2 and wire == BYTES:
             tensor = (begin, stop)
         elif number == 3 and wire == BYTES:
@@ -155,7 +156,7 @@ def _value(cursor: _Cursor, at: int, end: int, path: str) -> TensorInfo:
                 if len(dims) > MAX_DIMS or is_impossible_shape(dims):
                     raise CheckpointError(f"{path}: tensor {name}: impossible dimensions {dims}")
         elif number == 2 and wire == BYTES:
-            dtype = _text(cursor, begin, stop, f"the type of tensor {name}", path)
+            dtype = _text(cursor, begin, stop, f"the type of tensor {name}")
         elif number == 3 and wire == BYTES:
             content = (begin, stop - begin)
     if dtype is None or content is None:
@@ -166,7 +167,8 @@ def _value(cursor: _Cursor, at: int, end: int, path: str) -> TensorInfo:
     return TensorInfo(name, dtype, tuple(dims), (content,))
 
 
-def _text(cursor: _Cursor, begin: int, stop: int, what: str, path: str) -> str:
+def _text(cursor: _Cursor, begin: int, stop: int, what: str) -> str:
+    path = cursor.path
     if not 0 < stop - begin <= MAX_NAME_BYTES:
         raise CheckpointError(f"{path}: byte {begin}: {what} has {stop - begin} bytes; wanted 1 to {MAX_NAME_BYTES}")
     cursor.at = begin

@@ -22,7 +22,7 @@ def array_tensor(name: str, array: Any) -> TensorToWrite:
       array: anything that `np.asarray` takes.
 
     Raises:
-      ValueError: its dtype is none of MindSpore's.
+      ValueError: MindSpore has no such dtype.
     """
     array = np.asarray(array)
     return TensorInfo(name, dtype_name(array.dtype), array.shape), [array]

@@ -102,9 +102,9 @@ def convert(
     if isinstance(config, str):
         config = DLRMConfig.read(config)
     if _direction(target, to) == "mindspore":
-        return _to_mindspore(source, target, config, optimizer_state=optimizer_state, crc=crc, quiet=quiet, before=before)
+        return _to_mindspore(source, target, config, optimizer_state, crc, quiet, before)
     with DLRMCheckpoint(source, config=config, prefix=prefix, allow_extra=allow_extra) as weights:
-        return _to_keras(weights, target, optimizer_state=optimizer_state, check=check, quiet=quiet, before=before)
+        return _to_keras(weights, target, optimizer_state, check, quiet, before)
 
 
 def _direction(target: str, to: Optional[str]) -> str:
@@ -119,13 +119,7 @@ def _direction(target: str, to: Optional[str]) -> str:
 
 
 def _to_keras(
-    weights: DLRMCheckpoint,
-    target: str,
-    *,
-    optimizer_state: bool,
-    check: bool,
-    quiet: bool,
-    before: _BeforeWriting,
+    weights: DLRMCheckpoint, target: str, optimizer_state: bool, check: bool, quiet: bool, before: _BeforeWriting
 ) -> Conversion:
     config, source = weights.config, weights.checkpoint.path
     before(config)
@@ -164,14 +158,7 @@ def _carry_table(weights: DLRMCheckpoint, writer: WeightsWriter, feature: int, p
 
 
 def _to_mindspore(
-    source: str,
-    target: str,
-    config: Optional[DLRMConfig],
-    *,
-    optimizer_state: bool,
-    crc: bool,
-    quiet: bool,
-    before: _BeforeWriting,
+    source: str, target: str, config: Optional[DLRMConfig], optimizer_state: bool, crc: bool, quiet: bool, before: _BeforeWriting
 ) -> Conversion:
     refuse_vocabulary(source)
     if source.endswith(MINDSPORE_SUFFIXES):

@@ -37,11 +37,12 @@ def describe_checkpoint(path: StrPath, *, check: bool = False) -> dict[str, Any]
     """
     path = os.fspath(path)
     if is_key_file(path):
-        report = _vocabulary(path)
+        found = _vocabulary(path)
     elif _is_hdf5(path):
-        report = _weights_file(path)
+        found = _weights_file(path)
     else:
-        report = _checkpoint(path, check)
+        found = _checkpoint(path, check)
+    report = {"path": path, "bytes": os.path.getsize(path), "notes": [], **found}
     report["sha256"] = sha256_file(path, quiet=False) if check else known_sha256(path)
     report["known_as"] = KNOWN.get(report["sha256"] or report.get("source_sha256", ""), "")
     return report
@@ -73,9 +74,7 @@ def _checkpoint(path: str, check: bool) -> dict[str, Any]:
         except CheckpointError as e:
             notes.append(str(e))
         return {
-            "path": path,
             "kind": _KINDS[checkpoint.format],
-            "bytes": checkpoint.size,
             "tensors": [_tensor(checkpoint.info(name), role) for name, role in roles.items()],
             "config": config and config.to_json(),
             "notes": notes,
@@ -86,12 +85,9 @@ def _weights_file(path: str) -> dict[str, Any]:
     with WeightsReader(path) as reader:
         infos = [TensorInfo(name, "Float32", shape) for name, shape in weight_shapes(reader.config).items()]
         return {
-            "path": path,
             "kind": "dlrm_tf weights",
-            "bytes": os.path.getsize(path),
             "tensors": [_tensor(info, "weight") for info in infos],
             "config": reader.config.to_json(),
-            "notes": [],
             "source_sha256": reader.attributes["source_sha256"],
             "vocabulary_fingerprint": reader.attributes["vocabulary_fingerprint"],
         }
@@ -100,12 +96,9 @@ def _weights_file(path: str) -> dict[str, Any]:
 def _vocabulary(path: str) -> dict[str, Any]:
     vocabulary = Vocabulary.load(path)
     return {
-        "path": path,
         "kind": "dlrm_tf vocabulary",
-        "bytes": os.path.getsize(path),
         "features": [{"name": name, "size": size} for name, size in zip(vocabulary.names, vocabulary.sizes)],
         "fingerprint": vocabulary.fingerprint,
-        "notes": [],
     }
 
 

@@ -58,7 +58,7 @@ def fetch(
 ) -> str:
     """Downloads a file and checks its sha256.
 
-    What came stays in `.NAME.SHA.part` beside the target until the file is complete; the next call goes on from there.
+    What was received stays in `.NAME.SHA.part` beside the target until the file is complete; the next call resumes from there.
     The variables http_proxy, https_proxy and no_proxy are obeyed. The sha256 is noted in `NAME.sha256`, for `convert` and
     `inspect`.
 
@@ -74,7 +74,7 @@ def fetch(
       The URL it came from, or `""` if the target was there already.
 
     Raises:
-      CheckpointError: what came from every URL is something else.
+      CheckpointError: the content at every URL has another sha256.
       DLRMError: no URL could be read to the end, no room on the disk, or another fetch of the same file is running.
       UsageError: a URL is neither http nor https, or `sha256` is not 64 hex digits.
     """
@@ -116,7 +116,7 @@ def fetch(
             os.unlink(part)
     if any("wanted sha256" in failure for failure in failures):
         raise CheckpointError(f"not the file wanted: {'; '.join(failures)}")
-    raise DLRMError(f"could not download: {'; '.join(failures)}; what came is kept, the same command goes on from there")
+    raise DLRMError(f"could not download: {'; '.join(failures)}; what was received is kept, the same command resumes from there")
 
 
 @contextlib.contextmanager
@@ -157,7 +157,7 @@ class _Download:
         """Reads `url` to its end; returns the sha256 of the whole part file.
 
         Raises:
-          _Cut: the URL was given up; the part file keeps what came.
+          _Cut: the URL was given up; the part file keeps what was received.
         """
         with Progress("fetch", unit="B", quiet=self.quiet) as self.progress:
             self._rehash()
@@ -203,8 +203,8 @@ class _Download:
             e.close()
             if e.code == 416 and e.headers.get("Content-Range", "") == f"bytes */{self.have}":
                 return  # it was complete already
-            if e.code == 416:  # more than the server has: begin anew
-                self._begin_anew()
+            if e.code == 416:  # more than the server has
+                self._restart()
                 raise _Cut("the server has less than was received before") from e
             final = e.code < 500 and e.code not in (408, 429)
             raise _Cut(f"HTTP {e.code} {' '.join(str(e.reason).split())}", final=final) from e
@@ -219,18 +219,18 @@ class _Download:
         if answer.status == 206:
             told = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
             if not told or int(told[1]) != self.have:
-                self._begin_anew()
+                self._restart()
                 raise _Cut(f"asked for the rest. Received range {answer.headers.get('Content-Range')!r}")
             self.resumed = True
             return int(told[2])
         if answer.status != 200:
             raise _Cut(f"HTTP {answer.status}", final=True)
-        self._begin_anew()  # the answer is the whole file
+        self._restart()  # the answer is the whole file
         if not length or not length.isdigit():
             raise _Cut("the server does not tell the file's size", final=True)
         return int(length)
 
-    def _begin_anew(self) -> None:
+    def _restart(self) -> None:
         self.out.truncate(0)
         self._rehash()
 
@@ -254,5 +254,5 @@ class _Download:
             while view:
                 view = view[self.out.write(view) :]
         except OSError as e:
-            raise DLRMError(f"{self.folder}: cannot write what came: {e.strerror}") from e
+            raise DLRMError(f"{self.folder}: cannot write what was received: {e.strerror}") from e
         self._count(block)

@@ -120,18 +120,8 @@ NAMINGS = {
 }
 MINDSPORE = NAMINGS["mindspore"]
 # Prefixes MindSpore's optimizers give their state: SGD and Momentum, Adagrad and FTRL, Adam, LAMB, RMSProp.
-STATE_PREFIXES = (
-    "accum",
-    "stat",
-    "moments",
-    "linear",
-    "moment1",
-    "moment2",
-    "vhat",
-    "adam_m",
-    "adam_v",
-    "mean_square",
-    "mean_gradients",
+STATE_PREFIXES = frozenset(
+    ["accum", "stat", "moments", "linear", "moment1", "moment2", "vhat", "adam_m", "adam_v", "mean_square", "mean_gradients"]
 )
 
 
@@ -204,7 +194,7 @@ def assign(names: Iterable[str], path: str, *, prefix: Optional[str] = None) -> 
 
 def _choose(prefixes: list[str], path: str) -> str:
     """The prefix of the weights themselves: none, as upstream writes them, or the only one that is not an optimizer's."""
-    candidates = [p for p in prefixes if not set(p.split(".")) & set(STATE_PREFIXES)]
+    candidates = [p for p in prefixes if STATE_PREFIXES.isdisjoint(p.split("."))]
     if "" in candidates:
         return ""
     if len(candidates) == 1:

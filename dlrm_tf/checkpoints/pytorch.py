@@ -87,7 +87,7 @@ class TorchCheckpoint:
         """Name, dtype and shape of a tensor.
 
         Raises:
-          CheckpointError: there is no such tensor, or its dtype is none of MindSpore's.
+          CheckpointError: there is no such tensor, or MindSpore has no such dtype.
         """
         if name not in self._tensors:
             raise CheckpointError(f"{self.path}: no tensor {name}")

@@ -35,7 +35,7 @@ class File:
       datasets: path -> `Dataset` of every dataset.
 
     Raises:
-      CheckpointError: no HDF5 file, damaged, or with something in it that a weights file has no use for.
+      CheckpointError: no HDF5 file, damaged, or with something in it that weights files never have.
     """
 
     def __init__(self, path: StrPath) -> None:
@@ -158,10 +158,10 @@ class File:
         return messages
 
     def _continuation(self, place: Bytes) -> Bytes:
-        """The block in which an object header goes on, without its signature."""
+        """The next block of an object header, without its signature."""
         address, length = place.uint(8), place.uint(8)
         if address in self._seen:
-            raise Unreadable(f"the header that goes on at byte {address:,} runs in a circle")
+            raise Unreadable(f"the header with a part at byte {address:,} runs in a circle")
         self._seen.add(address)
         more = self._checked(address, length)
         if more.take(4) != b"OCHK":

@@ -115,7 +115,7 @@ def parse_object(messages: list[Message], where: str, file_size: int, heap_strin
       heap_string: reads an attribute's string of variable length.
 
     Raises:
-      Unreadable: damaged, or with something in it that a weights file has no use for.
+      Unreadable: damaged, or with something in it that weights files never have.
     """
     for message in messages:
         if message.type in REFUSED:
@@ -194,7 +194,7 @@ def _link(data: Bytes, where: str) -> dict[str, int]:
 
 
 def _attribute(data: Bytes, heap_string: HeapString) -> Attributes:
-    """Name -> value of an attribute; empty for one of a kind we have no use for."""
+    """Name -> value of an attribute; empty for one of another type than text, integers and floats."""
     version, flags = data.uint(1), data.uint(1)
     if version != 3 or flags:
         return {}

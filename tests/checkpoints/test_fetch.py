@@ -87,7 +87,7 @@ REFUSED = {
     "no-length": (DLRMError, "does not tell the file's size"),
     "wrong-range": (DLRMError, "ended 220,000 bytes too early"),
     "gzipped": (DLRMError, "gzip-encoded"),
-    "cuts-at-once": (DLRMError, "ended 299,950 bytes too early, after 50 bytes; what came is kept"),
+    "cuts-at-once": (DLRMError, "ended 299,950 bytes too early, after 50 bytes; what was received is kept"),
     "redirects-to-file": (DLRMError, "HTTP 302"),
     "redirects-to-ftp": (DLRMError, "unknown url type: ftp"),
     "circles": (DLRMError, "HTTP 302"),
@@ -110,7 +110,7 @@ def test_next_mirror_goes_on_where_the_first_one_stopped(get, server, tmp_path):
     assert_complete(tmp_path)
 
 
-def test_next_mirror_begins_anew_after_other_bytes(get, server, tmp_path):
+def test_next_mirror_starts_over_after_other_bytes(get, server, tmp_path):
     assert get("other-bytes", "good") == server.url("good")
     assert server.ranges == [0, 0]
     assert_complete(tmp_path)
@@ -144,7 +144,7 @@ def test_already_there(get, server, tmp_path):
 
 @pytest.fixture
 def noted(get, tmp_path, monkeypatch):
-    """A fetched file with its note, both taken for too large to be hashed by the way."""
+    """A fetched file with its note, treated as too large to be hashed without being asked."""
     get("good")
     monkeypatch.setattr(file_sha256, "CHEAP_BYTES", 1000)
     assert known_sha256(tmp_path / "x.ckpt") == SHA
@@ -180,12 +180,12 @@ def note_of(text):
         lambda path: path.with_name("x.ckpt.sha256").unlink(),
     ],
 )
-def test_a_note_that_does_not_fit_is_not_believed(noted, change):
+def test_a_note_that_does_not_fit_does_not_count(noted, change):
     change(noted)
     assert known_sha256(noted) == ""
 
 
-def test_convert_and_inspect_believe_no_note_of_another_file(golden_ckpt, tmp_path, monkeypatch):
+def test_convert_and_inspect_ignore_the_note_of_another_file(golden_ckpt, tmp_path, monkeypatch):
     monkeypatch.setattr(file_sha256, "CHEAP_BYTES", 1000)
     path = tmp_path / "x.ckpt"
     path.write_bytes(golden_ckpt("tiny", "init").read_bytes())
@@ -248,7 +248,7 @@ def test_no_room(get, tmp_path, monkeypatch):
 
 def test_full_disk_while_writing(get, tmp_path, monkeypatch):
     def write(self, block):
-        raise DLRMError("cannot write what came: No space left on device")
+        raise DLRMError("cannot write what was received: No space left on device")
 
     monkeypatch.setattr(fetch_module._Download, "_write", write)
     with pytest.raises(DLRMError, match="No space"):

@@ -1,4 +1,4 @@
-"""The name map is a bijection, and finds the weights behind prefixes."""
+"""The name map is a bijection, and finds the weights after prefixes."""
 
 import pytest
 
