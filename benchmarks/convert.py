@@ -23,7 +23,8 @@ from dlrm_tf.config import CRITEO_KAGGLE_SIZES
 HUB_BYTES = 6_488_134_830
 
 MAKE = (
-    "import sys, dlrm_tf; from dlrm_tf.checkpoints.initial import write_initial_checkpoint as write; "
+    f"import sys, dlrm_tf; sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r}); "
+    "from initial_checkpoint import write_initial_checkpoint as write; "
     "write(sys.argv[1], dlrm_tf.DLRMConfig.from_json(sys.argv[2]))"
 )
 COPY = "import os, shutil, sys; shutil.copyfile(sys.argv[1], sys.argv[2]); f = open(sys.argv[2], 'rb+'); os.fsync(f.fileno())"

@@ -42,7 +42,8 @@ def make_inputs(folder: str, share: float) -> None:
         features.append(FeatureKeys(keys))
     vocabulary = Vocabulary(list(zip(names, features)))
     vocabulary.save(os.path.join(folder, "vocabulary.npz"))
-    with WeightsWriter(os.path.join(folder, "m.weights.h5"), config, "", vocabulary.fingerprint) as writer:
+    path = os.path.join(folder, "m.weights.h5")
+    with WeightsWriter(path, config, vocabulary_fingerprint=vocabulary.fingerprint) as writer:
         for mlp, i, fan_in, fan_out in config.dense_shapes():
             kernel = generator.normal(0, (2 / (fan_in + fan_out)) ** 0.5, (fan_in, fan_out)).astype(np.float32)
             writer.write_dense(mlp, i, kernel, np.zeros(fan_out, np.float32))

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import operator
+from collections.abc import Iterator
+from typing import SupportsIndex
 
 from dlrm_tf.errors import DataError
 
@@ -39,7 +42,7 @@ class DLRMConfig:
     interaction: str = "dot"
     self_interaction: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("categorical_feature_sizes", "bottom_mlp", "top_mlp"):
             value = getattr(self, name)
             if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
@@ -93,7 +96,7 @@ class DLRMConfig:
         pairs = vectors * (vectors + 1) // 2 if self.self_interaction else vectors * (vectors - 1) // 2
         return self.embedding_dim + pairs
 
-    def dense_shapes(self):
+    def dense_shapes(self) -> Iterator[tuple[str, int, int, int]]:
         """Yields `(mlp, layer index, in units, out units)` for every dense layer, bottom first."""
         for mlp, width, units in (
             ("bottom_mlp", self.dense_dim, self.bottom_mlp),
@@ -161,10 +164,10 @@ class DLRMConfig:
         return cls.from_json(text, source=name_or_path)
 
 
-def _positive(name: str, value) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
+def _positive(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or operator.index(value) < 1:
         raise ValueError(f"{name} must be a positive integer. Received {value!r}")
-    return value.__index__()
+    return operator.index(value)
 
 
 PRESETS = {

@@ -3,6 +3,13 @@
 The command line prints them as that line and exits with 1; `UsageError` exits with 2.
 """
 
+import importlib
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
 
 class DLRMError(Exception):
     """Base of every error that is about the user's input or machine, not about a defect of dlrm_tf."""
@@ -38,21 +45,56 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(text.split())[:200]}"
 
 
-def require(module: str, extra: str):
-    """Imports `module`, or says which extra of dlrm_tf brings it.
+def pip_command(extra: str = "") -> str:
+    """The command that installs what dlrm_tf, or one of its extras, needs: right wherever the package came from.
+
+    In a source checkout it names the checkout, elsewhere the requirements that the installed package declares. It never
+    names `dlrm_tf` itself: the name is not registered on PyPI, so that anybody could offer a package under it.
+
+    Args:
+      extra: name of an optional group of requirements, for example `"serving"`; `""` for the package's own.
+    """
+    import importlib.metadata  # takes 20 ms, which only an error should cost
+
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if all(os.path.isfile(os.path.join(root, name)) for name in ("setup.py", "pyproject.toml")):
+        return f"python -m pip install -e {shlex.quote(f'{root}[{extra}]' if extra else root)}"
+    try:
+        declared = importlib.metadata.requires("dlrm_tf") or []
+    except importlib.metadata.PackageNotFoundError:
+        declared = []
+    groups: dict[str, list[str]] = {}
+    for line in declared:  # 'aiohttp<4,>=3.10; extra == "serving"'
+        requirement, _, group = re.sub(r"\s*(?:;|\band)\s*extra == ['\"](.+)['\"]$", r"\n\1", line).partition("\n")
+        groups.setdefault(group, []).append(requirement)
+    wanted = " ".join(shlex.quote(requirement) for requirement in _expanded(groups, extra))
+    return f"python -m pip install {wanted}" if wanted else "install dlrm_tf again, from its source or wheel"
+
+
+def _expanded(groups: dict[str, list[str]], extra: str) -> Iterator[str]:
+    """The requirements of an extra, with those of the extras it names, as in `dlrm_tf[lite,report]`."""
+    for requirement in groups.get(extra, []):
+        others = re.fullmatch(r"dlrm[-_]tf\[(.+)\]", requirement)
+        if others:
+            for name in others[1].split(","):
+                yield from _expanded(groups, name)
+        else:
+            yield requirement
+
+
+def require(module: str, extra: str) -> Any:
+    """Imports `module`, or says how to install what brings it.
 
     Args:
       module: dotted module name, for example `"matplotlib"`.
-      extra: name of the group in setup.py, for example `"report"`.
+      extra: name of the optional group of requirements, for example `"report"`; `""` for the package's own.
 
     Raises:
       MissingExtraError: `module` itself is not installed.
     """
-    import importlib
-
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as e:
         if e.name is not None and not module.startswith(e.name):
             raise
-        raise MissingExtraError(f"{module} is not installed: pip install 'dlrm_tf[{extra}]'") from e
+        raise MissingExtraError(f"{module} is not installed: {pip_command(extra)}") from e

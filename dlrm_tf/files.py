@@ -1,15 +1,21 @@
-"""Files and directories that appear whole or not at all: written beside, synced, then renamed."""
+"""Files and folders that appear whole or not at all: written beside their place, synced to the disk, then renamed."""
 
 import contextlib
 import errno
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from typing import Union
 
 from dlrm_tf.errors import DLRMError
 
+# The path of a file or folder, as public functions take it.
+StrPath = Union[str, os.PathLike[str]]
 
-def _fsync_dir(path: str) -> None:
+
+def _sync(path: str) -> None:
+    """Flushes a closed file, or a folder's list of entries, to the disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -17,13 +23,11 @@ def _fsync_dir(path: str) -> None:
         os.close(fd)
 
 
-def sync_file(path: str) -> None:
-    """Flushes a closed file to the disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _set_ordinary_mode(path: str, mode: int) -> None:
+    """Gives a temporary file or folder, which only its owner may read, the mode that an ordinary one would have."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(path, mode & ~umask)
 
 
 def _raise_if_full(error: BaseException, path: str) -> None:
@@ -36,10 +40,17 @@ def _raise_if_full(error: BaseException, path: str) -> None:
 
 
 @contextlib.contextmanager
-def atomic_file(path: str):
+def atomic_file(path: StrPath) -> Iterator[str]:
     """Yields a temporary path in `path`'s folder; renamed to `path` at the end, removed on any error.
 
-    A previous file at `path` stays as it was until the new one is complete and on the disk. Parent folders are made.
+    A previous file at `path` stays as it was until the new one is complete and on the disk.
+
+    Args:
+      path: the file to write. Its parent folders are made.
+
+    Raises:
+      OSError: the folder takes no files, or `path` is a folder.
+      DLRMError: the disk is full.
     """
     path = os.path.abspath(path)
     folder = os.path.dirname(path)
@@ -53,13 +64,10 @@ def atomic_file(path: str):
     os.close(fd)
     try:
         yield temporary
-        # mkstemp makes 0600; give the file the mode an ordinary open would.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        sync_file(temporary)
+        _set_ordinary_mode(temporary, 0o666)
+        _sync(temporary)
         os.replace(temporary, path)
-        _fsync_dir(folder)
+        _sync(folder)
     except BaseException as e:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -68,11 +76,15 @@ def atomic_file(path: str):
 
 
 @contextlib.contextmanager
-def atomic_dir(path: str):
+def atomic_dir(path: StrPath) -> Iterator[str]:
     """Yields a temporary folder beside `path`; renamed to `path` at the end, removed on any error.
 
+    Args:
+      path: the folder to make. Its parent folders are made.
+
     Raises:
-      FileExistsError: `path` is already there (a finished directory is never written over).
+      FileExistsError: `path` is already there (a finished folder is never written over).
+      DLRMError: the disk is full.
     """
     path = os.path.abspath(path)
     parent = os.path.dirname(path)
@@ -82,15 +94,13 @@ def atomic_dir(path: str):
     temporary = tempfile.mkdtemp(prefix=f".{os.path.basename(path)}.", suffix=".part", dir=parent)
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o777 & ~umask)
+        _set_ordinary_mode(temporary, 0o777)
         for root, _, names in os.walk(temporary):
             for name in names:
-                sync_file(os.path.join(root, name))
-            _fsync_dir(root)
+                _sync(os.path.join(root, name))
+            _sync(root)
         os.rename(temporary, path)
-        _fsync_dir(parent)
+        _sync(parent)
     except BaseException as e:
         shutil.rmtree(temporary, ignore_errors=True)
         _raise_if_full(e, path)

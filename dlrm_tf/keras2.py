@@ -1,39 +1,41 @@
-"""Makes sure `tf.keras` is Keras 2, which TFRS and every tf.distribute strategy need, or says why it can't be."""
+"""Loads TensorFlow with Keras 2 as `tf.keras`, which TFRS and every tf.distribute strategy need, or says why it can't."""
 
 import contextlib
 import functools
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from typing import Any
 
-# The command line sets this: TensorFlow's C++ start-up messages, which no log level silences, are then held back.
+from dlrm_tf.errors import require
+
+# Set by the command line: hold back TensorFlow's C++ start-up messages, which no log level silences.
 quiet = False
 
 
 @functools.cache
-def any_keras_tensorflow():
-    """The tensorflow module, whichever Keras it has: for what uses none, as the model server and its client.
+def any_keras_tensorflow() -> Any:
+    """The tensorflow module, whichever Keras it has: for code that uses no Keras, such as the model server and its client.
 
     Raises:
-      ImportError: TensorFlow is missing.
+      MissingExtraError: TensorFlow is not installed.
     """
     with _stderr_held() if quiet else contextlib.nullcontext():
-        try:
-            import tensorflow as tf
-        except ModuleNotFoundError as e:
-            raise ImportError("dlrm_tf's models need TensorFlow: pip install dlrm_tf") from e
+        tf = _load("tensorflow")
         if quiet:
-            # Looks for a GPU now, while what it says about finding none is held.
+            # Looks for a GPU now, while its messages about finding none are held.
             tf.config.list_physical_devices()
     return tf
 
 
 @functools.cache
-def tensorflow():
+def tensorflow() -> Any:
     """The tensorflow module, with `tf.keras` being Keras 2.
 
     Raises:
-      ImportError: TensorFlow is missing, or another import has already made `tf.keras` Keras 3.
+      MissingExtraError: TensorFlow is not installed.
+      ImportError: `tf.keras` is Keras 3 already, because something else imported TensorFlow first.
     """
     tf = any_keras_tensorflow()
     # tf_keras is Keras 2 by definition and carries no version here; TF 2.6.5's own Keras says 2.6.0.
@@ -46,9 +48,14 @@ def tensorflow():
     return tf
 
 
+def _load(module: str) -> Any:
+    # On Python 3.9 the only TensorFlow for dlrm_tf is the Ascend plugin's.
+    return require(module, "" if sys.version_info >= (3, 10) else "ascend")
+
+
 @contextlib.contextmanager
-def _stderr_held():
-    """Keeps what C++ code writes to the standard error stream; shows it only if an exception passes."""
+def _stderr_held() -> Iterator[None]:
+    """Holds what C++ code writes to the standard error stream; shows it only if an exception passes."""
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as held:
@@ -65,13 +72,12 @@ def _stderr_held():
             os.close(saved)
 
 
-def recommenders():
+def recommenders() -> Any:
     """The tensorflow_recommenders module, loaded after `tf.keras` was checked.
 
     Raises:
-      ImportError: see `tensorflow`.
+      MissingExtraError: TensorFlow or TensorFlow Recommenders is not installed.
+      ImportError: `tf.keras` is Keras 3 already.
     """
     tensorflow()
-    import tensorflow_recommenders as tfrs
-
-    return tfrs
+    return _load("tensorflow_recommenders")

@@ -2,7 +2,8 @@
 
 import sys
 import time
-from typing import Optional
+import types
+from typing import Any, Optional, TextIO
 
 
 class Progress:
@@ -13,9 +14,9 @@ class Progress:
       total: how many units there are, or None when that is not known.
       unit: `"rows"`, `"B"`, `"steps"`; with `"B"` figures are scaled to MB.
       interval: seconds between two lines in a log.
-      stream: where to write; standard error by default. Nothing is written when it is None-like (`quiet=True`).
+      stream: where to write; standard error by default.
       quiet: show nothing.
-      done: units done before, by a run that goes on now; they count for the total, not for the rate.
+      done: units done before, by a run that is resumed now; they count for the total, not for the rate.
 
     Example:
       with Progress("prepare", total=1000, unit="rows") as progress:
@@ -28,17 +29,17 @@ class Progress:
         total: Optional[int] = None,
         unit: str = "rows",
         interval: float = 10.0,
-        stream=None,
-        quiet=False,
+        stream: Optional[TextIO] = None,
+        quiet: bool = False,
         done: int = 0,
-    ):
+    ) -> None:
         self.label, self.total, self.unit, self.interval, self.quiet = label, total, unit, interval, quiet
         self.stream = sys.stderr if stream is None else stream
         self.done = self._done_before = done
-        self._bar = None
+        self._bar: Any = None  # tqdm's, on a terminal
         self._start = self._last = time.monotonic()
 
-    def __enter__(self):
+    def __enter__(self) -> "Progress":
         self._start = self._last = time.monotonic()
         if not self.quiet and getattr(self.stream, "isatty", lambda: False)():
             from tqdm import tqdm
@@ -54,14 +55,19 @@ class Progress:
             )
         return self
 
-    def __exit__(self, exc_type, exc, tb):
+    def __exit__(
+        self,
+        exc_type: Optional[type[BaseException]],
+        exc: Optional[BaseException],
+        traceback: Optional[types.TracebackType],
+    ) -> None:
         if self._bar is not None:
             self._bar.close()
         elif not self.quiet and exc_type is None:
             self._line("done")
 
     def update(self, count: int, note: str = "") -> None:
-        """`count` more units are done; `note` (for example the loss) is shown behind the figures."""
+        """`count` more units are done; `note` (for example the loss) is shown after the figures."""
         self.done += count
         if self.quiet:
             return

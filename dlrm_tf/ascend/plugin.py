@@ -9,7 +9,7 @@ import shutil
 import sys
 from typing import Optional
 
-from dlrm_tf.errors import AscendError
+from dlrm_tf.errors import AscendError, pip_command
 
 _WHERE = "its wheel comes from gitcode.com/cann/tensorflow (releases; take the tag that matches the machine's CANN)"
 _SET_ENV = "source CANN's set_env.sh first, for example: source /usr/local/Ascend/ascend-toolkit/set_env.sh"
@@ -91,10 +91,10 @@ def _version(name: str) -> Optional[str]:
 def _check_tensorflow(plugin: str, plugin_version: str, tensorflow_version: Optional[str]) -> None:
     """The plugin's native part is built against one TensorFlow; its version number says which."""
     if tensorflow_version is None:
-        raise AscendError(f"{plugin} {plugin_version} needs TensorFlow, which is not installed: pip install 'dlrm_tf[ascend]'")
+        raise AscendError(f"{plugin} {plugin_version} needs TensorFlow, which is not installed: {pip_command('ascend')}")
     wanted = plugin_version.split(".")[:2]
     if tensorflow_version and tensorflow_version.split(".")[:2] != wanted:
-        advice = ": use Python 3.9 and pip install 'dlrm_tf[ascend]'" if plugin == "npu_device" else ""
+        advice = f": use Python 3.9 and {pip_command('ascend')}" if plugin == "npu_device" else ""
         raise AscendError(
             f"{plugin} {plugin_version} needs TensorFlow {'.'.join(wanted)}, installed is {tensorflow_version}{advice}"
         )

@@ -1,39 +1,49 @@
-"""Streaming writer of MindSpore's `.ckpt`, byte for byte what MindSpore 2.10's save_checkpoint writes."""
+"""Writes MindSpore's `.ckpt` piece by piece: byte for byte what MindSpore 2.10's save_checkpoint writes."""
 
-import os
 import zlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
-from dlrm_tf.checkpoints.protobuf_index import CRC_MARK
-from dlrm_tf.checkpoints.tensor import TensorInfo, dtype_name
-from dlrm_tf.files import atomic_file
+from dlrm_tf.checkpoints.ckpt_reader import CRC_MARK
+from dlrm_tf.checkpoints.tensor_info import TensorInfo, TensorToWrite, dtype_name
+from dlrm_tf.files import StrPath, atomic_file
 
 # MindSpore's SLICE_SIZE: a larger tensor is written in pieces of this size.
 SLICE_BYTES = 512 << 20
 
 
-def array_tensor(name: str, array) -> tuple[TensorInfo, list]:
-    """An array in memory as the pair the writers take."""
+def array_tensor(name: str, array: Any) -> TensorToWrite:
+    """The pair that the writers take, of an array or number in memory.
+
+    Args:
+      name: the tensor's name.
+      array: anything that `np.asarray` takes.
+
+    Raises:
+      ValueError: MindSpore has no such dtype.
+    """
     array = np.asarray(array)
     return TensorInfo(name, dtype_name(array.dtype), array.shape), [array]
 
 
-def write_checkpoint(path, tensors: Iterable, slice_bytes: int = SLICE_BYTES, crc: bool = False) -> None:
-    """Writes a `.ckpt`; memory holds one chunk at a time, and the file appears whole or not at all.
+def write_checkpoint(
+    path: StrPath, tensors: Iterable[TensorToWrite], *, slice_bytes: int = SLICE_BYTES, crc: bool = False
+) -> None:
+    """Writes a `.ckpt`; one chunk at a time is in memory, and the file appears whole or not at all.
 
     Args:
       path: file to write.
-      tensors: pairs `(TensorInfo, iterable of NumPy chunks)` in file order; `array_tensor` makes one from an array.
+      tensors: pairs `(TensorInfo, iterable of arrays)` in file order; `array_tensor` makes one from an array.
       slice_bytes: a larger tensor is written as several entries of this many bytes.
-      crc: append MindSpore's CRC32 (what its `crc_check=True` writes).
+      crc: append MindSpore's CRC32, as its `crc_check=True` does.
 
     Raises:
       ValueError: a tensor's chunks don't add up to its size.
     """
     checksum = 0
-    with atomic_file(os.fspath(path)) as temporary, open(temporary, "wb") as out:
+    with atomic_file(path) as temporary, open(temporary, "wb") as out:
         for info, chunks in tensors:
             blocks = content_blocks(info, chunks, slice_bytes)
             for begin in range(0, max(info.nbytes, 1), slice_bytes):
@@ -52,15 +62,21 @@ def write_checkpoint(path, tensors: Iterable, slice_bytes: int = SLICE_BYTES, cr
             out.write(CRC_MARK + checksum.to_bytes(10, "big"))
 
 
-def content_blocks(info: TensorInfo, chunks: Iterable, slice_bytes: int = SLICE_BYTES) -> Iterator[memoryview]:
-    """Yields the bytes of `chunks` as they are stored, cut where a slice of the tensor ends.
+def content_blocks(info: TensorInfo, chunks: Iterable[np.ndarray], slice_bytes: int = SLICE_BYTES) -> Iterator[memoryview]:
+    """Yields the bytes of a tensor as they are stored, cut where a slice of it ends.
+
+    Args:
+      info: the tensor.
+      chunks: its elements in order, in arrays of any shape.
+      slice_bytes: size of a slice.
 
     Raises:
       ValueError: the chunks hold more or fewer bytes than `info` says.
     """
     written = 0
     for chunk in chunks:
-        data = memoryview(np.ascontiguousarray(chunk, dtype=info.stored_dtype)).cast("B") if np.size(chunk) else b""
+        # A memoryview of no elements can't be cast to bytes.
+        data = np.ascontiguousarray(chunk, dtype=info.stored_dtype).data.cast("B") if np.size(chunk) else memoryview(b"")
         if written + len(data) > info.nbytes:
             raise ValueError(f"tensor {info.name}: wanted {info.nbytes:,} bytes. Received more")
         at = 0

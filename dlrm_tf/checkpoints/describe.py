@@ -1,14 +1,17 @@
-"""What `dlrm-tf inspect` tells: the contents of a checkpoint, a weights file or a vocabulary."""
+"""`describe_checkpoint`, which is what `dlrm-tf inspect` shows: what is in a checkpoint, a weights file or a vocabulary."""
 
 import os
+from typing import Any
 
-from dlrm_tf.checkpoints.digest import KNOWN, known_sha256, sha256_file
-from dlrm_tf.checkpoints.infer import infer_config
+from dlrm_tf.checkpoints.dlrm_checkpoint import open_checkpoint
+from dlrm_tf.checkpoints.file_sha256 import KNOWN, known_sha256, sha256_file
+from dlrm_tf.checkpoints.infer_config import infer_config
 from dlrm_tf.checkpoints.names import assign
-from dlrm_tf.checkpoints.source import open_checkpoint
+from dlrm_tf.checkpoints.tensor_info import TensorInfo
 from dlrm_tf.data.key_file import is_key_file
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import CheckpointError
+from dlrm_tf.files import StrPath
 from dlrm_tf.weights.hdf5 import SIGNATURE
 from dlrm_tf.weights.layout import weight_shapes
 from dlrm_tf.weights.reader import WeightsReader
@@ -16,12 +19,12 @@ from dlrm_tf.weights.reader import WeightsReader
 _KINDS = {"ckpt": "MindSpore .ckpt", "safetensors": ".safetensors", "pytorch": "PyTorch checkpoint"}
 
 
-def describe_checkpoint(path, check: bool = False) -> dict:
+def describe_checkpoint(path: StrPath, *, check: bool = False) -> dict[str, Any]:
     """Describes a file without reading its tensors (a vocabulary is read whole).
 
     Args:
       path: `.ckpt`, `.safetensors`, a PyTorch file, `.weights.h5` or a vocabulary.
-      check: read the file whole, for its sha256 and to compare its checksum.
+      check: read the whole file, for its sha256 and to compare its checksum.
 
     Returns:
       JSON-ready dict: `path`, `kind`, `bytes`, `tensors` (each `name`, `dtype`, `shape`, `bytes`, `role`), `config` (JSON) or
@@ -34,11 +37,12 @@ def describe_checkpoint(path, check: bool = False) -> dict:
     """
     path = os.fspath(path)
     if is_key_file(path):
-        report = _vocabulary(path)
+        found = _vocabulary(path)
     elif _is_hdf5(path):
-        report = _weights_file(path)
+        found = _weights_file(path)
     else:
-        report = _checkpoint(path, check)
+        found = _checkpoint(path, check)
+    report = {"path": path, "bytes": os.path.getsize(path), "notes": [], **found}
     report["sha256"] = sha256_file(path, quiet=False) if check else known_sha256(path)
     report["known_as"] = KNOWN.get(report["sha256"] or report.get("source_sha256", ""), "")
     return report
@@ -51,7 +55,11 @@ def _is_hdf5(path: str) -> bool:
         return f.read(len(SIGNATURE)) == SIGNATURE
 
 
-def _checkpoint(path: str, check: bool) -> dict:
+def _tensor(info: TensorInfo, role: str) -> dict[str, Any]:
+    return {"name": info.name, "dtype": info.dtype, "shape": list(info.shape), "bytes": info.nbytes, "role": role}
+
+
+def _checkpoint(path: str, check: bool) -> dict[str, Any]:
     with open_checkpoint(path) as checkpoint:
         notes = []
         if check:
@@ -65,54 +73,37 @@ def _checkpoint(path: str, check: bool) -> dict:
             config = infer_config({w: found.naming.shape(w, checkpoint.info(n).shape) for w, n in found.weights.items()}, path)
         except CheckpointError as e:
             notes.append(str(e))
-        tensors = [
-            {"name": i.name, "dtype": i.dtype, "shape": list(i.shape), "bytes": i.nbytes, "role": roles[i.name]}
-            for i in map(checkpoint.info, checkpoint.names)
-        ]
         return {
-            "path": path,
             "kind": _KINDS[checkpoint.format],
-            "bytes": checkpoint.size,
-            "tensors": tensors,
+            "tensors": [_tensor(checkpoint.info(name), role) for name, role in roles.items()],
             "config": config and config.to_json(),
             "notes": notes,
         }
 
 
-def _weights_file(path: str) -> dict:
+def _weights_file(path: str) -> dict[str, Any]:
     with WeightsReader(path) as reader:
-        tensors = []
-        for name, shape in weight_shapes(reader.config).items():
-            count = 1
-            for dim in shape:
-                count *= dim
-            tensors.append({"name": name, "dtype": "Float32", "shape": list(shape), "bytes": 4 * count, "role": "weight"})
+        infos = [TensorInfo(name, "Float32", shape) for name, shape in weight_shapes(reader.config).items()]
         return {
-            "path": path,
             "kind": "dlrm_tf weights",
-            "bytes": os.path.getsize(path),
-            "tensors": tensors,
+            "tensors": [_tensor(info, "weight") for info in infos],
             "config": reader.config.to_json(),
-            "notes": [],
             "source_sha256": reader.attributes["source_sha256"],
             "vocabulary_fingerprint": reader.attributes["vocabulary_fingerprint"],
         }
 
 
-def _vocabulary(path: str) -> dict:
+def _vocabulary(path: str) -> dict[str, Any]:
     vocabulary = Vocabulary.load(path)
     return {
-        "path": path,
         "kind": "dlrm_tf vocabulary",
-        "bytes": os.path.getsize(path),
         "features": [{"name": name, "size": size} for name, size in zip(vocabulary.names, vocabulary.sizes)],
         "fingerprint": vocabulary.fingerprint,
-        "notes": [],
     }
 
 
-def as_text(report: dict) -> str:
-    """A report as a table to read."""
+def as_text(report: dict[str, Any]) -> str:
+    """A report of `describe_checkpoint` as a table of several lines."""
     lines = [f"{report['path']}: {report['kind']}, {report['bytes']:,} bytes"]
     if "tensors" in report:
         width = max((len(t["name"]) for t in report["tensors"]), default=4)
@@ -120,7 +111,7 @@ def as_text(report: dict) -> str:
             lines.append(
                 f"  {t['name']:<{width}}  {t['dtype']:<8}  {str(t['shape']):<16}  {t['bytes']:>13,}  {t['role']}".rstrip()
             )
-        totals = {}
+        totals: dict[str, tuple[int, int]] = {}
         for t in report["tensors"]:
             count, nbytes = totals.get(t["role"], (0, 0))
             totals[t["role"]] = (count + 1, nbytes + t["bytes"])

@@ -1,4 +1,4 @@
-"""Downloads the Hub's checkpoint: resumed after a cut, checked by its sha256, there whole or not at all."""
+"""`fetch`: downloads the Hub's checkpoint; resumes after a cut, checks the sha256, leaves a whole file or none."""
 
 import contextlib
 import fcntl
@@ -12,28 +12,44 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
 
 from dlrm_tf import __version__
-from dlrm_tf.checkpoints.digest import HUB_SHA256, sha256_file, write_note
+from dlrm_tf.checkpoints.file_sha256 import HUB_SHA256, sha256_file, write_note
 from dlrm_tf.errors import CheckpointError, DLRMError, UsageError
-from dlrm_tf.files import atomic_file
+from dlrm_tf.files import StrPath, atomic_file
 from dlrm_tf.progress import Progress
 
 HUB_URL = "https://download.mindspore.cn/models/r1.3/dlrm_ascend_v130_criteo_research_recommend_acc78.96.ckpt"
 BLOCK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 30.0
-# A connection that brings less than this in TIMEOUT_SECONDS is taken for dead.
+# A connection that brings less than this over TIMEOUT_SECONDS is given up.
 MIN_BYTES_A_SECOND = 1000
-# Tries that bring less than a block before the next mirror's turn; one that brings more starts the count again.
+# So many tries in a row that bring less than a block, then the next URL is tried.
 TRIES = 5
+# None for file: and ftp:, so that a redirect can't lead there.
+_HANDLERS = (
+    urllib.request.ProxyHandler,
+    urllib.request.HTTPHandler,
+    urllib.request.HTTPSHandler,
+    urllib.request.HTTPRedirectHandler,
+    urllib.request.HTTPErrorProcessor,
+    urllib.request.HTTPDefaultErrorHandler,
+    urllib.request.UnknownHandler,
+)
 
 
 class _Cut(Exception):
-    """A connection ended, stalled or answered uselessly; worth another try."""
+    """A connection ended too early, stalled, or brought nothing of use; `final` where another try would bring no more."""
+
+    def __init__(self, what: str, *, final: bool = False) -> None:
+        super().__init__(what)
+        self.final = final
 
 
 def fetch(
-    target,
+    target: StrPath,
+    *,
     urls: Sequence[str] = (HUB_URL,),
     sha256: str = HUB_SHA256,
     timeout: float = TIMEOUT_SECONDS,
@@ -42,24 +58,25 @@ def fetch(
 ) -> str:
     """Downloads a file and checks its sha256.
 
-    What was received stays in `.NAME.SHA.part` beside the target until it is complete; the next call goes on from there.
-    http_proxy, https_proxy and no_proxy are honoured. A note `NAME.sha256` is left for `convert` and `inspect`.
+    What was received stays in `.NAME.SHA.part` beside the target until the file is complete; the next call resumes from there.
+    The variables http_proxy, https_proxy and no_proxy are obeyed. The sha256 is noted in `NAME.sha256`, for `convert` and
+    `inspect`.
 
     Args:
       target: file to write.
       urls: where to find it, tried in this order (http or https).
       sha256: hex digest the content must have.
-      timeout: seconds without an answer, or with hardly a byte, after which a connection is given up.
-      pause: seconds before the first retry; doubles with every further one.
+      timeout: seconds after which a connection is given up that brings nothing, or less than 1 kB a second.
+      pause: seconds before the first retry; each further pause is twice as long.
       quiet: show no progress.
 
     Returns:
       The URL it came from, or `""` if the target was there already.
 
     Raises:
-      CheckpointError: what came from every URL is something else.
+      CheckpointError: the content at every URL has another sha256.
       DLRMError: no URL could be read to the end, no room on the disk, or another fetch of the same file is running.
-      UsageError: an URL is neither http nor https, or `sha256` is no sha256.
+      UsageError: a URL is neither http nor https, or `sha256` is not 64 hex digits.
     """
     target = os.path.abspath(os.fspath(target))
     sha256 = sha256.lower()
@@ -67,10 +84,10 @@ def fetch(
         raise UsageError(f"sha256 must be 64 hex digits. Received {sha256!r}")
     for url in urls:
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-            raise UsageError(f"an URL must start with http:// or https://. Received {url!r}")
+            raise UsageError(f"a URL must start with http:// or https://. Received {url!r}")
     if os.path.exists(target):
         stat = os.stat(target)
-        if sha256_file(target, quiet) == sha256:  # hashed even if there is a note: nothing is called right unread
+        if sha256_file(target, quiet=quiet) == sha256:  # hashed even if there is a note, which may be of another file
             write_note(target, sha256, stat)
             return ""
         raise DLRMError(f"{target}: is there already and is another file: remove it, or choose another name (-o)")
@@ -99,11 +116,11 @@ def fetch(
             os.unlink(part)
     if any("wanted sha256" in failure for failure in failures):
         raise CheckpointError(f"not the file wanted: {'; '.join(failures)}")
-    raise DLRMError(f"could not download: {'; '.join(failures)}; what came is kept, the same command goes on from there")
+    raise DLRMError(f"could not download: {'; '.join(failures)}; what was received is kept, the same command resumes from there")
 
 
 @contextlib.contextmanager
-def _locked(part: str) -> Iterator:
+def _locked(part: str) -> Iterator[BinaryIO]:
     """The part file, opened for reading and writing and locked against another fetch."""
     fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     with open(fd, "r+b", buffering=0) as out:
@@ -115,7 +132,14 @@ def _locked(part: str) -> Iterator:
 
 
 class _Download:
-    """Brings a part file to its end, hashing what comes.
+    """Completes a part file, hashing what comes.
+
+    Args:
+      out: the part file, open for reading and writing.
+      folder: where it is.
+      timeout: seconds after which a connection is given up that brings nothing, or less than 1 kB a second.
+      pause: seconds before the first retry; each further pause is twice as long.
+      quiet: show no progress.
 
     Attributes:
       have: bytes in the part file.
@@ -123,26 +147,17 @@ class _Download:
       resumed: whether the last `run` put the file together from more than one connection.
     """
 
-    def __init__(self, out, folder: str, timeout: float, pause: float, quiet: bool):
+    def __init__(self, out: BinaryIO, folder: str, timeout: float, pause: float, quiet: bool) -> None:
         self.out, self.folder, self.timeout, self.pause, self.quiet = out, folder, timeout, pause, quiet
-        # No handlers for file: and ftp:, so that a redirect can't lead there.
         self.opener = urllib.request.OpenerDirector()
-        for handler in (
-            urllib.request.ProxyHandler(),
-            urllib.request.HTTPHandler(),
-            urllib.request.HTTPSHandler(),
-            urllib.request.HTTPRedirectHandler(),
-            urllib.request.HTTPErrorProcessor(),
-            urllib.request.HTTPDefaultErrorHandler(),
-            urllib.request.UnknownHandler(),
-        ):
-            self.opener.add_handler(handler)
+        for handler in _HANDLERS:
+            self.opener.add_handler(handler())
 
     def run(self, url: str) -> str:
         """Reads `url` to its end; returns the sha256 of the whole part file.
 
         Raises:
-          _Cut: given up; the part file keeps what came.
+          _Cut: the URL was given up; the part file keeps what was received.
         """
         with Progress("fetch", unit="B", quiet=self.quiet) as self.progress:
             self._rehash()
@@ -156,8 +171,8 @@ class _Download:
                     gained = self.have >= furthest + BLOCK_BYTES
                     furthest = max(furthest, self.have)
                     tries = 1 if gained else tries + 1
-                    if tries >= TRIES or e.args[1:] == ("final",):
-                        raise _Cut(f"{e.args[0]}, after {self.have:,} bytes") from e
+                    if tries >= TRIES or e.final:
+                        raise _Cut(f"{e}, after {self.have:,} bytes") from e
                     time.sleep(self.pause * 2 ** (tries - 1))
 
     def _rehash(self) -> None:
@@ -188,42 +203,42 @@ class _Download:
             e.close()
             if e.code == 416 and e.headers.get("Content-Range", "") == f"bytes */{self.have}":
                 return  # it was complete already
-            if e.code == 416:  # more than the server has: begin anew
-                self._begin_anew()
+            if e.code == 416:  # more than the server has
+                self._restart()
                 raise _Cut("the server has less than was received before") from e
-            again = e.code >= 500 or e.code in (408, 429)
-            raise _Cut(f"HTTP {e.code} {' '.join(str(e.reason).split())}", *([] if again else ["final"])) from e
+            final = e.code < 500 and e.code not in (408, 429)
+            raise _Cut(f"HTTP {e.code} {' '.join(str(e.reason).split())}", final=final) from e
         except (OSError, http.client.HTTPException) as e:
             raise _Cut(str(getattr(e, "reason", e)) or type(e).__name__) from e
 
-    def _total(self, answer) -> int:
-        """Size of the whole file as the answer tells it; begins anew when it does not go on where we are."""
+    def _total(self, answer: Any) -> int:
+        """Size of the whole file as the answer tells it; empties the part file unless the answer continues it."""
         if answer.headers.get("Content-Encoding", "identity") != "identity":
-            raise _Cut(f"the server sends it {answer.headers['Content-Encoding']}-encoded", "final")
+            raise _Cut(f"the server sends it {answer.headers['Content-Encoding']}-encoded", final=True)
         length = answer.headers.get("Content-Length")
         if answer.status == 206:
             told = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
             if not told or int(told[1]) != self.have:
-                self._begin_anew()
+                self._restart()
                 raise _Cut(f"asked for the rest. Received range {answer.headers.get('Content-Range')!r}")
             self.resumed = True
             return int(told[2])
         if answer.status != 200:
-            raise _Cut(f"HTTP {answer.status}", "final")
-        self._begin_anew()  # all of it comes
+            raise _Cut(f"HTTP {answer.status}", final=True)
+        self._restart()  # the answer is the whole file
         if not length or not length.isdigit():
-            raise _Cut("the server does not tell the file's size", "final")
+            raise _Cut("the server does not tell the file's size", final=True)
         return int(length)
 
-    def _begin_anew(self) -> None:
+    def _restart(self) -> None:
         self.out.truncate(0)
         self._rehash()
 
-    def _receive(self, answer, total: int) -> None:
+    def _receive(self, answer: Any, total: int) -> None:
         mark, marked = time.monotonic(), self.have
         while block := answer.read1(BLOCK_BYTES):
             if self.have + len(block) > total:
-                raise _Cut(f"the server sent more than the {total:,} bytes it promised", "final")
+                raise _Cut(f"the server sent more than the {total:,} bytes it promised", final=True)
             self._write(block)
             now = time.monotonic()
             if now - mark >= self.timeout:
@@ -239,5 +254,5 @@ class _Download:
             while view:
                 view = view[self.out.write(view) :]
         except OSError as e:
-            raise DLRMError(f"{self.folder}: cannot write what came: {e.strerror}") from e
+            raise DLRMError(f"{self.folder}: cannot write what was received: {e.strerror}") from e
         self._count(block)

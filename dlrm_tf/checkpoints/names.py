@@ -1,8 +1,9 @@
-"""What each weight of a DLRM is called in the files that hold one: the name map, as data, read in both directions."""
+"""The name map: what each weight of a DLRM is called in the files of each program, as data that is read in both directions."""
 
 import dataclasses
 import re
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Optional
 
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import CheckpointError
@@ -13,12 +14,12 @@ class Weight(NamedTuple):
 
     Attributes:
       part: `"bottom_mlp"`, `"top_mlp"` or `"embedding"`.
-      index: layer of the MLP, or categorical feature.
+      number: layer of the MLP, or categorical feature, from 0.
       kind: `"kernel"` `[in, out]`, `"bias"` `[out]` or `"table"` `[size_f, D]`.
     """
 
     part: str
-    index: int
+    number: int
     kind: str
 
 
@@ -32,33 +33,38 @@ class Naming:
 
     Attributes:
       templates: (part, kind) -> (name with `{}` for a number, step of that number from one layer to the next).
-      last: (part, kind) -> name of an MLP's last layer, where that one is called otherwise.
-      transposed: kernels are stored `[out, in]`.
+      last: (part, kind) -> name of an MLP's last layer, where that one has a name of another form.
+      transposed: whether kernels are stored `[out, in]`.
       pairs: order of the dot products at the top MLP's input: `"lower"` triangle row by row (MindSpore's and ours), or `"upper"`.
     """
 
-    templates: dict
-    last: dict = dataclasses.field(default_factory=dict)
+    templates: Mapping[tuple[str, str], tuple[str, int]]
+    last: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
     transposed: bool = False
     pairs: str = "lower"
 
     def name(self, weight: Weight, layers: int = 0) -> str:
-        """The name of a weight; `layers` is how many its MLP has, which matters only where `last` names one otherwise."""
-        if weight.index == layers - 1 and (weight.part, weight.kind) in self.last:
+        """The name of a weight.
+
+        Args:
+          weight: the weight.
+          layers: number of layers of its MLP; needed only where `last` has an entry.
+        """
+        if weight.number == layers - 1 and (weight.part, weight.kind) in self.last:
             return self.last[weight.part, weight.kind]
         template, step = self.templates[weight.part, weight.kind]
-        return template.format(weight.index * step)
+        return template.format(weight.number * step)
 
     def names(self, config: DLRMConfig) -> dict[Weight, str]:
         """The name of every weight of a configuration."""
         layers = {"bottom_mlp": len(config.bottom_mlp), "top_mlp": len(config.top_mlp)}
         return {weight: self.name(weight, layers.get(weight.part, 0)) for weight in weights_of(config)}
 
-    def shape(self, weight: Weight, stored: tuple) -> tuple:
+    def shape(self, weight: Weight, stored: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of a weight in our layout, from its shape as stored; or the other way round."""
-        return tuple(reversed(stored)) if self.transposed and weight.kind == "kernel" else tuple(stored)
+        return stored[::-1] if self.transposed and weight.kind == "kernel" else stored
 
-    def match(self, name: str):
+    def match(self, name: str) -> Optional[tuple[str, Weight]]:
         """`(prefix, Weight)` if `name` ends in a weight's name; else None. The prefix is empty or ends in a dot."""
         for (part, kind), last in self.last.items():
             if name == last or name.endswith(f".{last}"):
@@ -70,10 +76,10 @@ class Naming:
                 return name[: found.start()], Weight(part, int(found.group(1)) // step, kind)
         return None
 
-    def number_last_layers(self, weights: dict) -> dict:
-        """`weights` (keys are `Weight`s of one network) with the last layers' true index."""
-        layers = {part: 1 + max((w.index for w in weights if w.part == part), default=_LAST) for part, _ in self.last}
-        return {w._replace(index=layers[w.part]) if w.index == _LAST else w: name for w, name in weights.items()}
+    def number_last_layers(self, weights: dict[Weight, str]) -> dict[Weight, str]:
+        """The weights of one network, where `match` could not number an MLP's last layer, with that layer's number."""
+        layers = {part: 1 + max((w.number for w in weights if w.part == part), default=_LAST) for part, _ in self.last}
+        return {w._replace(number=layers[w.part]) if w.number == _LAST else w: name for w, name in weights.items()}
 
 
 NAMINGS = {
@@ -114,24 +120,14 @@ NAMINGS = {
 }
 MINDSPORE = NAMINGS["mindspore"]
 # Prefixes MindSpore's optimizers give their state: SGD and Momentum, Adagrad and FTRL, Adam, LAMB, RMSProp.
-STATE_PREFIXES = (
-    "accum",
-    "stat",
-    "moments",
-    "linear",
-    "moment1",
-    "moment2",
-    "vhat",
-    "adam_m",
-    "adam_v",
-    "mean_square",
-    "mean_gradients",
+STATE_PREFIXES = frozenset(
+    ["accum", "stat", "moments", "linear", "moment1", "moment2", "vhat", "adam_m", "adam_v", "mean_square", "mean_gradients"]
 )
 
 
 def weights_of(config: DLRMConfig) -> dict[Weight, tuple[int, ...]]:
     """Every weight of a configuration and its shape, in MindSpore's file order: bottom MLP, top MLP, tables."""
-    shapes = {}
+    shapes: dict[Weight, tuple[int, ...]] = {}
     for mlp, i, fan_in, fan_out in config.dense_shapes():
         shapes[Weight(mlp, i, "kernel")] = (fan_in, fan_out)
         shapes[Weight(mlp, i, "bias")] = (fan_out,)
@@ -154,13 +150,13 @@ class Assignment:
 
     naming: Naming
     prefix: str
-    weights: dict
-    state: dict
+    weights: dict[Weight, str]
+    state: dict[tuple[str, Weight], str]
     other: tuple[str, ...]
 
 
-def assign(names, path: str, prefix=None) -> Assignment:
-    """Finds a DLRM's weights among the tensor names of a file, also behind prefixes such as `network.`.
+def assign(names: Iterable[str], path: str, *, prefix: Optional[str] = None) -> Assignment:
+    """Finds a DLRM's weights among the tensor names of a file, also after prefixes such as `network.`.
 
     Args:
       names: tensor names.
@@ -170,13 +166,14 @@ def assign(names, path: str, prefix=None) -> Assignment:
     Raises:
       CheckpointError: no weights, or more than one set of them.
     """
+    names = tuple(names)
     for naming in NAMINGS.values():
         matched = {name: naming.match(name) for name in names}
         found = sorted({match[0] for match in matched.values() if match})
         if found:
             break
     else:
-        shown = ", ".join(list(names)[:3])
+        shown = ", ".join(names[:3])
         raise CheckpointError(
             f"{path}: holds no DLRM: wanted tensors such as {MINDSPORE.name(Weight('bottom_mlp', 0, 'kernel'))}. Received {shown}"
         )
@@ -196,8 +193,8 @@ def assign(names, path: str, prefix=None) -> Assignment:
 
 
 def _choose(prefixes: list[str], path: str) -> str:
-    """The prefix of the weights themselves: upstream's bare names, or the only one that is no optimizer's."""
-    candidates = [p for p in prefixes if not set(p.split(".")) & set(STATE_PREFIXES)]
+    """The prefix of the weights themselves: none, as upstream writes them, or the only one that is not an optimizer's."""
+    candidates = [p for p in prefixes if STATE_PREFIXES.isdisjoint(p.split("."))]
     if "" in candidates:
         return ""
     if len(candidates) == 1:

@@ -1,11 +1,14 @@
-"""The tensors of a PyTorch checkpoint (`torch.save` of a `state_dict`), behind the same face as `Checkpoint`."""
+"""`TorchCheckpoint`: the tensors of a PyTorch checkpoint (`torch.save` of a `state_dict`), with the methods of `Checkpoint`."""
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from dlrm_tf.checkpoints.tensor import CHUNK_BYTES, TensorInfo, row_chunks, widen_bfloat16
+from dlrm_tf.checkpoints.tensor_info import CHUNK_BYTES, TensorInfo, row_chunks, widen_bfloat16
 from dlrm_tf.errors import CheckpointError, reason, require
+from dlrm_tf.files import StrPath
 
 # First bytes of what torch.save writes: a zip file, or (before PyTorch 1.6) a pickle of protocol 2.
 MAGICS = (b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9")
@@ -18,7 +21,10 @@ _DTYPES.update({"bool": "Bool", "uint8": "UInt8", "int8": "Int8", "int16": "Int1
 class TorchCheckpoint:
     """An open PyTorch checkpoint. Only tensors and plain values are loaded (`weights_only=True`): nothing in it can run.
 
-    Needs PyTorch (`pip install 'dlrm_tf[torch]'`). The file is memory-mapped where its format allows.
+    Needs PyTorch (the extra `torch`). The file is memory-mapped where its format allows. Use as a context manager.
+
+    Args:
+      path: the file.
 
     Attributes:
       path: the file.
@@ -33,8 +39,8 @@ class TorchCheckpoint:
 
     format = "pytorch"
 
-    def __init__(self, path):
-        torch = require("torch", "torch")
+    def __init__(self, path: StrPath) -> None:
+        self._torch = torch = require("torch", "torch")
         self.path = os.fspath(path)
         self.size = os.path.getsize(path)
         with open(path, "rb") as f:
@@ -43,13 +49,14 @@ class TorchCheckpoint:
             # facebookresearch/dlrm stores its metrics as NumPy numbers; nothing but numbers can be made of these types.
             with torch.serialization.safe_globals(_numpy_number_types()):
                 stored = torch.load(self.path, map_location="cpu", weights_only=True, mmap=zipped)
-        except Exception as e:  # torch raises whatever its zip reader and unpickler come across
+        except Exception as e:  # whatever torch's zip reader and unpickler raise
             raise CheckpointError(f"{self.path}: not a PyTorch checkpoint of tensors and plain values ({reason(e)})") from e
-        tensors = self._state_dict(stored, torch)
+        tensors = self._state_dict(stored)
         self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         self.names = tuple(self._tensors)
 
-    def _state_dict(self, stored, torch) -> dict:
+    def _state_dict(self, stored: Any) -> dict[str, Any]:
+        torch = self._torch
         if isinstance(stored, dict):
             for key in STATE_DICT_KEYS:
                 if isinstance(stored.get(key), dict):
@@ -63,24 +70,24 @@ class TorchCheckpoint:
                 return tensors
         raise CheckpointError(f"{self.path}: holds no state_dict (looked for {', '.join(STATE_DICT_KEYS)}, or tensors by name)")
 
-    def __enter__(self):
+    def __enter__(self) -> "TorchCheckpoint":
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: Any) -> None:
         self.close()
 
     def close(self) -> None:
-        """Lets go of the tensors."""
+        """Releases the tensors, and the file with them."""
         self._tensors = {}
 
-    def __contains__(self, name) -> bool:
+    def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
     def info(self, name: str) -> TensorInfo:
         """Name, dtype and shape of a tensor.
 
         Raises:
-          CheckpointError: there is no such tensor, or it is of a dtype nothing here can use.
+          CheckpointError: there is no such tensor, or MindSpore has no such dtype.
         """
         if name not in self._tensors:
             raise CheckpointError(f"{self.path}: no tensor {name}")
@@ -98,8 +105,8 @@ class TorchCheckpoint:
         """Rows `start` to `stop` of a tensor, in its own dtype (bfloat16 as float32)."""
         return self._numpy(self._tensors[self.info(name).name][start:stop])
 
-    def chunks(self, name: str, max_bytes: int = CHUNK_BYTES):
-        """Yields `(first row, rows)`, whole rows of at most `max_bytes` (or one row)."""
+    def chunks(self, name: str, max_bytes: int = CHUNK_BYTES) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields `(first row, rows)` over a tensor of at least one dimension, `max_bytes` or one row at a time."""
         for start, stop in row_chunks(self.info(name), max_bytes):
             yield start, self.rows(name, start, stop)
 
@@ -107,15 +114,14 @@ class TorchCheckpoint:
         """False: a PyTorch file has no checksum over the whole (its reader checks each part's)."""
         return False
 
-    def _numpy(self, tensor) -> np.ndarray:
-        if str(tensor.dtype) == "torch.bfloat16":
-            import torch
-
-            return widen_bfloat16(tensor.contiguous().view(torch.int16).numpy().view(np.uint16))
-        return tensor.contiguous().numpy()
+    def _numpy(self, tensor: Any) -> np.ndarray:
+        if tensor.dtype == self._torch.bfloat16:
+            return widen_bfloat16(tensor.contiguous().view(self._torch.int16).numpy().view(np.uint16))
+        return np.asarray(tensor.contiguous().numpy())
 
 
-def _numpy_number_types() -> list:
+def _numpy_number_types() -> list[Any]:
+    """The types that stand for NumPy numbers in a pickle, as torch's unpickler wants to be told them."""
     core = getattr(np, "_core", None) or np.core  # renamed in NumPy 2
     scalar = core.multiarray.scalar
     named = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype]

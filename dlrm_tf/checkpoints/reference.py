@@ -1,17 +1,23 @@
 """The network in plain NumPy, from the source's own tensors: what a conversion is checked against. No TensorFlow in it."""
 
+from typing import Callable, Optional
+
 import numpy as np
 
 from dlrm_tf.config import DLRMConfig
 
+# (part, number, kind, ids) -> array: how `logits` is given the weights.
+WeightOf = Callable[[str, int, str, Optional[np.ndarray]], np.ndarray]
 
-def logits(config: DLRMConfig, weight, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
+
+def logits(config: DLRMConfig, weight: WeightOf, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
     """Forward pass of MindSpore's DLRM (MindSpore models, research/recommend/dlrm/src/dlrm.py), in float64.
 
     Args:
       config: architecture.
-      weight: function `(part, index, kind, ids) -> array`: a `"kernel"` `[in, out]` or `"bias"` `[out]` (ids None), or the rows
-        `[len(ids), D]` of a `"table"`.
+      weight: function `(part, number, kind, ids) -> array` that reads a weight. part: `"bottom_mlp"`, `"top_mlp"` or
+        `"embedding"`; number: the layer or categorical feature; kind: `"kernel"` `[in, out]` or `"bias"` `[out]` (ids None), or
+        the rows `[len(ids), D]` of a `"table"`.
       dense: `[B, dense_dim]`, already log(max(x, 0) + 1).
       categorical: int `[B, F]`, each id within its feature.
 
@@ -30,7 +36,7 @@ def logits(config: DLRMConfig, weight, dense: np.ndarray, categorical: np.ndarra
     return _mlp(top, weight, "top_mlp", len(config.top_mlp), last_relu=False)
 
 
-def _mlp(x: np.ndarray, weight, mlp: str, layers: int, last_relu: bool) -> np.ndarray:
+def _mlp(x: np.ndarray, weight: WeightOf, mlp: str, layers: int, last_relu: bool) -> np.ndarray:
     for i in range(layers):
         x = x @ np.asarray(weight(mlp, i, "kernel", None), np.float64) + np.asarray(weight(mlp, i, "bias", None), np.float64)
         if last_relu or i < layers - 1:
@@ -39,5 +45,5 @@ def _mlp(x: np.ndarray, weight, mlp: str, layers: int, last_relu: bool) -> np.nd
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)) without overflow."""
-    return 0.5 * (1 + np.tanh(0.5 * np.asarray(x)))
+    """1 / (1 + exp(-x)) without overflow, any shape."""
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))

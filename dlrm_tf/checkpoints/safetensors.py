@@ -1,18 +1,18 @@
-"""MindSpore's `.safetensors`: index of a file without reading its tensors, and a streaming writer.
+"""`.safetensors`, as MindSpore and others write it: where a file's tensors lie, without reading them, and a writer.
 
 The format is eight bytes of header length, a JSON header, then the tensors' bytes (https://github.com/huggingface/safetensors).
 """
 
 import json
-import os
 import zlib
 from collections.abc import Iterable
+from typing import Any, BinaryIO
 
+from dlrm_tf.checkpoints.ckpt_reader import MAX_DIMS, MAX_NAME_BYTES, MAX_TENSORS
 from dlrm_tf.checkpoints.ckpt_writer import content_blocks
-from dlrm_tf.checkpoints.protobuf_index import MAX_DIMS, MAX_NAME_BYTES, MAX_TENSORS
-from dlrm_tf.checkpoints.tensor import TensorInfo, dimension_fault
+from dlrm_tf.checkpoints.tensor_info import TensorInfo, TensorToWrite, is_impossible_shape
 from dlrm_tf.errors import CheckpointError, reason
-from dlrm_tf.files import atomic_file
+from dlrm_tf.files import StrPath, atomic_file
 
 # safetensors' dtype -> MindSpore's name of it.
 DTYPES = {
@@ -31,14 +31,22 @@ DTYPES = {
     "F64": "Float64",
     "C64": "Complex64",
 }
-# A header of MAX_TENSORS entries is smaller; what keeps a hostile header's JSON small.
+# A header of MAX_TENSORS entries is smaller. Limits the memory that a hostile header's JSON takes.
 MAX_HEADER_BYTES = 16 << 20
 # A decimal CRC32 padded to its longest, so that it can be filled in after the tensors were written.
 _CRC_DIGITS = 10
 
 
-def index(file, size: int, path: str) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+def read_index(file: BinaryIO, size: int, path: str) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """Tensors and metadata of an open `.safetensors`, in file order.
+
+    Args:
+      file: the file, opened for reading bytes.
+      size: its size in bytes.
+      path: its name, for errors.
+
+    Returns:
+      Tensor name -> `TensorInfo`, and the header's `__metadata__`.
 
     Raises:
       CheckpointError: cut off, damaged or foreign; the tensor is named where known.
@@ -66,7 +74,7 @@ def index(file, size: int, path: str) -> tuple[dict[str, TensorInfo], dict[str, 
     return found, metadata
 
 
-def _header(file, size: int, path: str) -> tuple[dict, int]:
+def _header(file: BinaryIO, size: int, path: str) -> tuple[dict[str, Any], int]:
     """The JSON header and the offset of the first tensor byte."""
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
@@ -84,21 +92,21 @@ def _header(file, size: int, path: str) -> tuple[dict, int]:
     return header, 8 + length
 
 
-def _unique(pairs):
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = dict(pairs)
     if len(keys) != len(pairs):
         raise ValueError("a key is there twice")
     return keys
 
 
-def _entry(name: str, entry, begin: int, size: int, path: str) -> TensorInfo:
+def _entry(name: str, entry: Any, begin: int, size: int, path: str) -> TensorInfo:
     where = f"{path}: tensor {name}"
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{where}: wanted dtype, shape and data_offsets in the header. Received {str(entry)[:80]}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointError(f"{where}: unknown dtype {str(dtype)[:40]!r}; known are {', '.join(DTYPES)}")
-    if not _naturals(shape) or len(shape) > MAX_DIMS or dimension_fault(shape):
+    if not _naturals(shape) or len(shape) > MAX_DIMS or is_impossible_shape(shape):
         raise CheckpointError(f"{where}: impossible shape {str(shape)[:80]}")
     if not _naturals(offsets) or len(offsets) != 2 or not offsets[0] <= offsets[1] <= size - begin:
         raise CheckpointError(
@@ -111,16 +119,18 @@ def _entry(name: str, entry, begin: int, size: int, path: str) -> TensorInfo:
     return info
 
 
-def _naturals(values) -> bool:
+def _naturals(values: Any) -> bool:
     return isinstance(values, list) and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values)
 
 
-def write_safetensors(path, tensors: Iterable, crc: bool = False) -> None:
-    """Writes a `.safetensors` as MindSpore does (tensors by name, `format: ms`), streaming; atomic.
+def write_safetensors(path: StrPath, tensors: Iterable[TensorToWrite], *, crc: bool = False) -> None:
+    """Writes a `.safetensors` as MindSpore does: tensors ordered by name, `format: ms` in the metadata.
+
+    One chunk at a time is in memory, and the file appears whole or not at all.
 
     Args:
       path: file to write.
-      tensors: pairs `(TensorInfo, iterable of NumPy chunks)`; the chunks are drawn one at a time.
+      tensors: pairs `(TensorInfo, iterable of arrays)`; `array_tensor` makes one from an array.
       crc: put MindSpore's checksum (over names and contents) into the metadata.
 
     Raises:
@@ -128,9 +138,9 @@ def write_safetensors(path, tensors: Iterable, crc: bool = False) -> None:
     """
     tensors = sorted(tensors, key=lambda pair: pair[0].name)
     to_safetensors = {name: dtype for dtype, name in DTYPES.items()}
-    header, at = {"__metadata__": {"format": "ms"}}, 0
-    if crc:
-        header["__metadata__"]["crc_num"] = "0" * _CRC_DIGITS
+    metadata = {"format": "ms", **({"crc_num": "0" * _CRC_DIGITS} if crc else {})}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    at = 0
     for info, _ in tensors:
         header[info.name] = {
             "dtype": to_safetensors[info.dtype],
@@ -139,7 +149,7 @@ def write_safetensors(path, tensors: Iterable, crc: bool = False) -> None:
         }
         at += info.nbytes
     checksum = 0
-    with atomic_file(os.fspath(path)) as temporary, open(temporary, "wb") as out:
+    with atomic_file(path) as temporary, open(temporary, "wb") as out:
         out.write(_encode_header(header))
         for info, chunks in tensors:
             checksum = zlib.crc32(info.name.encode(), checksum) if crc else 0
@@ -147,12 +157,12 @@ def write_safetensors(path, tensors: Iterable, crc: bool = False) -> None:
                 out.write(block)
                 checksum = zlib.crc32(block, checksum) if crc else 0
         if crc:
-            header["__metadata__"]["crc_num"] = str(checksum).zfill(_CRC_DIGITS)
+            metadata["crc_num"] = str(checksum).zfill(_CRC_DIGITS)
             out.seek(0)
             out.write(_encode_header(header))
 
 
-def _encode_header(header: dict) -> bytes:
+def _encode_header(header: dict[str, Any]) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of eight
     return len(text).to_bytes(8, "little") + text

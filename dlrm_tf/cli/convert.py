@@ -27,7 +27,7 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
     """Runs the verb."""
     from dlrm_tf.checkpoints.convert import convert
-    from dlrm_tf.checkpoints.verify import check, read_sample, verify
+    from dlrm_tf.checkpoints.sample import read_sample
 
     if args.crc and args.to != "mindspore" and args.output.endswith(".weights.h5"):
         raise UsageError("--crc is only for --to mindspore")
@@ -48,8 +48,10 @@ def run(args) -> None:
     for note in done.notes:
         print(f"note: {note}")
     if args.verify is not None:
-        files = (done.source, done.target) if done.target.endswith(".weights.h5") else (done.target, done.source)
-        parity = verify(*files, args.verify, prefix=args.prefix, allow_extra=args.allow_extra)
+        from dlrm_tf.checkpoints.verify import verify  # loads TensorFlow
+
+        checkpoint, weights = (done.source, done.target) if args.output.endswith(".weights.h5") else (done.target, done.source)
+        parity = verify(checkpoint, weights, sample=args.verify, prefix=args.prefix, allow_extra=args.allow_extra)
         parity.write(f"{done.target}.parity.json")
-        check(parity)
+        parity.check()
         print(f"{parity}\nreport: {done.target}.parity.json")

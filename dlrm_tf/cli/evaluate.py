@@ -13,7 +13,7 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--streaming", action="store_true", help="AUC from 8000 thresholds in constant memory (for more rows than memory holds)"
     )
-    parser.add_argument("--plot", metavar="PNG", help="also draw the ROC curve and the calibration (needs dlrm_tf[report])")
+    parser.add_argument("--plot", metavar="PNG", help="also draw the ROC curve and the calibration (needs matplotlib)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress line")
 

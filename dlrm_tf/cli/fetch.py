@@ -13,13 +13,13 @@ def run(args) -> None:
     import posixpath
     import urllib.parse
 
-    from dlrm_tf.checkpoints.digest import HUB_SHA256
     from dlrm_tf.checkpoints.fetch import HUB_URL, fetch
+    from dlrm_tf.checkpoints.file_sha256 import HUB_SHA256
     from dlrm_tf.errors import UsageError
 
     urls = args.url or [HUB_URL]
     target = args.output or posixpath.basename(urllib.parse.unquote(urllib.parse.urlsplit(urls[0]).path))
     if not target or target in (".", ".."):
         raise UsageError(f"{urls[0]}: the URL names no file: say where to write it with -o")
-    came_from = fetch(target, urls, sha256=args.sha256 or HUB_SHA256)
+    came_from = fetch(target, urls=urls, sha256=args.sha256 or HUB_SHA256)
     print(f"{target}: sha256 right, {'from ' + came_from if came_from else 'was there already'}")

@@ -15,7 +15,7 @@ VERBS = {
     "fetch": ("fetch", "download the MindSpore Hub checkpoint, sha256 verified, resumable"),
     "inspect": ("inspect", "what is in a checkpoint, a weights file or a data folder"),
     "convert": ("convert", "a MindSpore checkpoint to .weights.h5, or back"),
-    "grow": ("grow", "give a model room for new ids, keeping what it has learnt"),
+    "grow": ("grow", "give a model room for new ids, keeping its trained rows"),
     "synth": ("synth", "write Criteo-format rows with a learnable signal"),
     "prepare": ("prepare", "raw Criteo TSV to records, manifest and vocabulary"),
     "train": ("train", "train on prepared data"),

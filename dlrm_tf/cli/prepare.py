@@ -21,7 +21,7 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--threads", type=int, metavar="N", help="default: one for each CPU")
     parser.add_argument(
-        "--report", metavar="PAGE", help="also write a page (.html or .png) that shows the data (needs dlrm_tf[report])"
+        "--report", metavar="PAGE", help="also write a page (.html or .png) that shows the data (needs matplotlib)"
     )
 
 

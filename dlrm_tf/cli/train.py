@@ -52,7 +52,7 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--loss-scale", metavar="X", help="with --precision mixed: a number, or dynamic (default)")
     parser.add_argument("--profile", metavar="FIRST:LAST", help="record TensorFlow's profile of these steps, for TensorBoard")
-    parser.add_argument("--plot", action="store_true", help="draw RUN/training.png and RUN/quality.png (needs dlrm_tf[report])")
+    parser.add_argument("--plot", action="store_true", help="draw RUN/training.png and RUN/quality.png (needs matplotlib)")
     parser.add_argument("--no-validation", action="store_true", help="do not measure the test split after every epoch")
     parser.add_argument("--quiet", action="store_true", help="no progress line")
 

@@ -14,7 +14,7 @@ def save_weights(model, path, source_sha256: str = "", vocabulary_fingerprint: s
     Raises:
       CheckpointError: `path` does not end in `.weights.h5`.
     """
-    with WeightsWriter(path, model.config, source_sha256, vocabulary_fingerprint) as writer:
+    with WeightsWriter(path, model.config, source_sha256=source_sha256, vocabulary_fingerprint=vocabulary_fingerprint) as writer:
         write_model(model, writer)
 
 

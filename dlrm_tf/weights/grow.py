@@ -69,8 +69,8 @@ def grow_weights(source, target, vocabulary, seed=None) -> DLRMConfig:
         old = reader.config
         _check_extends(vocabulary, reader, source)
         new = grown_config(old, vocabulary.sizes)
-        attributes = reader.attributes
-        with WeightsWriter(target, new, attributes["source_sha256"], vocabulary.fingerprint) as writer:
+        sha256 = reader.attributes["source_sha256"]
+        with WeightsWriter(target, new, source_sha256=sha256, vocabulary_fingerprint=vocabulary.fingerprint) as writer:
             for mlp, i, _, _ in old.dense_shapes():
                 writer.write_dense(mlp, i, *reader.dense(mlp, i))
             for start, stop, to in block_moves(old, new):

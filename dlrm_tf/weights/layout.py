@@ -6,25 +6,31 @@ The layout is Keras 3's own, so that the Keras 3 twin's `load_weights` reads it;
 from collections.abc import Iterator
 
 from dlrm_tf.config import DLRMConfig
-from dlrm_tf.weights import hdf5
+from dlrm_tf.weights.hdf5_messages import MAX_ENTRIES
 
 FORMAT = "dlrm_tf.weights.1"
 TABLE = "embedding/vars/0"
-# The group of an MLP's layers has an entry a layer and Keras's empty `vars`.
-MAX_LAYERS = hdf5.MAX_ENTRIES - 1
+# The group of an MLP's layers has one entry a layer, and Keras's empty `vars`.
+MAX_LAYERS = MAX_ENTRIES - 1
 # Rows moved at a time: 64 MiB of a 16-wide float32 table.
 CHUNK_ROWS = 1 << 20
 
 
 def dense_path(mlp: str, layer: int, part: str) -> str:
-    """Path of a dense layer's `"kernel"` or `"bias"` in the file; Keras numbers the layers of a list by class name."""
+    """Path of a dense layer's weight in the file; Keras numbers the layers of a list by their class's name.
+
+    Args:
+      mlp: `"bottom_mlp"` or `"top_mlp"`.
+      layer: number of the layer, from 0.
+      part: `"kernel"` or `"bias"`.
+    """
     name = "dense" if layer == 0 else f"dense_{layer}"
     return f"{mlp}/_sublayers/{name}/vars/{('kernel', 'bias').index(part)}"
 
 
-def weight_shapes(config: DLRMConfig) -> dict:
+def weight_shapes(config: DLRMConfig) -> dict[str, tuple[int, ...]]:
     """Path -> shape of every weight a file of this configuration holds; all are float32."""
-    shapes = {TABLE: (config.table_rows, config.embedding_dim)}
+    shapes: dict[str, tuple[int, ...]] = {TABLE: (config.table_rows, config.embedding_dim)}
     for mlp, i, fan_in, fan_out in config.dense_shapes():
         shapes[dense_path(mlp, i, "kernel")] = (fan_in, fan_out)
         shapes[dense_path(mlp, i, "bias")] = (fan_out,)

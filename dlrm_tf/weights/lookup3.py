@@ -1,6 +1,11 @@
 """Bob Jenkins' lookup3 hash (hashlittle, public domain, 2006), with which HDF5 checks its metadata."""
 
+import struct
+
 _MASK = 0xFFFFFFFF
+# Of the state's three numbers a, b, c = 0, 1, 2: which one changes by which, and the bits of the rotation.
+_MIX = ((0, 2, 1, 4), (1, 0, 2, 6), (2, 1, 0, 8), (0, 2, 1, 16), (1, 0, 2, 19), (2, 1, 0, 4))
+_FINAL = ((2, 1, 14), (0, 2, 11), (1, 0, 25), (2, 1, 16), (0, 2, 4), (1, 0, 14), (2, 1, 24))
 
 
 def _rotate(x: int, k: int) -> int:
@@ -9,36 +14,17 @@ def _rotate(x: int, k: int) -> int:
 
 def lookup3(data: bytes) -> int:
     """The 32-bit hash of some bytes, with initial value 0."""
-    a = b = c = (0xDEADBEEF + len(data)) & _MASK
-    at = 0
-    while len(data) - at > 12:
-        a = (a + int.from_bytes(data[at : at + 4], "little")) & _MASK
-        b = (b + int.from_bytes(data[at + 4 : at + 8], "little")) & _MASK
-        c = (c + int.from_bytes(data[at + 8 : at + 12], "little")) & _MASK
-        a = ((a - c) & _MASK) ^ _rotate(c, 4)
-        c = (c + b) & _MASK
-        b = ((b - a) & _MASK) ^ _rotate(a, 6)
-        a = (a + c) & _MASK
-        c = ((c - b) & _MASK) ^ _rotate(b, 8)
-        b = (b + a) & _MASK
-        a = ((a - c) & _MASK) ^ _rotate(c, 16)
-        c = (c + b) & _MASK
-        b = ((b - a) & _MASK) ^ _rotate(a, 19)
-        a = (a + c) & _MASK
-        c = ((c - b) & _MASK) ^ _rotate(b, 4)
-        b = (b + a) & _MASK
-        at += 12
-    if at == len(data):
-        return c
-    rest = data[at:].ljust(12, b"\0")
-    a = (a + int.from_bytes(rest[:4], "little")) & _MASK
-    b = (b + int.from_bytes(rest[4:8], "little")) & _MASK
-    c = (c + int.from_bytes(rest[8:], "little")) & _MASK
-    for x, k in (("c", 14), ("a", 11), ("b", 25), ("c", 16), ("a", 4), ("b", 14), ("c", 24)):
-        if x == "c":
-            c = ((c ^ b) - _rotate(b, k)) & _MASK
-        elif x == "a":
-            a = ((a ^ c) - _rotate(c, k)) & _MASK
-        else:
-            b = ((b ^ a) - _rotate(a, k)) & _MASK
-    return c
+    state = [(0xDEADBEEF + len(data)) & _MASK] * 3
+    if not data:
+        return state[2]
+    padded = data + bytes(-len(data) % 12)
+    last = len(padded) - 12
+    for at in range(0, len(padded), 12):
+        state = [(x + word) & _MASK for x, word in zip(state, struct.unpack_from("<3I", padded, at))]
+        if at < last:
+            for i, j, k, bits in _MIX:
+                state[i] = ((state[i] - state[j]) & _MASK) ^ _rotate(state[j], bits)
+                state[j] = (state[j] + state[k]) & _MASK
+    for i, j, bits in _FINAL:
+        state[i] = ((state[i] ^ state[j]) - _rotate(state[j], bits)) & _MASK
+    return state[2]

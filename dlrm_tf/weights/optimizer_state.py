@@ -1,8 +1,11 @@
 """Optimizer state inside a weights file: group `optimizer_state/<path of the weight>/<slot>`, beside the weights.
 
-Each slot has its weight's shape and is float32. The numbers are as the program that trained had them; what they mean is told by
-the group's attributes, among them `optimizer` (`"sgd"`, `"momentum"`, `"adagrad"`). Keras's `load_weights` passes it by.
+Each slot has its weight's shape and is float32. The values are those of the program that trained; the group's attributes say of
+which optimizer they are: `optimizer` (`"sgd"`, `"momentum"`, `"adagrad"`) and others. Keras's `load_weights` ignores the group.
 """
+
+from collections.abc import Mapping
+from typing import Any, Optional
 
 import numpy as np
 
@@ -19,21 +22,33 @@ class OptimizerStateWriter:
 
     Args:
       writer: the open `WeightsWriter`.
-      attributes: what to note about the optimizer: `optimizer`, and NumPy scalars such as `learning_rate`.
+      attributes: what to note of the optimizer: its name as `optimizer`, and NumPy scalars such as `learning_rate`.
     """
 
-    def __init__(self, writer: WeightsWriter, attributes: dict):
+    def __init__(self, writer: WeightsWriter, attributes: Mapping[str, Any]) -> None:
         self._shapes = weight_shapes(writer.config)
         self._group = writer.create_group(GROUP)
         self._group.attrs.update(attributes)
 
-    def create(self, slot: str, constant=None) -> None:
-        """Makes a slot for every weight; one that is `constant` throughout takes no room on the disk and is not written to."""
+    def create(self, slot: str, constant: Optional[np.float32] = None) -> None:
+        """Makes a slot for every weight.
+
+        Args:
+          slot: its name, for example `"accum"`.
+          constant: the value of elements that are never written; a slot without any written takes no room on the disk.
+        """
         for path, shape in self._shapes.items():
             self._group.create_dataset(f"{path}/{slot}", shape, np.float32, fillvalue=constant)
 
     def write(self, slot: str, path: str, start: int, values: np.ndarray) -> None:
-        """Writes one weight's slot from row `start` on."""
+        """Writes one weight's slot.
+
+        Args:
+          slot: its name.
+          path: path of the weight.
+          start: the first row to write.
+          values: float32 rows.
+        """
         self._group[f"{path}/{slot}"][start : start + len(values)] = values
 
 
@@ -44,7 +59,7 @@ class OptimizerStateReader:
       reader: the open `WeightsReader`.
 
     Attributes:
-      attributes: what was noted about the optimizer; empty when the file holds no optimizer state.
+      attributes: what was noted of the optimizer; empty when the file holds no optimizer state.
       slots: names of the slots.
       paths: paths of the weights.
 
@@ -52,7 +67,7 @@ class OptimizerStateReader:
       CheckpointError: a slot is missing, misshaped or not float32; all are named.
     """
 
-    def __init__(self, reader: WeightsReader):
+    def __init__(self, reader: WeightsReader) -> None:
         self._file = reader.file
         self._shapes = weight_shapes(reader.config)
         self.paths = tuple(self._shapes)
@@ -70,7 +85,7 @@ class OptimizerStateReader:
         if faults:
             raise CheckpointError(f"{reader.path}: {'; '.join(faults[:8])}")
 
-    def shape(self, path: str) -> tuple:
+    def shape(self, path: str) -> tuple[int, ...]:
         """Shape of a weight and of each of its slots."""
         return self._shapes[path]
 

@@ -5,11 +5,13 @@ vocabulary it was trained with.
 """
 
 import os
+from typing import Any
 
 import numpy as np
 
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import CheckpointError, DataError
+from dlrm_tf.files import StrPath
 from dlrm_tf.weights import hdf5
 from dlrm_tf.weights.layout import FORMAT, TABLE, dense_path, weight_shapes
 
@@ -17,19 +19,20 @@ from dlrm_tf.weights.layout import FORMAT, TABLE, dense_path, weight_shapes
 class WeightsReader:
     """Reads a weights file piece by piece; use as a context manager.
 
-    Attributes:
-      config: the file's `DLRMConfig`.
-      file: the open file, an `hdf5.File`.
-      attributes: dict of the root attributes (`format`, `config`, `source_sha256`, `vocabulary_fingerprint`).
-
     Args:
       path: the file.
+
+    Attributes:
+      path: the file's path.
+      config: the file's `DLRMConfig`.
+      file: the open file, an `hdf5.File`.
+      attributes: the root attributes, all str: `format`, `config`, `source_sha256`, `vocabulary_fingerprint`.
 
     Raises:
       CheckpointError: not a weights file of dlrm_tf, or a weight missing, misshaped or not float32; all are named.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: StrPath) -> None:
         self.path = os.fspath(path)
         self.file = hdf5.File(path)
         try:
@@ -44,7 +47,8 @@ class WeightsReader:
         if self.attributes["format"] != FORMAT:
             raise CheckpointError(
                 f"{self.path}: wanted a weights file of dlrm_tf (root attribute format={FORMAT!r}). "
-                f"Received format={self.attributes['format'][:40]!r}; files saved by Keras alone carry no configuration"
+                f"Received format={self.attributes['format'][:40]!r}; files saved by Keras alone "
+                f"carry no configuration: {hdf5.KERAS_ADVICE}"
             )
         try:
             self.config = DLRMConfig.from_json(self.attributes["config"], source=f"{self.path}: attribute config")
@@ -62,23 +66,29 @@ class WeightsReader:
         if faults:
             raise CheckpointError(f"{self.path}: {'; '.join(faults[:8])}")
 
-    def __enter__(self):
+    def __enter__(self) -> "WeightsReader":
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: Any) -> None:
         self.file.close()
 
-    def dense(self, mlp: str, layer: int) -> tuple:
-        """`(kernel [in, out], bias [out])` of one dense layer, float32."""
+    def dense(self, mlp: str, layer: int) -> tuple[np.ndarray, np.ndarray]:
+        """`(kernel [in, out], bias [out])` of one dense layer, float32.
+
+        Args:
+          mlp: `"bottom_mlp"` or `"top_mlp"`.
+          layer: number of the layer, from 0.
+        """
         paths = (dense_path(mlp, layer, part) for part in ("kernel", "bias"))
-        return tuple(self.file.read(path, 0, self.file.datasets[path].shape[0]) for path in paths)
+        kernel, bias = (self.file.read(path, 0, self.file.datasets[path].shape[0]) for path in paths)
+        return kernel, bias
 
     def table(self, start: int, stop: int) -> np.ndarray:
         """Rows `[stop - start, D]` of the fused table, float32."""
         return self.file.read(TABLE, start, stop)
 
     def rows(self, feature: int, start: int, stop: int) -> np.ndarray:
-        """Rows of one feature's ids `start` to `stop`; id `size` is the OOV row."""
+        """Rows `[stop - start, D]`, float32, of one categorical feature's ids `start` to `stop`; id `size` is the OOV row."""
         offset = self.config.block_offsets[feature]
         stop = min(stop, self.config.categorical_feature_sizes[feature] + 1)
         return self.table(offset + start, offset + stop)

@@ -1,19 +1,21 @@
-"""`WeightsWriter`: writes a weights file piece by piece in bounded memory, with h5py alone.
+"""`WeightsWriter`: writes a weights file piece by piece in bounded memory, with h5py.
 
-Written by us, not by Keras: TF 2.6.5's Keras has another layout, and Keras's writer copies the whole table.
+Keras's own writer is not used: TF 2.6.5's has another layout, and every one copies the whole table.
 """
 
 import errno
 import os
+from types import TracebackType
+from typing import Any, Optional
 
 import numpy as np
 
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import CheckpointError
-from dlrm_tf.files import atomic_file
+from dlrm_tf.files import StrPath, atomic_file
 from dlrm_tf.weights.layout import FORMAT, MAX_LAYERS, TABLE, dense_path, weight_shapes
 
-# Copied at a time by copy_rows: still in the processor's cache when it is written.
+# copy_rows moves this much at a time: it is still in the processor's cache when it is written.
 _COPY_BYTES, _PAGE_BYTES = 1 << 18, 1 << 12
 
 
@@ -30,13 +32,13 @@ class WeightsWriter:
       CheckpointError: on leaving, if a dense layer was never written (rows never written are zeros).
     """
 
-    def __init__(self, path, config: DLRMConfig, source_sha256: str = "", vocabulary_fingerprint: str = ""):
-        if not os.fspath(path).endswith(".weights.h5"):
-            raise CheckpointError(f"{path}: the name of a weights file must end in .weights.h5")
-        if max(len(config.bottom_mlp), len(config.top_mlp)) > MAX_LAYERS:
-            raise CheckpointError(f"{path}: a weights file holds at most {MAX_LAYERS} layers an MLP")
-        self.config = config
+    def __init__(self, path: StrPath, config: DLRMConfig, *, source_sha256: str = "", vocabulary_fingerprint: str = "") -> None:
         self._path = os.fspath(path)
+        if not self._path.endswith(".weights.h5"):
+            raise CheckpointError(f"{self._path}: the name of a weights file must end in .weights.h5")
+        if max(len(config.bottom_mlp), len(config.top_mlp)) > MAX_LAYERS:
+            raise CheckpointError(f"{self._path}: a weights file holds at most {MAX_LAYERS} layers an MLP")
+        self.config = config
         self._attributes = {
             "format": FORMAT,
             "config": config.to_json(),
@@ -46,8 +48,8 @@ class WeightsWriter:
         self._missing = {p for p in weight_shapes(config) if p != TABLE}
         self._buffer = memoryview(bytearray(_COPY_BYTES))
 
-    def __enter__(self):
-        import h5py
+    def __enter__(self) -> "WeightsWriter":
+        import h5py  # reading needs none
 
         self._atomic = atomic_file(self._path)
         self._temporary = temporary = self._atomic.__enter__()
@@ -65,9 +67,11 @@ class WeightsWriter:
             raise
         return self
 
-    def __exit__(self, exc_type, exc, tb):
+    def __exit__(
+        self, exc_type: Optional[type[BaseException]], exc: Optional[BaseException], tb: Optional[TracebackType]
+    ) -> None:
         try:
-            self._place_of_table()  # the reader wants all of a weight's bytes in the file, also of one never written
+            self._place_of_table()  # rows never written are zeros, and readers want them in the file
             self._file.close()
             if exc_type is None and self._missing:
                 raise CheckpointError(f"{self._path}: never written: {', '.join(sorted(self._missing))}")
@@ -78,7 +82,17 @@ class WeightsWriter:
         self._atomic.__exit__(exc_type, exc, tb)
 
     def write_dense(self, mlp: str, layer: int, kernel: np.ndarray, bias: np.ndarray) -> None:
-        """Writes one dense layer: kernel `[in, out]`, bias `[out]`, both float32."""
+        """Writes one dense layer.
+
+        Args:
+          mlp: `"bottom_mlp"` or `"top_mlp"`.
+          layer: number of the layer, from 0.
+          kernel: float32 `[in, out]`.
+          bias: float32 `[out]`.
+
+        Raises:
+          CheckpointError: a shape does not fit the configuration.
+        """
         for part, array in (("kernel", kernel), ("bias", bias)):
             path = dense_path(mlp, layer, part)
             dataset = self._file[path]
@@ -87,33 +101,37 @@ class WeightsWriter:
             self._missing.discard(path)
 
     def write_table(self, start: int, rows: np.ndarray) -> None:
-        """Writes rows `[n, D]` float32 of the fused table from row `start` on."""
+        """Writes rows `[n, D]` float32 of the fused table from row `start` on.
+
+        Raises:
+          CheckpointError: they do not fit the table.
+        """
         dataset = self._file[TABLE]
         if rows.ndim != 2 or rows.shape[1] != dataset.shape[1] or start < 0 or start + len(rows) > len(dataset):
             raise CheckpointError(f"{TABLE}: rows {start}+{tuple(rows.shape)} do not fit a table of {dataset.shape}")
         dataset[start : start + len(rows)] = rows
 
     def copy_rows(self, feature: int, begin: int, source: int, offset: int, nbytes: int) -> None:
-        """Copies bytes of a feature's rows from an open file that has them as float32 rows.
+        """Copies bytes of a categorical feature's rows from an open file that holds the same bytes.
 
         Args:
           feature: the categorical feature.
-          begin: byte of the feature's block (`[size, D]` float32, little-endian) where the first one goes.
-          source: file descriptor.
-          offset: where the bytes are in the source.
+          begin: where in the feature's rows (`[size, D]` float32, little-endian) the first byte belongs.
+          source: descriptor of the open file.
+          offset: where the bytes are in that file.
           nbytes: how many.
 
         Raises:
-          CheckpointError: the source ends too early.
+          CheckpointError: the file ends too early, or the bytes do not fit the feature's rows.
         """
         row_bytes = 4 * self.config.embedding_dim
         if begin < 0 or begin + nbytes > row_bytes * self.config.categorical_feature_sizes[feature]:
             raise CheckpointError(f"feature {feature}: bytes {begin} to {begin + nbytes} do not fit its ids")
         place = self._place_of_table() + row_bytes * self.config.block_offsets[feature] + begin
-        # HDF5 takes longer over a piece than the disk, so its part is only to say where the table lies.
+        # Written past HDF5, which takes longer over a piece than the disk: it only says where the table lies.
         with open(self._temporary, "r+b", buffering=0) as out:
             while nbytes:
-                # Pieces end where a page of the target ends: a page written in two goes is twice the work.
+                # A piece ends where a page of the target ends: a page that is written in two parts costs twice the work.
                 count = min(nbytes, len(self._buffer) - place % _PAGE_BYTES)
                 done = os.preadv(source, [self._buffer[:count]], offset)
                 if not done:
@@ -122,8 +140,8 @@ class WeightsWriter:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
                 offset, place, nbytes = offset + done, place + done, nbytes - done
 
-    def create_group(self, name: str):
-        """Makes a group beside the weights, an `h5py.Group` that may be filled until the writer is left."""
+    def create_group(self, name: str) -> Any:
+        """Makes a group beside the weights: an `h5py.Group`, to be filled before the writer is left."""
         return self._file.create_group(name)
 
     def _place_of_table(self) -> int:
@@ -132,10 +150,14 @@ class WeightsWriter:
         if table.id.get_offset() is None:
             table[0] = 0
             self._file.flush()
-        return table.id.get_offset()
+        return int(table.id.get_offset())
 
     def write_rows(self, feature: int, start_id: int, rows: np.ndarray) -> None:
-        """Writes rows `[n, D]` of one feature's block from id `start_id` on; id `size` is the OOV row."""
+        """Writes rows `[n, D]` float32 of one categorical feature from id `start_id` on; id `size` is the OOV row.
+
+        Raises:
+          CheckpointError: the feature has no such ids.
+        """
         size = self.config.categorical_feature_sizes[feature]
         if start_id < 0 or start_id + len(rows) > size + 1:
             raise CheckpointError(
@@ -144,6 +166,6 @@ class WeightsWriter:
         self.write_table(self.config.block_offsets[feature] + start_id, rows)
 
 
-def _check_shape(path: str, wanted: tuple, array) -> None:
-    if tuple(array.shape) != tuple(wanted):
-        raise CheckpointError(f"{path}: wanted shape {tuple(wanted)}. Received {tuple(array.shape)}")
+def _check_shape(path: str, wanted: tuple[int, ...], array: np.ndarray) -> None:
+    if array.shape != wanted:
+        raise CheckpointError(f"{path}: wanted shape {wanted}. Received {array.shape}")

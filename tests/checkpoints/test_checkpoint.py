@@ -9,8 +9,8 @@ import pytest
 from dlrm_tf.checkpoints.checkpoint import Checkpoint
 from dlrm_tf.checkpoints.ckpt_writer import array_tensor, write_checkpoint
 from dlrm_tf.checkpoints.describe import describe_checkpoint
-from dlrm_tf.checkpoints.source import open_checkpoint
-from dlrm_tf.checkpoints.tensor import TensorInfo
+from dlrm_tf.checkpoints.dlrm_checkpoint import open_checkpoint
+from dlrm_tf.checkpoints.tensor_info import TensorInfo
 from dlrm_tf.errors import CheckpointError, DLRMError
 from dlrm_tf.weights import hdf5
 

@@ -11,7 +11,7 @@ import pytest
 from dlrm_tf import DLRMConfig, convert
 from dlrm_tf.checkpoints.checkpoint import Checkpoint
 from dlrm_tf.checkpoints.ckpt_writer import array_tensor, write_checkpoint
-from dlrm_tf.checkpoints.digest import sha256_file
+from dlrm_tf.checkpoints.file_sha256 import sha256_file
 from dlrm_tf.checkpoints.names import MINDSPORE, Weight, weights_of
 from dlrm_tf.checkpoints.reference import logits, sigmoid
 from dlrm_tf.cli.main import main
@@ -51,7 +51,7 @@ def test_source_tensors_give_mindspores_probabilities(golden_ckpt, golden_run, n
             array = checkpoint.read(MINDSPORE.name(Weight(part, index, kind)))
             return array if ids is None else array[ids]
 
-        from dlrm_tf.checkpoints.infer import infer_config
+        from dlrm_tf.checkpoints.infer_config import infer_config
 
         shapes = {
             MINDSPORE.match(n)[1]: checkpoint.info(n).shape
@@ -149,7 +149,7 @@ def test_wrapped_names(golden_ckpt, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["Float16", "BFloat16", "Float64"])
 def test_other_floating_dtypes_become_float32(golden_ckpt, tmp_path, dtype):
-    from dlrm_tf.checkpoints.tensor import TensorInfo, widen_bfloat16
+    from dlrm_tf.checkpoints.tensor_info import TensorInfo, widen_bfloat16
 
     with Checkpoint(golden_ckpt("tiny", "init")) as checkpoint:
         tensors, wanted = [], {}
@@ -245,11 +245,11 @@ def test_wrong_target(golden_ckpt, tmp_path, target, to):
 
 
 def test_a_known_source_is_named(golden_ckpt, tmp_path, monkeypatch):
-    from dlrm_tf.checkpoints import digest
+    from dlrm_tf.checkpoints import file_sha256
 
     source = golden_ckpt("hub_layout", "init")
-    monkeypatch.setitem(digest.KNOWN, sha256_file(source), "the golden one")
-    monkeypatch.setattr(digest, "CHEAP_BYTES", 1000)
+    monkeypatch.setitem(file_sha256.KNOWN, sha256_file(source), "the golden one")
+    monkeypatch.setattr(file_sha256, "CHEAP_BYTES", 1000)
     assert not any("golden" in note for note in convert(source, tmp_path / "a.weights.h5", quiet=True).notes)
     assert convert(source, tmp_path / "a.weights.h5", check=True, quiet=True).notes[0] == "the source is the golden one"
     with WeightsReader(tmp_path / "a.weights.h5") as reader:

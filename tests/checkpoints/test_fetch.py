@@ -10,12 +10,12 @@ import time
 import pytest
 from bad_server import CONTENT, SHA, Server
 
-from dlrm_tf.checkpoints import digest
 from dlrm_tf.checkpoints import fetch as fetch_module
+from dlrm_tf.checkpoints import file_sha256
 from dlrm_tf.checkpoints.convert import convert
 from dlrm_tf.checkpoints.describe import describe_checkpoint
-from dlrm_tf.checkpoints.digest import known_sha256
 from dlrm_tf.checkpoints.fetch import fetch
+from dlrm_tf.checkpoints.file_sha256 import known_sha256
 from dlrm_tf.cli.main import main
 from dlrm_tf.errors import CheckpointError, DLRMError, UsageError
 
@@ -41,7 +41,7 @@ def get(server, tmp_path):
 
     def run(*paths, **options):
         options = {"sha256": SHA, "timeout": 0.5, "pause": 0.001, "quiet": True, **options}
-        return fetch(tmp_path / "x.ckpt", [server.url(p) for p in paths], **options)
+        return fetch(tmp_path / "x.ckpt", urls=[server.url(p) for p in paths], **options)
 
     return run
 
@@ -87,7 +87,7 @@ REFUSED = {
     "no-length": (DLRMError, "does not tell the file's size"),
     "wrong-range": (DLRMError, "ended 220,000 bytes too early"),
     "gzipped": (DLRMError, "gzip-encoded"),
-    "cuts-at-once": (DLRMError, "ended 299,950 bytes too early, after 50 bytes; what came is kept"),
+    "cuts-at-once": (DLRMError, "ended 299,950 bytes too early, after 50 bytes; what was received is kept"),
     "redirects-to-file": (DLRMError, "HTTP 302"),
     "redirects-to-ftp": (DLRMError, "unknown url type: ftp"),
     "circles": (DLRMError, "HTTP 302"),
@@ -110,7 +110,7 @@ def test_next_mirror_goes_on_where_the_first_one_stopped(get, server, tmp_path):
     assert_complete(tmp_path)
 
 
-def test_next_mirror_begins_anew_after_other_bytes(get, server, tmp_path):
+def test_next_mirror_starts_over_after_other_bytes(get, server, tmp_path):
     assert get("other-bytes", "good") == server.url("good")
     assert server.ranges == [0, 0]
     assert_complete(tmp_path)
@@ -144,9 +144,9 @@ def test_already_there(get, server, tmp_path):
 
 @pytest.fixture
 def noted(get, tmp_path, monkeypatch):
-    """A fetched file with its note, both taken for too large to be hashed by the way."""
+    """A fetched file with its note, treated as too large to be hashed without being asked."""
     get("good")
-    monkeypatch.setattr(digest, "CHEAP_BYTES", 1000)
+    monkeypatch.setattr(file_sha256, "CHEAP_BYTES", 1000)
     assert known_sha256(tmp_path / "x.ckpt") == SHA
     return tmp_path / "x.ckpt"
 
@@ -180,17 +180,17 @@ def note_of(text):
         lambda path: path.with_name("x.ckpt.sha256").unlink(),
     ],
 )
-def test_a_note_that_does_not_fit_is_not_believed(noted, change):
+def test_a_note_that_does_not_fit_does_not_count(noted, change):
     change(noted)
     assert known_sha256(noted) == ""
 
 
-def test_convert_and_inspect_believe_no_note_of_another_file(golden_ckpt, tmp_path, monkeypatch):
-    monkeypatch.setattr(digest, "CHEAP_BYTES", 1000)
+def test_convert_and_inspect_ignore_the_note_of_another_file(golden_ckpt, tmp_path, monkeypatch):
+    monkeypatch.setattr(file_sha256, "CHEAP_BYTES", 1000)
     path = tmp_path / "x.ckpt"
     path.write_bytes(golden_ckpt("tiny", "init").read_bytes())
-    digest.write_note(path, SHA, path.stat())
-    monkeypatch.setitem(digest.KNOWN, SHA, "what was fetched")
+    file_sha256.write_note(path, SHA, path.stat())
+    monkeypatch.setitem(file_sha256.KNOWN, SHA, "what was fetched")
     assert describe_checkpoint(path)["known_as"] == "what was fetched"
     assert convert(path, tmp_path / "m.weights.h5", quiet=True).notes[0] == "the source is what was fetched"
     shutil.copy2(golden_ckpt("tiny", "trained"), path)
@@ -201,7 +201,7 @@ def test_convert_and_inspect_believe_no_note_of_another_file(golden_ckpt, tmp_pa
 
 def test_an_existing_file_is_hashed_whatever_its_note_says(noted, get):
     other_time(noted)
-    digest.write_note(noted, SHA, noted.stat())
+    file_sha256.write_note(noted, SHA, noted.stat())
     with pytest.raises(DLRMError, match="is there already and is another file"):
         get("good")
 
@@ -212,7 +212,7 @@ def test_command_line_is_not_fooled_by_a_note(tmp_path, capsys):
     path.touch()
     os.truncate(path, 70 << 20)
     os.utime(path, (1577836800, 1577836800))
-    (tmp_path / "x.ckpt.sha256").write_text(f"{digest.HUB_SHA256}  x.ckpt\n")
+    (tmp_path / "x.ckpt.sha256").write_text(f"{file_sha256.HUB_SHA256}  x.ckpt\n")
     assert main(["fetch", "-o", str(path)]) == 1
     assert "is there already and is another file" in capsys.readouterr().err
 
@@ -226,7 +226,7 @@ def test_sha256sum_reads_the_note(noted):
 
 def test_proxy_variable(get, server, tmp_path, monkeypatch):
     monkeypatch.setenv("http_proxy", server.url(""))
-    fetch(tmp_path / "x.ckpt", ["http://nowhere.invalid/good"], sha256=SHA, timeout=2, pause=0.001, quiet=True)
+    fetch(tmp_path / "x.ckpt", urls=["http://nowhere.invalid/good"], sha256=SHA, timeout=2, pause=0.001, quiet=True)
     assert server.paths == ["http://nowhere.invalid/good"]
     assert_complete(tmp_path)
 
@@ -248,7 +248,7 @@ def test_no_room(get, tmp_path, monkeypatch):
 
 def test_full_disk_while_writing(get, tmp_path, monkeypatch):
     def write(self, block):
-        raise DLRMError("cannot write what came: No space left on device")
+        raise DLRMError("cannot write what was received: No space left on device")
 
     monkeypatch.setattr(fetch_module._Download, "_write", write)
     with pytest.raises(DLRMError, match="No space"):
@@ -258,13 +258,13 @@ def test_full_disk_while_writing(get, tmp_path, monkeypatch):
 
 def test_nobody_listens(tmp_path):
     with pytest.raises(DLRMError, match="refused"):
-        fetch(tmp_path / "x", ["http://127.0.0.1:9/x"], sha256=SHA, timeout=1, pause=0.001, quiet=True)
+        fetch(tmp_path / "x", urls=["http://127.0.0.1:9/x"], sha256=SHA, timeout=1, pause=0.001, quiet=True)
 
 
 @pytest.mark.parametrize("url,sha", [("file:///etc/passwd", SHA), ("ftp://a/b", SHA), ("x.ckpt", SHA), ("http://a/b", "123")])
 def test_wrong_usage(tmp_path, url, sha):
     with pytest.raises(UsageError):
-        fetch(tmp_path / "x", [url], sha256=sha)
+        fetch(tmp_path / "x", urls=[url], sha256=sha)
     assert os.listdir(tmp_path) == []
 
 

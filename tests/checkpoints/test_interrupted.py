@@ -1,6 +1,7 @@
 """A conversion that is killed, or runs out of disk, leaves the file that was there before, and a later one works."""
 
 import os
+import pathlib
 import resource
 import signal
 import subprocess
@@ -9,9 +10,11 @@ import sys
 import pytest
 
 from dlrm_tf import DLRMConfig, convert
-from dlrm_tf.checkpoints.digest import sha256_file
-from dlrm_tf.checkpoints.initial import write_initial_checkpoint
+from dlrm_tf.checkpoints.file_sha256 import sha256_file
 from dlrm_tf.weights.reader import WeightsReader
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
+from initial_checkpoint import write_initial_checkpoint  # noqa: E402
 
 # 100 MB of table: more than is ever held in memory at once.
 CONFIG = DLRMConfig((1_600_000, 3), dense_dim=4, bottom_mlp=(16,), top_mlp=(1,))

@@ -1,9 +1,9 @@
-"""The name map is a bijection, and finds the weights behind prefixes."""
+"""The name map is a bijection, and finds the weights after prefixes."""
 
 import pytest
 
 from dlrm_tf.checkpoints.checkpoint import Checkpoint
-from dlrm_tf.checkpoints.infer import infer_config
+from dlrm_tf.checkpoints.infer_config import infer_config
 from dlrm_tf.checkpoints.names import MINDSPORE, NAMINGS, Weight, assign, weights_of
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import CheckpointError

@@ -1,5 +1,8 @@
 """Against MindSpore itself (`make test-mindspore`, in an environment of its own): each reads the other's files, same numbers."""
 
+import pathlib
+import sys
+
 import numpy as np
 import pytest
 
@@ -11,9 +14,11 @@ from mindspore.train import serialization  # noqa: E402
 from dlrm_tf import DLRMConfig, convert  # noqa: E402
 from dlrm_tf.checkpoints.checkpoint import Checkpoint  # noqa: E402
 from dlrm_tf.checkpoints.ckpt_writer import array_tensor, write_checkpoint  # noqa: E402
-from dlrm_tf.checkpoints.initial import write_initial_checkpoint  # noqa: E402
 from dlrm_tf.checkpoints.names import MINDSPORE, weights_of  # noqa: E402
 from dlrm_tf.errors import CheckpointError  # noqa: E402
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
+from initial_checkpoint import write_initial_checkpoint  # noqa: E402
 
 RUNS = [(name, stage) for name in ("tiny", "hub_layout") for stage in ("init", "trained")]
 

@@ -11,7 +11,9 @@ from dlrm_tf import DLRMConfig, convert
 from dlrm_tf.checkpoints import verify as verify_module
 from dlrm_tf.checkpoints.checkpoint import Checkpoint
 from dlrm_tf.checkpoints.ckpt_writer import array_tensor, write_checkpoint
-from dlrm_tf.checkpoints.verify import check, read_sample, verify
+from dlrm_tf.checkpoints.parity import logit_differences
+from dlrm_tf.checkpoints.sample import read_sample
+from dlrm_tf.checkpoints.verify import verify
 from dlrm_tf.cli.main import main
 from dlrm_tf.errors import CheckpointError, DataError
 
@@ -23,15 +25,15 @@ def test_golden_conversions_pass(golden_ckpt, golden_run, tmp_path, name, stage)
     source, target = golden_ckpt(name, stage), tmp_path / "m.weights.h5"
     config = convert(source, target, quiet=True).config
     np.savez(tmp_path / "s.npz", **{key: golden_run(name)[1][key][-1] for key in ("dense", "categorical")})
-    parity = verify(source, target, tmp_path / "s.npz", quiet=True)
+    parity = verify(source, target, sample=tmp_path / "s.npz", quiet=True)
     assert parity.passed and parity.rows == 64 and len(parity.tensors) == 26 + 2 * len([*config.dense_shapes()])
     assert parity.max_relative_difference < 2e-6 and parity.max_probability_difference < 1e-6
-    assert verify(source, target, 1500, quiet=True).passed
+    assert verify(source, target, sample=1500, quiet=True).passed
 
 
 def test_torchs_layout_passes(golden_dir, tmp_path):
     convert(golden_dir / "torchrec.safetensors", tmp_path / "r.weights.h5", quiet=True)
-    assert verify(golden_dir / "torchrec.safetensors", tmp_path / "r.weights.h5", 100, quiet=True).passed
+    assert verify(golden_dir / "torchrec.safetensors", tmp_path / "r.weights.h5", sample=100, quiet=True).passed
 
 
 @pytest.mark.parametrize(
@@ -48,10 +50,10 @@ def test_one_changed_bit_fails(golden_ckpt, tmp_path, path, name):
         flat = f[path][...]
         flat.view(np.uint32).flat[0] ^= 1
         f[path][...] = flat
-    parity = verify(source, target, 10, quiet=True)
+    parity = verify(source, target, sample=10, quiet=True)
     assert not parity.passed and [t["name"] for t in parity.tensors if not t["equal"]] == [name]
     with pytest.raises(CheckpointError, match=f"unequal: {name}"):
-        check(parity)
+        parity.check()
 
 
 @pytest.mark.parametrize("wrong", [np.nan, 1e-3])
@@ -60,7 +62,7 @@ def test_a_wrong_network_fails_though_the_tensors_are_equal(golden_ckpt, tmp_pat
     convert(source, target, quiet=True)
     keras_logits = verify_module._keras_logits
     monkeypatch.setattr(verify_module, "_keras_logits", lambda *args: keras_logits(*args) + wrong)
-    parity = verify(source, target, 10, quiet=True)
+    parity = verify(source, target, sample=10, quiet=True)
     assert all(t["equal"] for t in parity.tensors) and not parity.passed
 
 
@@ -88,7 +90,7 @@ def test_nan_and_infinity_of_the_checkpoint_itself(golden_ckpt, tmp_path, capsys
     assert {t["name"]: t["not_finite"] for t in report["tensors"] if t["not_finite"]} == {name: 1}
     with h5py.File(target, "r+") as f:  # that the logits are NaN on both sides proves no other tensor
         f["top_mlp/_sublayers/dense_1/vars/1"][...] = 0.5
-    parity = verify(source, target, 100, quiet=True)
+    parity = verify(source, target, sample=100, quiet=True)
     assert not parity.passed and [t["name"] for t in parity.tensors if not t["equal"]] == ["top_mlp.1.bias"]
 
 
@@ -96,7 +98,7 @@ def test_differences():
     nan, inf = np.nan, np.inf
     came = np.array([3.0, nan, inf, -inf, nan, 1.0, inf, 1.0, inf])
     wanted = np.array([1.0, nan, inf, -inf, 1.0, nan, 1.0, -inf, -inf])
-    logit, relative, probability = verify_module._differences(came, 2 * wanted)
+    logit, relative, probability = logit_differences(came, 2 * wanted)
     np.testing.assert_array_equal(logit, [1, 0, 0, 0, inf, inf, inf, inf, inf])
     np.testing.assert_array_equal(relative, [0.5, 0, 0, 0, inf, inf, inf, inf, inf])
     np.testing.assert_allclose(probability, [1 / (1 + np.exp(-3)) - 1 / (1 + np.exp(-2)), 0, 0, 0, inf, inf, inf, inf, inf])
@@ -133,7 +135,7 @@ def test_out_of_vocabulary_rows_agree(golden_ckpt, golden_run, tmp_path):
     dense, categorical = read_sample("50", TINY)
     categorical[::2, 1] = TINY.categorical_feature_sizes[1]
     np.savez(tmp_path / "s.npz", dense=dense, categorical=categorical)
-    assert verify(source, target, tmp_path / "s.npz", quiet=True).passed
+    assert verify(source, target, sample=tmp_path / "s.npz", quiet=True).passed
 
 
 def test_command_line_both_ways(golden_ckpt, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+import sys
 import tempfile
 
 import numpy as np
@@ -11,9 +12,11 @@ import dlrm_tf
 from dlrm_tf import DLRMConfig, convert
 from dlrm_tf.checkpoints.checkpoint import Checkpoint
 from dlrm_tf.checkpoints.ckpt_writer import array_tensor, write_checkpoint
-from dlrm_tf.checkpoints.initial import write_initial_checkpoint
 from dlrm_tf.checkpoints.safetensors import write_safetensors
-from dlrm_tf.checkpoints.tensor import TensorInfo
+from dlrm_tf.checkpoints.tensor_info import TensorInfo
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
+from initial_checkpoint import write_initial_checkpoint  # noqa: E402
 
 CONFIG = DLRMConfig((3, 2), dense_dim=2, embedding_dim=2, bottom_mlp=(2,), top_mlp=(1,))
 

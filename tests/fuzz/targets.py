@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 
 from dlrm_tf.checkpoints.checkpoint import Checkpoint
-from dlrm_tf.checkpoints.source import Source
+from dlrm_tf.checkpoints.dlrm_checkpoint import DLRMCheckpoint
 from dlrm_tf.data.records import Records
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DLRMError
@@ -48,7 +48,7 @@ def ckpt(data: bytes) -> None:
                 assert rows == (info.shape[0] if info.size else 0)
         with contextlib.suppress(DLRMError):
             checkpoint.check_crc()
-    with Source(path) as source:
+    with DLRMCheckpoint(path) as source:
         for mlp, layer, _, _ in source.config.dense_shapes():
             source.dense(mlp, layer)
         for f in range(source.config.num_categorical):

@@ -100,7 +100,7 @@ def vocabulary(sizes):
 
 def write(path, fingerprint, optimizer="adagrad"):
     generator = np.random.default_rng(3)
-    with WeightsWriter(path, CONFIG, "ab", fingerprint) as writer:
+    with WeightsWriter(path, CONFIG, source_sha256="ab", vocabulary_fingerprint=fingerprint) as writer:
         for mlp, i, fan_in, fan_out in CONFIG.dense_shapes():
             writer.write_dense(mlp, i, generator.random((fan_in, fan_out), np.float32), generator.random(fan_out, np.float32))
         table = generator.random((13, 4), np.float32)

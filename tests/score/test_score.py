@@ -11,7 +11,7 @@ import urllib3
 from dlrm_tf.cli.main import main
 from dlrm_tf.data.criteo import prepare
 from dlrm_tf.data.vocabulary import Vocabulary
-from dlrm_tf.errors import DataError, ServingError, UsageError
+from dlrm_tf.errors import DataError, ServingError, UsageError, pip_command
 from dlrm_tf.score import Client, open_target
 from dlrm_tf.score.rows import read_rows
 from dlrm_tf.serve import ModelServer
@@ -290,4 +290,4 @@ def test_without_the_extra_both_say_what_to_install(rows, arguments):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "dlrm-tf: tensorflow_serving is not installed: pip install 'dlrm_tf[serving]'"
+    assert done.stderr.splitlines()[-1] == f"dlrm-tf: tensorflow_serving is not installed: {pip_command('serving')}"

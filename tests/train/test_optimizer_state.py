@@ -50,10 +50,10 @@ def assert_weights(model, wanted, atol):
     config = model.config
     for weight, name in MINDSPORE.names(config).items():
         if weight.part == "embedding":
-            offset = config.block_offsets[weight.index]
-            came = model.embedding.read_rows(offset, offset + config.categorical_feature_sizes[weight.index])
+            offset = config.block_offsets[weight.number]
+            came = model.embedding.read_rows(offset, offset + config.categorical_feature_sizes[weight.number])
         else:
-            came = getattr(model.dense_layer(weight.part, weight.index), weight.kind).numpy()
+            came = getattr(model.dense_layer(weight.part, weight.number), weight.kind).numpy()
         np.testing.assert_allclose(came, wanted[name], rtol=0, atol=atol, err_msg=name)
 
 

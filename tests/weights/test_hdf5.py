@@ -23,7 +23,7 @@ def weights_file(tmp_path):
     config = DLRMConfig((50, 3, 7), dense_dim=5, embedding_dim=4, bottom_mlp=(6, 5, 6, 5, 6, 5, 4), top_mlp=(8, 1))
     random = np.random.default_rng(0)
     path = tmp_path / "m.weights.h5"
-    with WeightsWriter(path, config, "ab" * 32, "fingerprint é") as writer:
+    with WeightsWriter(path, config, source_sha256="ab" * 32, vocabulary_fingerprint="fingerprint é") as writer:
         for mlp, i, fan_in, fan_out in config.dense_shapes():
             writer.write_dense(mlp, i, random.random((fan_in, fan_out), np.float32), random.random(fan_out, np.float32))
         writer.write_table(0, random.random((config.table_rows, 4), np.float32))

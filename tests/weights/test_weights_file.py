@@ -121,6 +121,38 @@ def test_a_file_of_another_configuration_is_refused_and_changes_nothing(saved):
         np.testing.assert_array_equal(a, b)
 
 
+def test_files_that_keras_saved_alone_say_what_to_do_and_it_works(saved, tmp_path, capsys):
+    """tf_keras writes its own layouts when it is called past `DLRM.save_weights`; Keras 3 writes them of any model."""
+    from dlrm_tf.cli.main import main
+    from dlrm_tf.keras2 import tensorflow
+
+    keras_model = tensorflow().keras.Model
+    model, _ = saved
+    files = [tmp_path / "k2.weights.h5", tmp_path / "k2.h5"]
+    for path in files:
+        keras_model.save_weights(model, str(path))
+    if sys.version_info >= (3, 10):
+        import keras
+
+        files.append(tmp_path / "k3.weights.h5")
+        keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save_weights(str(files[-1]))
+    advice = "load it with keras.Model.load_weights into a DLRM, then save that with DLRM.save_weights"
+    for path in files:
+        wanted = f"{path}: not a readable HDF5 file of plain weights: superblock version 0, as Keras alone writes it: {advice}"
+        with pytest.raises(CheckpointError) as e:
+            dlrm_tf.load(path)
+        assert str(e.value) == wanted
+        for verb in (["inspect", str(path)], ["convert", str(path), "-o", str(tmp_path / "m.ckpt")]):
+            assert main(verb) == 1
+            assert capsys.readouterr().err == f"dlrm-tf: {wanted}\n"
+    for path in files[:2]:
+        other = dlrm_tf.DLRM(CONFIG, seed=4)
+        keras_model.load_weights(other, str(path))
+        other.save_weights(tmp_path / "again.weights.h5")
+        for a, b in zip(dlrm_tf.load(tmp_path / "again.weights.h5").get_weights(), model.get_weights()):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_keras_callback_and_keras_format(saved, tmp_path):
     from dlrm_tf.keras2 import tensorflow
 

@@ -5,7 +5,7 @@ import os
 import shutil
 from typing import Optional
 
-from dlrm_tf.checkpoints.digest import sha256_file
+from dlrm_tf.checkpoints.file_sha256 import sha256_file
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, UsageError, require
 from dlrm_tf.export.savedmodel.signatures import Scorer, warmup_inputs, write_method_names

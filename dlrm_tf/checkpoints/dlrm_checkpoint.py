@@ -1,23 +1,28 @@
-"""`Source`: a DLRM's weights in any checkpoint we can read, in our layout and checked against its configuration."""
+"""`DLRMCheckpoint`: the weights of a DLRM in any checkpoint we can read, in our layout, checked against a configuration."""
 
 import os
 import sys
-from typing import Optional
+from collections.abc import Iterator
+from typing import Any, Optional, Union
 
 import numpy as np
 
-from dlrm_tf.checkpoints import pytorch
 from dlrm_tf.checkpoints.checkpoint import Checkpoint
-from dlrm_tf.checkpoints.infer import infer_config
+from dlrm_tf.checkpoints.infer_config import infer_config
 from dlrm_tf.checkpoints.names import Weight, assign, weights_of
-from dlrm_tf.checkpoints.tensor import FLOATING
+from dlrm_tf.checkpoints.pytorch import MAGICS, TorchCheckpoint
+from dlrm_tf.checkpoints.tensor_info import FLOATING
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.key_file import is_key_file
 from dlrm_tf.errors import CheckpointError
+from dlrm_tf.files import StrPath
 
 
-def open_checkpoint(path):
-    """A `Checkpoint` (MindSpore's or any `.safetensors`), or a `TorchCheckpoint`, by the file's first bytes.
+def open_checkpoint(path: StrPath) -> Union[Checkpoint, TorchCheckpoint]:
+    """Opens a checkpoint of any kind, told by the file's first bytes.
+
+    Args:
+      path: a `.ckpt`, `.safetensors` or PyTorch file.
 
     Raises:
       CheckpointError: damaged, or no checkpoint.
@@ -28,19 +33,19 @@ def open_checkpoint(path):
     if os.path.isfile(path):  # else Checkpoint says what is wrong
         with open(path, "rb") as f:
             start = f.read(16)
-    return pytorch.TorchCheckpoint(path) if start.startswith(pytorch.MAGICS) else Checkpoint(path)
+    return TorchCheckpoint(path) if start.startswith(MAGICS) else Checkpoint(path)
 
 
-def refuse_vocabulary(path) -> None:
-    """Raises CheckpointError for a vocabulary, which as a zip file would be taken for PyTorch's."""
+def refuse_vocabulary(path: StrPath) -> None:
+    """Raises CheckpointError for a vocabulary, which is a zip file and so would be taken for a PyTorch checkpoint."""
     if is_key_file(path):
         raise CheckpointError(f"{path}: is a vocabulary, wanted a checkpoint (dlrm-tf inspect tells what is in it)")
 
 
-class Source:
+class DLRMCheckpoint:
     """The weights of the DLRM in a checkpoint; use as a context manager.
 
-    All come out in our layout: float32, kernels `[in, out]`, the top MLP's first kernel in the order of the lower triangle.
+    They are given in our layout: float32, kernels `[in, out]`, the top MLP's first kernel in the order of the lower triangle.
 
     Args:
       path: a `.ckpt`, `.safetensors` or PyTorch file.
@@ -57,19 +62,21 @@ class Source:
       CheckpointError: damaged, foreign, or does not fit `config`; every missing, extra or misshaped tensor is named.
     """
 
-    def __init__(self, path, config: Optional[DLRMConfig] = None, prefix: Optional[str] = None, allow_extra: bool = False):
+    def __init__(
+        self, path: StrPath, *, config: Optional[DLRMConfig] = None, prefix: Optional[str] = None, allow_extra: bool = False
+    ) -> None:
         self.checkpoint = open_checkpoint(path)
         try:
-            self.found = assign(self.checkpoint.names, self.checkpoint.path, prefix)
+            self.found = assign(self.checkpoint.names, self.checkpoint.path, prefix=prefix)
             self.config = self._check(config, allow_extra)
         except BaseException:
             self.checkpoint.close()
             raise
 
-    def __enter__(self):
+    def __enter__(self) -> "DLRMCheckpoint":
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: Any) -> None:
         self.checkpoint.close()
 
     def _check(self, config: Optional[DLRMConfig], allow_extra: bool) -> DLRMConfig:
@@ -95,7 +102,7 @@ class Source:
             shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
             raise CheckpointError(f"{self.checkpoint.path}: does not fit the configuration: {shown}")
         if found.naming.pairs == "upper" and config.self_interaction:
-            raise CheckpointError(f"{self.checkpoint.path}: an upper triangle with self-interaction is not known of any program")
+            raise CheckpointError(f"{self.checkpoint.path}: no program known here writes an upper triangle with self-interaction")
         return config
 
     @property
@@ -113,13 +120,17 @@ class Source:
             kernel = kernel[upper_to_lower(self.config)]
         return kernel, bias
 
-    def chunks(self, feature: int):
+    def chunks(self, feature: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yields `(first id, rows float32 [n, D])` over the table of a categorical feature."""
         for start, rows in self.checkpoint.chunks(self.found.weights[Weight("embedding", feature, "table")]):
             yield start, _float32(rows)
 
-    def byte_ranges(self, feature: int) -> Optional[list]:
-        """`(byte in the table, offset in the file, bytes)` of a table's pieces, if it is stored as a weights file has it."""
+    def byte_ranges(self, feature: int) -> Optional[list[tuple[int, int, int]]]:
+        """Where a categorical feature's table lies in the file, if its bytes are those that a weights file holds; else None.
+
+        Returns:
+          `(byte in the table, offset in the file, bytes)` of each piece.
+        """
         info = self.checkpoint.info(self.found.weights[Weight("embedding", feature, "table")])
         if not info.slices or info.dtype != "Float32" or sys.byteorder != "little":
             return None
@@ -127,7 +138,15 @@ class Source:
         return [(int(end) - nbytes, offset, nbytes) for end, (offset, nbytes) in zip(ends, info.slices)]
 
     def gather(self, feature: int, ids: np.ndarray) -> np.ndarray:
-        """Rows `[len(ids), D]` float32 of some ids of a feature, zeros for the OOV id `size`; each distinct id is read once."""
+        """Rows of some ids of a categorical feature; each distinct id is read once.
+
+        Args:
+          feature: the categorical feature.
+          ids: int `[n]`, each from 0 to the feature's size, which is the OOV id.
+
+        Returns:
+          float32 `[n, D]`, zeros for the OOV id.
+        """
         name, size = self.found.weights[Weight("embedding", feature, "table")], self.config.categorical_feature_sizes[feature]
         distinct, place = np.unique(ids, return_inverse=True)
         rows = np.zeros((len(distinct), self.config.embedding_dim), np.float32)
@@ -136,9 +155,13 @@ class Source:
                 row[:] = self.checkpoint.rows(name, int(i), int(i) + 1)[0]
         return rows[place.reshape(-1)]
 
-    def notes(self, state_left_out: bool = True) -> tuple[str, ...]:
-        """What was found besides float32 weights with their plain names, and what of it is `left out`."""
-        notes = []
+    def notes(self, *, state_left_out: bool = True) -> tuple[str, ...]:
+        """What a user should know of the file, one sentence each: a prefix, other dtypes, what is left out.
+
+        Args:
+          state_left_out: whether the optimizer's state is left out.
+        """
+        notes: list[str] = []
         if self.found.prefix:
             notes.append(f"the weights' names start with {self.found.prefix}")
         if self.found.state and state_left_out:
@@ -154,10 +177,16 @@ class Source:
 
 
 def upper_to_lower(config: DLRMConfig) -> np.ndarray:
-    """Row numbers that bring a top kernel for the upper triangle's order into the lower triangle's.
+    """Row numbers that bring the top MLP's first kernel from the upper triangle's order into the lower triangle's.
 
-    Row p of the result is the pair (i, j < i) of `[(1, 0), (2, 0), (2, 1), …]`; torch.triu_indices lists the same pairs as
-    `[(0, 1), (0, 2), …, (1, 2), …]`.
+    The lower triangle lists the pairs `(1, 0), (2, 0), (2, 1), …`; the upper (torch.triu_indices) lists the same pairs as
+    `(0, 1), (0, 2), …, (1, 2), …`.
+
+    Args:
+      config: the model's configuration, with dot interaction.
+
+    Returns:
+      int64 `[D + pairs]`: `kernel[result]` is in our order.
     """
     vectors, width = config.num_categorical + 1, config.embedding_dim
     place = np.zeros((vectors, vectors), np.int64)

@@ -1,33 +1,41 @@
-"""MindSpore's optimizer state, carried from a checkpoint into a weights file and back, bit for bit."""
+"""The state of MindSpore's optimizers: carried from a checkpoint into a weights file and back, bit for bit."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Optional
 
 import numpy as np
 
 from dlrm_tf.checkpoints.ckpt_writer import array_tensor
+from dlrm_tf.checkpoints.dlrm_checkpoint import DLRMCheckpoint
 from dlrm_tf.checkpoints.names import MINDSPORE, Weight, weights_of
-from dlrm_tf.checkpoints.source import Source
-from dlrm_tf.checkpoints.tensor import TensorInfo, row_chunks
+from dlrm_tf.checkpoints.tensor_info import TensorInfo, TensorToWrite, row_chunks
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.weights.layout import TABLE, dense_path
 from dlrm_tf.weights.optimizer_state import OptimizerStateReader, OptimizerStateWriter
 from dlrm_tf.weights.writer import WeightsWriter
 
-# MindSpore's optimizers by the slots they keep (mindspore/nn/optim): SGD's `stat` is one until a parameter's first step.
-OPTIMIZERS = {("accum", "stat"): "sgd", ("moments",): "momentum", ("accum",): "adagrad"}
+# Slots that an optimizer of MindSpore keeps (mindspore/nn/optim) -> its name. SGD's `stat` is 1 until a parameter's first step.
+OPTIMIZERS: dict[tuple[str, ...], str] = {("accum", "stat"): "sgd", ("moments",): "momentum", ("accum",): "adagrad"}
+_KNOWN = "; ".join(f"{name}: {', '.join(slots)}" for slots, name in OPTIMIZERS.items())
 
 
-def place(config: DLRMConfig, weight: Weight) -> tuple[str, int]:
+def _place(config: DLRMConfig, weight: Weight) -> tuple[str, int]:
     """`(path, first row)` of a weight in a weights file."""
     if weight.part == "embedding":
-        return TABLE, config.block_offsets[weight.index]
-    return dense_path(weight.part, weight.index, weight.kind), 0
+        return TABLE, config.block_offsets[weight.number]
+    return dense_path(weight.part, weight.number, weight.kind), 0
 
 
-def carry_to_keras(source: Source, writer: WeightsWriter) -> str:
-    """Copies every slot of the source's optimizer into the weights file; returns the optimizer's name.
+def carry_to_keras(source: DLRMCheckpoint, writer: WeightsWriter) -> str:
+    """Copies the optimizer's state from a checkpoint into a weights file.
+
+    Args:
+      source: the open checkpoint.
+      writer: the open weights file.
+
+    Returns:
+      The optimizer's name.
 
     Raises:
       CheckpointError: no optimizer state, of an unknown optimizer, incomplete or misshaped.
@@ -35,16 +43,15 @@ def carry_to_keras(source: Source, writer: WeightsWriter) -> str:
     path, found, config = source.checkpoint.path, source.found, source.config
     slots = tuple(sorted({slot for slot, _ in found.state}))
     if slots not in OPTIMIZERS:
-        known = "; ".join(f"{name}: {', '.join(keys)}" for keys, name in OPTIMIZERS.items())
-        raise CheckpointError(f"{path}: optimizer state wanted ({known}). Received {', '.join(slots) or 'none'}")
+        raise CheckpointError(f"{path}: wanted optimizer state ({_KNOWN}). Received {', '.join(slots) or 'none'}")
     shapes = weights_of(config)
-    faults = []
+    faults: list[str] = []
     for slot in slots:
         for weight, shape in shapes.items():
             name = found.state.get((slot, weight))
-            info = name and source.checkpoint.info(name)
-            if not name or (info.dtype, info.shape) != ("Float32", shape):
-                came = f"received {info.dtype} {list(info.shape)}" if name else "which is missing"
+            info = source.checkpoint.info(name) if name else None
+            if info is None or (info.dtype, info.shape) != ("Float32", shape):
+                came = f"received {info.dtype} {list(info.shape)}" if info else "which is missing"
                 faults.append(f"{slot}.{MINDSPORE.name(weight)} wanted Float32 {list(shape)}, {came}")
     if faults:
         raise CheckpointError(f"{path}: incomplete optimizer state: {'; '.join(faults[:8])}")
@@ -55,7 +62,7 @@ def carry_to_keras(source: Source, writer: WeightsWriter) -> str:
     return OPTIMIZERS[slots]
 
 
-def _carry_slot(source: Source, state: OptimizerStateWriter, slot: str) -> None:
+def _carry_slot(source: DLRMCheckpoint, state: OptimizerStateWriter, slot: str) -> None:
     names = {weight: source.found.state[slot, weight] for weight in weights_of(source.config)}
     constant = _constant(source, names.values())
     state.create(slot, constant)
@@ -63,46 +70,49 @@ def _carry_slot(source: Source, state: OptimizerStateWriter, slot: str) -> None:
         return
     lowest = np.float32(np.inf)
     for weight, name in names.items():
-        path, offset = place(source.config, weight)
+        path, offset = _place(source.config, weight)
         for start, rows in source.checkpoint.chunks(name):
             state.write(slot, path, offset + start, rows)
             lowest = np.minimum(lowest, rows.min())
-    # MindSpore has no OOV rows. Theirs are untouched: momentum 0; an Adagrad accumulator only grows, so the lowest is its start.
+    # MindSpore has no OOV rows, so theirs start fresh: momentum at 0; an Adagrad accumulator only grows, so at the lowest value.
     untouched = np.full((1, source.config.embedding_dim), lowest if OPTIMIZERS.get((slot,)) == "adagrad" else 0, np.float32)
     for size, offset in zip(source.config.categorical_feature_sizes, source.config.block_offsets):
         state.write(slot, TABLE, offset + size, untouched)
 
 
-def _constant(source: Source, names) -> Optional[np.float32]:
-    """The value of all elements of some tensors, if it is only one: SGD's state is, when it trains without momentum."""
+def _constant(source: DLRMCheckpoint, names: Iterable[str]) -> Optional[np.float32]:
+    """The one value that all elements of some tensors have, as SGD's state has when it trains without momentum; else None."""
     value = None
     for name in names:
         for _, rows in source.checkpoint.chunks(name):
             value = rows.flat[0] if value is None else value
-            # Compared as bits: -0.0 equals 0.0, but is not the same.
+            # As bits, because -0.0 == 0.0.
             if (rows.view(np.uint32) != value.view(np.uint32)).any():
                 return None
     return value
 
 
-def carry_to_mindspore(state: OptimizerStateReader, config: DLRMConfig) -> Iterator:
-    """Yields the optimizer's tensors as the pairs the checkpoint writers take, in MindSpore's order.
+def carry_to_mindspore(state: OptimizerStateReader, config: DLRMConfig) -> Iterator[TensorToWrite]:
+    """Yields the optimizer's tensors as the checkpoint writers take them, in MindSpore's order.
+
+    Args:
+      state: the state in the open weights file.
+      config: the model's configuration.
 
     Raises:
-      CheckpointError: the state of an optimizer of ours that MindSpore's checkpoints don't know.
+      CheckpointError: the state is of an optimizer of dlrm_tf that MindSpore has no counterpart of.
     """
     if state.slots not in OPTIMIZERS or "dense_optimizer" in state.attributes:
-        known = "; ".join(f"{name}: {', '.join(keys)}" for keys, name in OPTIMIZERS.items())
         raise CheckpointError(
-            f"optimizer state that MindSpore knows wanted ({known}). Received dlrm_tf's own ({', '.join(state.slots)})"
+            f"wanted optimizer state that MindSpore has ({_KNOWN}). Received dlrm_tf's ({', '.join(state.slots)})"
         )
-    for name, value in sorted(state.attributes.items()):  # global_step, learning_rate, momentum: MindSpore's order too
+    for name, value in sorted(state.attributes.items()):  # global_step, learning_rate, momentum: that is also MindSpore's order
         if name != "optimizer":
             yield array_tensor(name, value)
     for slot in state.slots:
         for weight, shape in weights_of(config).items():
             info = TensorInfo(f"{slot}.{MINDSPORE.name(weight)}", "Float32", shape)
-            yield info, _slot_chunks(state, slot, info, *place(config, weight))
+            yield info, _slot_chunks(state, slot, info, *_place(config, weight))
 
 
 def _slot_chunks(state: OptimizerStateReader, slot: str, info: TensorInfo, path: str, offset: int) -> Iterator[np.ndarray]:

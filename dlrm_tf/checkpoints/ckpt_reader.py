@@ -1,35 +1,38 @@
-"""Index of a MindSpore `.ckpt`: walks the protobuf wire format and notes where each tensor's bytes lie, reading none of them.
+"""Finds the tensors in a MindSpore `.ckpt`: notes where each one's bytes lie, without reading them.
 
-The file is one proto2 message that may be far larger than protobuf's own 2 GiB limit, so it is walked as a stream:
+The file is one protobuf message that may be far larger than protobuf's own limit of 2 GiB, so it is read field by field:
 
     message Checkpoint  { repeated Value value = 1; }
     message Value       { required string tag = 1; oneof value { TensorProto tensor = 2; MapTensor maptensor = 3; } }
     message TensorProto { repeated int64 dims = 1; required string tensor_type = 2; required bytes tensor_content = 3; }
 
 Source: mindspore/ccsrc/utils/checkpoint.proto (https://protobuf.dev/programming-guides/encoding/ for the encoding).
-A length is believed only after it was checked against what is left of the message around it.
+A length is used only after it was checked against what is left of the message around it.
 """
 
-from dlrm_tf.checkpoints.tensor import STORED_DTYPES, TensorInfo, dimension_fault, element_count
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from dlrm_tf.checkpoints.tensor_info import STORED_DTYPES, TensorInfo, element_count, is_impossible_shape
 from dlrm_tf.errors import CheckpointError
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 # With crc_check=True MindSpore appends this mark and the CRC32 of all before it as a 10-byte big-endian integer.
 CRC_MARK = b"crc_num"
 CRC_TAIL = len(CRC_MARK) + 10
-# Far above anything a DLRM has; what keeps the index of a hostile file small.
+# Far above anything a DLRM has. Limits the memory that a hostile file's index takes.
 MAX_TENSORS = 100_000
 MAX_NAME_BYTES = 1024
 MAX_DIMS = 16
-# MindSpore before 1.2 spelled these otherwise.
+# As MindSpore before 1.2 spelled them.
 OLD_TYPE_NAMES = {"Uint8": "UInt8", "Uint16": "UInt16", "Uint32": "UInt32", "Uint64": "UInt64"}
 _WINDOW = 1 << 12
 
 
 class _Cursor:
-    """Reads bytes and varints of `file` at a position, through a small window (field headers lie close together)."""
+    """Reads bytes and numbers of `file` at a position, through a small window, as field headers lie close together."""
 
-    def __init__(self, file, size: int, path: str):
+    def __init__(self, file: BinaryIO, size: int, path: str) -> None:
         self.file, self.size, self.path = file, size, path
         self.at = 0
         self._start, self._window = 0, b""
@@ -57,7 +60,7 @@ class _Cursor:
                 return value & 0xFFFFFFFFFFFFFFFF
         raise CheckpointError(f"{self.path}: byte {self.at}: a number of more than ten bytes; this is not a MindSpore checkpoint")
 
-    def fields(self, end: int, what: str):
+    def fields(self, end: int, what: str) -> Iterator[tuple[int, int, int, int]]:
         """Yields `(field number, wire type, content begin, content end)` up to `end`; the caller may move the cursor."""
         while self.at < end:
             begin = self.at
@@ -85,11 +88,11 @@ class _Cursor:
             self.at = stop
 
 
-def index(file, size: int, path: str) -> dict[str, TensorInfo]:
+def read_index(file: BinaryIO, size: int, path: str) -> dict[str, TensorInfo]:
     """Tensors of an open `.ckpt`, in file order; slices of one tensor are joined.
 
     Args:
-      file: binary file object.
+      file: the file, opened for reading bytes.
       size: its size in bytes.
       path: its name, for errors.
 
@@ -106,9 +109,7 @@ def index(file, size: int, path: str) -> dict[str, TensorInfo]:
                 f"{path}: byte {at}: wanted a tensor entry. Received field {number} of wire type {wire}: "
                 "not a MindSpore checkpoint, or an encrypted one (decrypt it with MindSpore first)"
             )
-        piece = _value(cursor, at, stop, path)
-        if piece is None:
-            continue
+        piece = _value(cursor, at, stop)
         before = found.get(piece.name)
         if before is not None:
             if piece.name != last or (before.dtype, before.shape) != (piece.dtype, piece.shape):
@@ -122,7 +123,7 @@ def index(file, size: int, path: str) -> dict[str, TensorInfo]:
     return {name: _whole(info, path) for name, info in found.items()}
 
 
-def has_crc(file, size: int) -> bool:
+def has_crc(file: BinaryIO, size: int) -> bool:
     """Whether the file ends in MindSpore's CRC mark."""
     if size < CRC_TAIL:
         return False
@@ -130,12 +131,13 @@ def has_crc(file, size: int) -> bool:
     return file.read(len(CRC_MARK)) == CRC_MARK
 
 
-def _value(cursor: _Cursor, at: int, end: int, path: str):
-    """One `Value` as a `TensorInfo` whose slices are only this piece; None for an empty string entry."""
+def _value(cursor: _Cursor, at: int, end: int) -> TensorInfo:
+    """One `Value` as a `TensorInfo` whose slices are only this piece."""
+    path = cursor.path
     name = tensor = None
     for number, wire, begin, stop in cursor.fields(end, "a tensor entry"):
         if number == 1 and wire == BYTES:
-            name = _text(cursor, begin, stop, "a tensor's name", path)
+            name = _text(cursor, begin, stop, "a tensor's name")
         elif number == 2 and wire == BYTES:
             tensor = (begin, stop)
         elif number == 3 and wire == BYTES:
@@ -151,10 +153,10 @@ def _value(cursor: _Cursor, at: int, end: int, path: str):
             cursor.at = begin
             while cursor.at < stop:
                 dims.append(cursor.varint(stop))
-                if len(dims) > MAX_DIMS or dimension_fault(dims):
+                if len(dims) > MAX_DIMS or is_impossible_shape(dims):
                     raise CheckpointError(f"{path}: tensor {name}: impossible dimensions {dims}")
         elif number == 2 and wire == BYTES:
-            dtype = _text(cursor, begin, stop, f"the type of tensor {name}", path)
+            dtype = _text(cursor, begin, stop, f"the type of tensor {name}")
         elif number == 3 and wire == BYTES:
             content = (begin, stop - begin)
     if dtype is None or content is None:
@@ -165,7 +167,8 @@ def _value(cursor: _Cursor, at: int, end: int, path: str):
     return TensorInfo(name, dtype, tuple(dims), (content,))
 
 
-def _text(cursor: _Cursor, begin: int, stop: int, what: str, path: str) -> str:
+def _text(cursor: _Cursor, begin: int, stop: int, what: str) -> str:
+    path = cursor.path
     if not 0 < stop - begin <= MAX_NAME_BYTES:
         raise CheckpointError(f"{path}: byte {begin}: {what} has {stop - begin} bytes; wanted 1 to {MAX_NAME_BYTES}")
     cursor.at = begin

@@ -6,7 +6,7 @@ import numpy as np
 
 from dlrm_tf.checkpoints.ckpt_writer import array_tensor, write_checkpoint
 from dlrm_tf.checkpoints.names import MINDSPORE, Weight, weights_of
-from dlrm_tf.checkpoints.tensor import CHUNK_BYTES, TensorInfo
+from dlrm_tf.checkpoints.tensor_info import CHUNK_BYTES, TensorInfo
 from dlrm_tf.config import DLRMConfig
 
 # What MindSpore's SGD starts its state at: zero momentum, and a one that says "first step".

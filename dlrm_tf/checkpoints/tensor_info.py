@@ -1,12 +1,14 @@
-"""What is known of a stored tensor without reading it: name, dtype, shape, and where its bytes lie."""
+"""`TensorInfo`: what is known of a stored tensor without reading it: name, dtype, shape, and where its bytes lie."""
 
 import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
-# MindSpore's tensor_type -> bytes of one element as they lie in the file (little-endian).
+# MindSpore's tensor_type -> one element as it lies in the file (little-endian).
 # BFloat16 has no NumPy dtype of its own: its bits are read as uint16 and widened to float32, which is exact.
-STORED_DTYPES = {
+STORED_DTYPES: dict[str, np.dtype] = {
     "Bool": np.dtype("?"),
     "Int8": np.dtype("i1"),
     "UInt8": np.dtype("u1"),
@@ -24,7 +26,7 @@ STORED_DTYPES = {
     "Complex128": np.dtype("<c16"),
     "str": np.dtype("<u4"),  # UTF-32 code points
 }
-# What is read at a time: little enough to be still in the processor's cache when it is written (measured: benchmarks/convert.py).
+# Read at a time: small enough to be still in the processor's cache when it is written (measured: benchmarks/convert.py).
 CHUNK_BYTES = 1 << 20
 # A weight may be stored as any of these; it becomes float32.
 FLOATING = ("Float16", "BFloat16", "Float32", "Float64")
@@ -38,7 +40,7 @@ class TensorInfo:
       name: parameter name, for example `"bottom_mlp.0.weight"`.
       dtype: MindSpore's name of the element type, a key of `STORED_DTYPES`.
       shape: dimensions; `()` for a scalar.
-      slices: `(offset in the file, bytes)` of every piece of the content, in order.
+      slices: `(offset in the file, bytes)` of every piece of the content, in order; empty if it does not lie plainly in a file.
     """
 
     name: str
@@ -62,7 +64,11 @@ class TensorInfo:
         return self.size * self.stored_dtype.itemsize
 
 
-def element_count(shape) -> int:
+# A tensor to write: what it is, and its elements in order, as arrays that are drawn one at a time.
+TensorToWrite = tuple[TensorInfo, Iterable[np.ndarray]]
+
+
+def element_count(shape: Iterable[int]) -> int:
     """Product of `shape` in Python integers, which can't overflow."""
     count = 1
     for dim in shape:
@@ -70,8 +76,8 @@ def element_count(shape) -> int:
     return count
 
 
-def row_chunks(info: TensorInfo, max_bytes: int = CHUNK_BYTES):
-    """Yields `(start, stop)` over a tensor's rows: whole rows of at most `max_bytes` together, or one row."""
+def row_chunks(info: TensorInfo, max_bytes: int = CHUNK_BYTES) -> Iterator[tuple[int, int]]:
+    """Yields `(start, stop)` over a tensor's rows: as many whole rows as fit into `max_bytes`, but at least one."""
     if not info.size:
         return
     step = max(1, max_bytes * info.shape[0] // info.nbytes)
@@ -79,8 +85,11 @@ def row_chunks(info: TensorInfo, max_bytes: int = CHUNK_BYTES):
         yield start, min(start + step, info.shape[0])
 
 
-def dtype_name(dtype) -> str:
+def dtype_name(dtype: Any) -> str:
     """MindSpore's name of a NumPy dtype, for example `"Float32"`.
+
+    Args:
+      dtype: anything that `np.dtype` takes.
 
     Raises:
       ValueError: MindSpore's files have no such element type.
@@ -91,7 +100,7 @@ def dtype_name(dtype) -> str:
     for name, stored in STORED_DTYPES.items():
         if name != "BFloat16" and stored == wanted.newbyteorder("<"):
             return name
-    raise ValueError(f"a checkpoint can't hold dtype {wanted}; it can hold {', '.join(STORED_DTYPES)}")
+    raise ValueError(f"dtype must be one of {', '.join(STORED_DTYPES)}. Received {wanted}")
 
 
 def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
@@ -99,6 +108,6 @@ def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
     return (bits.astype("<u4") << 16).view("<f4")
 
 
-def dimension_fault(shape) -> bool:
-    """Whether NumPy could not make an array of this shape; zero-sized dimensions hide the size of the others."""
+def is_impossible_shape(shape: Iterable[int]) -> bool:
+    """Whether NumPy could not make an array of this shape; a dimension of zero hides the size of the others."""
     return element_count(max(dim, 1) for dim in shape) >= 1 << 48
