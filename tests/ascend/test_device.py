@@ -147,7 +147,7 @@ answer([device.rank, device.world_size, labels])
     chief = {"CM_CHIEF_IP": "127.0.0.1", "CM_CHIEF_PORT": "6000", "CM_CHIEF_DEVICE": "0", "CM_WORKER_SIZE": "2"}
     started = [processes.start(["-c", code], ASCEND_DEVICE_ID=str(i), CM_WORKER_IP="127.0.0.1", **chief) for i in (0, 1)]
     label = small_run.rows(40)[1].ravel()
-    for rank, (out, err) in enumerate([process.communicate(timeout=300) for process in started]):
+    for rank, (out, err) in enumerate([process.communicate(timeout=600) for process in started]):
         assert out, err
         came, size, (sharded, shared) = json.loads(out.splitlines()[-1])
         assert (came, size) == (rank, 2)

@@ -19,11 +19,19 @@ from dlrm_tf.train.fit import fit
 
 OPTIONS = {"batch_size": 20, "seed": 3, "quiet": True, "epochs": 2, "checkpoint_steps": 20, "optimizer": "sgd"}
 PROGRAM = """
-import json, sys
+import json, signal, sys
 import dlrm_tf
+from dlrm_tf.train import callbacks
 arguments = json.loads(sys.argv[1])
 config = dlrm_tf.DLRMConfig.from_json(arguments.pop("config"))
-print("ready", flush=True)
+
+class Waits(callbacks.StopAtNonFiniteLoss):  # at its last step, to be killed
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
+        if self._position.step == 130:
+            signal.pause()
+
+callbacks.StopAtNonFiniteLoss = Waits
 dlrm_tf.fit(config=config, **arguments)
 """
 
