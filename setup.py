@@ -19,7 +19,7 @@ ASCEND = ["tensorflow==2.6.5", "tensorflow-recommenders==0.6.0", "protobuf<3.21"
 TORCH = ["torch>=2.6,<3"]
 # The named peers of benchmarks/; everything else that they need is above.
 BENCHMARKS = TORCH + ["onnx>=1.17,<2", "onnxruntime>=1.20,<2"]
-TEST = ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18", "trustme>=1.1,<2", "pyyaml>=6,<7"]
+TEST = ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18", "trustme>=1.1,<2", "pyyaml>=6,<7", "coverage>=7.10,<8"]
 
 setup(
     name="dlrm_tf",

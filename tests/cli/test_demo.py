@@ -10,6 +10,7 @@ import pytest
 from dlrm_tf.cli.main import main
 
 
+@pytest.mark.slow
 def test_the_whole_road(tmp_path):
     out = tmp_path / "demo"
     command = [sys.executable, "-m", "dlrm_tf", "demo", "-o", str(out), "--rows", "7000"]

@@ -60,6 +60,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(argv, message, capsys):
     assert len(said.splitlines()) == 1, said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "argv, message",
     [

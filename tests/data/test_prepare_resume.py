@@ -96,6 +96,7 @@ def test_killed_at_random_moments(log, uninterrupted, tmp_path):
     assert tree(out) == expected
 
 
+@pytest.mark.slow
 def test_killed_between_changes_of_the_file_system(log, uninterrupted, tmp_path):
     """Every run is killed just before its sixth rename or removal, through scan and finish to the end."""
     min_count, expected = uninterrupted

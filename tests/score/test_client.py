@@ -201,6 +201,7 @@ def test_arguments_are_checked():
         client._transport.reload(None, 1)
 
 
+@pytest.mark.slow
 def test_a_program_with_keras_3_can_be_a_client(scripted):
     program = (
         "import tensorflow as tf, numpy as np\nassert tf.keras.__version__.startswith('3')\n"

@@ -67,6 +67,7 @@ def exports(tmp_path_factory):
     return folder, config
 
 
+@pytest.mark.slow
 def test_one_model_in_every_form_gives_the_same_scores(exports, tmp_path):
     folder, config = exports
     generator = np.random.default_rng(2)
@@ -257,6 +258,7 @@ def test_a_failed_run_leaves_no_output(rows, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["rows.npz"]
 
 
+@pytest.mark.slow
 def test_serve_prints_where_it_listens_and_stops_on_a_signal(save_linear, rows, arrays, capsys):
     base = save_linear(3, bias=-13)
     command = [sys.executable, "-m", "dlrm_tf", "serve", "--model_name", "dlrm", "--model_base_path", base, "--port", "0"]

@@ -65,6 +65,7 @@ def test_half_open_calls_keep_nobody_waiting(save_linear, monkeypatch, method):
         everybody_is_served(server)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [PREDICT, CHECK, REFLECTION])
 def test_more_of_them_than_threads_are_ended(save_linear, monkeypatch, method):
     monkeypatch.setattr(reception, "WAITING_THREADS", 8)

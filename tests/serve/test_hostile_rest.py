@@ -171,6 +171,7 @@ def closed_by_server(connection):
         said += piece
 
 
+@pytest.mark.slow
 def test_silent_and_dribbling_clients_are_let_go(hurried):
     head = b"POST /v1/models/dlrm:predict HTTP/1.1\r\nHost: x\r\n"
     connections = [connect(hurried) for _ in range(3)]
@@ -270,6 +271,7 @@ def test_an_endless_chunked_body_is_cut_at_the_limit(server):
         assert connection.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 413"
 
 
+@pytest.mark.slow
 def test_thousands_of_idle_connections_do_not_keep_others_waiting_and_are_closed(server, hurried):
     connections = []
     try:
@@ -292,10 +294,10 @@ def test_large_bodies_together_are_bounded(server):
         connection = connect(server)
         connection.sendall(b"POST /v1/models/dlrm:predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         connection.sendall(b"%x\r\n" % len(body) + body + b"\r\n")
+        held.append(connection)
         if n < 5:
-            held.append(connection)
             eventually(lambda n=n: server._http._buffered == n * len(body))
     assert connection.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 429"
-    for connection in (*held, connection):
+    for connection in held:
         connection.close()
     eventually(lambda: server._http._buffered == 0)

@@ -306,6 +306,7 @@ def _spec(name):
     return model_pb2.ModelSpec(name=name)
 
 
+@pytest.mark.slow
 def test_every_flag_reaches_the_server(save_linear, tmp_path, authority):
     batching, monitoring = tmp_path / "batching.config", tmp_path / "monitoring.config"
     batching.write_text("max_batch_size { value: 4 } num_batch_threads { value: 2 }")

@@ -74,6 +74,7 @@ def test_a_version_still_being_copied_is_retried(save_linear, start):
         eventually(lambda: served_version(client) == 2)
 
 
+@pytest.mark.slow
 def test_no_request_fails_while_versions_swap(save_linear, start):
     base = save_linear(1)
     server = start(base)
