@@ -174,7 +174,7 @@ def test_tf_config_is_checked(monkeypatch):
     with pytest.raises(UsageError, match="parameter_server: TF_CONFIG names no ps"):
         make_strategy("parameter_server", 1)
     monkeypatch.setenv("TF_CONFIG", "{worker")
-    with pytest.raises(UsageError, match="TF_CONFIG: wanted JSON like .* came '{worker'"):
+    with pytest.raises(UsageError, match="TF_CONFIG: wanted JSON like .* Received '{worker'"):
         task()
     with pytest.raises(UsageError, match="strategy must be one of .* Received 'ring'"):
         make_strategy("ring", 1)
