@@ -1,9 +1,14 @@
 # Everything a fresh machine needs is made here: a virtual environment, the package in it, then the job.
 #   make demo          the whole journey on generated data, with a report
 #   make test          lint and all tests (RUN="tests/model -k oov" runs a part)
-#   make test-ascend   the core on Python 3.9 and TF 2.6.5, the Ascend plugin's; skipped where there is no Python 3.9
+#   make quick         lint and the tests that are neither `slow` nor `cluster`: under two minutes
+#   make coverage      all tests with the lines they run counted, subprocesses included; fails below the floor in pyproject.toml
+#   make test-kernels  the tests of numbers on a CPU without AVX-512, and with TensorFlow's own kernels instead of oneDNN's
+#   make test-ascend   the core on Python 3.9 and TF 2.6.5, the Ascend plugin's
 #   make test-mindspore  files exchanged with MindSpore itself (Python 3.9 to 3.12, 3 GB of disk, minutes to install)
-#   make test-torch    PyTorch checkpoints against the networks run in torch (TORCH=torch==2.13.0 chooses a version)
+#   make test-torch    PyTorch and torchrec checkpoints against the networks run there. On Linux PyPI's torch brings gigabytes of
+#                      CUDA; PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu has the small one
+# test-ascend and test-mindspore fail where their Python is missing; with ALLOW_SKIP=1 they say so and pass.
 #   make fuzz          coverage-guided: TARGET=ckpt|safetensors|weights|..., RUNS=1000000
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,12 +19,16 @@ PYTHON39 ?= $(shell for p in python3.9 $$HOME/.pyenv/versions/3.9.*/bin/python; 
 	"$$p" -c 'import sys, venv; sys.exit(sys.version_info[:2] != (3, 9))' 2>/dev/null && echo "$$p" && break; done)
 ASCEND_VENV ?= .venv-ascend
 MINDSPORE_VENV ?= .venv-mindspore
+TORCH_VENV ?= .venv-torch
 # MindSpore has wheels for these.
 MINDSPORE_PYTHON ?= $(shell for p in $(PYTHON) python3.12 python3.11 python3.10; do \
 	"$$p" -c 'import sys, venv; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo "$$p" && break; done)
-TORCH ?= torch>=2.6,<3
+ALLOW_SKIP ?=
 
-.PHONY: demo test test-ascend test-mindspore test-torch fuzz lint format clean
+.PHONY: demo test quick coverage test-kernels test-ascend test-mindspore test-torch fuzz lint format clean
+
+# $(call no_python,what to install): the recipe of a target whose Python is missing.
+no_python = $(if $(filter 1,$(ALLOW_SKIP)),@echo "make $@ skipped: $(1)",$(error make $@: $(1); install it, or skip with ALLOW_SKIP=1))
 
 demo: $(VENV)/.all
 	$(BIN)/dlrm-tf demo -o demo_out
@@ -27,13 +36,31 @@ demo: $(VENV)/.all
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest $(RUN)
 
+quick: $(VENV)/.test lint
+	$(BIN)/python -m pytest -m 'not slow and not cluster' $(RUN)
+
+# Subprocesses measure too (`patch = subprocess`), each into a file of its own.
+coverage: $(VENV)/.test
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(RUN)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+# What MindSpore's numbers, hand-computed ones and a NumPy reference are compared with.
+NUMERIC_TESTS = $(addprefix tests/,model/test_dlrm.py model/test_optimizers.py checkpoints/test_convert.py \
+	checkpoints/test_verify.py export/savedmodel export/tflite/test_tflite_export.py) \
+	$(addprefix tests/train/test_,golden_sgd.py bad_numbers.py fit.py optimizer_state.py interaction_gradient.py)
+test-kernels: $(VENV)/.test
+	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest $(or $(RUN),$(NUMERIC_TESTS))
+	TF_ENABLE_ONEDNN_OPTS=0 $(BIN)/python -m pytest $(or $(RUN),$(NUMERIC_TESTS))
+
 # Without the tests that kill conversions and preparations for minutes: nothing of TensorFlow is in them.
 ASCEND_TESTS = tests/ascend tests/model tests/checkpoints tests/data tests/test_config.py tests/test_files.py tests/test_progress.py \
 	$(addprefix tests/train/test_,fit.py golden_sgd.py optimizers.py optimizer_state.py metrics.py) \
 	$(addprefix --ignore=tests/,checkpoints/test_interrupted.py checkpoints/test_fetch.py data/test_prepare_resume.py)
 ifeq ($(strip $(PYTHON39)),)
 test-ascend:
-	@echo "make test-ascend: skipped, no Python 3.9 (looked for python3.9 on PATH and under ~/.pyenv/versions/3.9.*/bin)"
+	$(call no_python,no Python 3.9 on PATH or under ~/.pyenv/versions/3.9.*/bin)
 else
 test-ascend: $(VENV)/.test $(ASCEND_VENV)/.done
 	DLRM_TF_OTHER_PYTHON=$(abspath $(BIN)/python) $(ASCEND_VENV)/bin/python -m pytest $(or $(RUN),$(ASCEND_TESTS))
@@ -46,23 +73,31 @@ $(ASCEND_VENV)/.done: setup.py pyproject.toml
 
 ifeq ($(strip $(MINDSPORE_PYTHON)),)
 test-mindspore:
-	@echo "make test-mindspore: skipped, MindSpore needs Python 3.9 to 3.12 (make MINDSPORE_PYTHON=... chooses one)"
+	$(call no_python,no Python 3.9 to 3.12 on PATH (MINDSPORE_PYTHON=... chooses one))
 else
 test-mindspore: $(MINDSPORE_VENV)/.done
 	$(MINDSPORE_VENV)/bin/python -m pytest tests/checkpoints/test_real_mindspore.py
 endif
 
-# Without dlrm_tf's own requirements: MindSpore and TensorFlow need not agree on theirs, and conversion needs no TensorFlow.
+# All that conversion needs, without TensorFlow: MindSpore, torch and TensorFlow need not agree on their requirements.
+CORE = 'numpy>=1.20,<3' 'h5py>=3.1,<4' 'absl-py>=0.15,<3' 'tqdm>=4.60,<5' 'pytest>=8,<10'
 $(MINDSPORE_VENV)/.done: setup.py pyproject.toml
 	$(MINDSPORE_PYTHON) -m venv $(MINDSPORE_VENV)
-	$(MINDSPORE_VENV)/bin/python -m pip install --quiet 'mindspore>=2.10,<2.11' 'numpy>=1.20,<3' 'h5py>=3.1,<4' \
-		'absl-py>=0.15,<3' 'tqdm>=4.60,<5' 'pytest>=8,<10'
+	$(MINDSPORE_VENV)/bin/python -m pip install --quiet 'mindspore>=2.10,<2.11' $(CORE)
 	$(MINDSPORE_VENV)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-test-torch: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet '$(TORCH)'
-	$(BIN)/python -m pytest tests/checkpoints/test_pytorch.py
+test-torch: $(TORCH_VENV)/.done
+	$(TORCH_VENV)/bin/python -m pytest tests/checkpoints/test_pytorch.py
+
+# In an environment of its own: users need no torch. torchrec without its requirements, which ask for fbgemm-gpu of CUDA;
+# torchrec and fbgemm each load one version of torch (1.8.0 loads 2.13, 1.9 does not).
+$(TORCH_VENV)/.done: Makefile setup.py pyproject.toml
+	$(PYTHON) -m venv $(TORCH_VENV)
+	$(TORCH_VENV)/bin/python -m pip install --quiet 'torch==2.13.0' 'fbgemm-gpu-cpu==1.8.0' 'tensordict<0.16' 'torchmetrics==1.0.3' \
+		'pyre-extensions' $(CORE)
+	$(TORCH_VENV)/bin/python -m pip install --quiet --no-deps 'torchrec==1.8.0' --editable .
+	touch $@
 
 fuzz: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet 'atheris>=3,<4'
@@ -96,4 +131,4 @@ $(VENV)/.%: setup.py pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(ASCEND_VENV) $(MINDSPORE_VENV) demo_out build dist site *.egg-info
+	rm -rf $(VENV) $(ASCEND_VENV) $(MINDSPORE_VENV) $(TORCH_VENV) demo_out build dist site *.egg-info

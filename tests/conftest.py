@@ -10,6 +10,15 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 # Before any test imports TensorFlow: makes tf.keras Keras 2.
 import pytest  # noqa: E402
 
+try:
+    from hypothesis import HealthCheck, settings
+except ImportError:  # in MindSpore's environment
+    pass
+else:
+    # A busy machine is no failure.
+    settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("patient")
+
 import dlrm_tf  # noqa: E402
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"

@@ -1,11 +1,15 @@
 """SavedModels made on the spot: the server serves any, so the tests use small ones whose answers are known by hand."""
 
+import functools
 import os
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
+from waiting import PATIENCE
+
+from dlrm_tf.score import Client
 
 
 class LinearScorer(tf.Module):
@@ -76,6 +80,12 @@ def save(module, path, methods=(), **signatures):
         with open(file, "wb") as f:
             f.write(proto.SerializeToString())
     os.rename(temporary, path)
+
+
+@pytest.fixture(autouse=True)
+def patient_clients(monkeypatch):
+    """On a busy machine a request may take longer than a client waits by default."""
+    monkeypatch.setattr(Client, "__init__", functools.partialmethod(Client.__init__, timeout=PATIENCE))
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ class EpochPosition(tf.keras.callbacks.Callback):
 
     Attributes:
       step: optimizer steps done since the run began.
+      saved: step of the run's last checkpoint, 0 when there is none.
       epoch: index of the epoch.
       batch: batches done in the epoch.
       loss_sum: sum of the row losses in the epoch so far.
@@ -36,13 +37,13 @@ class EpochPosition(tf.keras.callbacks.Callback):
         super().__init__()
         self.rows, self.batch_size = rows, batch_size
         self.batches = -(-rows // batch_size)
-        self.step = self.epoch = self.batch = 0
+        self.step = self.saved = self.epoch = self.batch = 0
         self.loss_sum = 0.0
         self.last_rows, self.last_loss = 0, math.nan
 
     def start(self, step: int, loss_sum: float) -> None:
-        """Sets the position at the beginning of one `model.fit`."""
-        self.step = step
+        """Sets the position at the beginning of one `model.fit`: at a checkpoint, or at step 0."""
+        self.step = self.saved = step
         self.epoch, self.batch = divmod(step, self.batches)
         # Keras reports the mean since fit began, hence the sum of what came before is kept apart.
         self._before, self._first = loss_sum, self.batch
@@ -65,6 +66,11 @@ class EpochPosition(tf.keras.callbacks.Callback):
         """Mean loss of the epoch's rows so far."""
         return self.loss_sum / max(self.rows_until(self.batch), 1)
 
+    @property
+    def what_is_saved(self) -> str:
+        """The end of a message that says why training stopped."""
+        return f"the checkpoint of step {self.saved} is from before" if self.saved else "nothing was saved"
+
 
 class StopAtNonFiniteLoss(tf.keras.callbacks.Callback):
     """Ends training when the loss is no number any more, before anything bad is saved."""
@@ -78,14 +84,15 @@ class StopAtNonFiniteLoss(tf.keras.callbacks.Callback):
             p = self._position
             raise TrainingError(
                 f"the loss is {p.last_loss} at step {p.step} (epoch {p.epoch + 1}, batch {p.batch} of {p.batches}): "
-                "lower the learning rate, or look for non-finite values in the data; the last checkpoint is from before"
+                f"lower the learning rate, or look for non-finite values in the data; {p.what_is_saved}"
             )
 
 
 class FiniteWeights:
     """Looks for NaN and infinity in the MLPs' weights before anything is saved.
 
-    The loss does not tell: a NaN among a record's dense values makes the first kernel NaN, and `relu(NaN)` is 0 on a CPU.
+    The loss need not tell: a NaN among a record's dense values makes the first kernel NaN, and `relu(NaN)` is NaN with some of
+    TensorFlow's kernels and 0 with others (oneDNN's on a CPU with AVX-512), behind which the loss stays finite.
 
     Args:
       model: the model.
@@ -107,8 +114,8 @@ class FiniteWeights:
                     first = max(self._good - p.epoch * p.batches, 0) + 1
                     raise TrainingError(
                         f"{wrong} weights of {mlp} layer {i} ({kind}) are not finite at step {p.step} (epoch {p.epoch + 1}, "
-                        f"batches {first} to {p.batch} of {p.batches}), and were at step {self._good}: look for non-finite "
-                        "values in the data's dense features, or lower the learning rate; nothing was saved since"
+                        f"batches {first} to {p.batch} of {p.batches}, trained since step {self._good}): look for non-finite "
+                        f"values in the data's dense features, or lower the learning rate; {p.what_is_saved}"
                     )
         self._good = p.step
 
@@ -244,6 +251,7 @@ class SaveRun(tf.keras.callbacks.Callback):
         p = self._position
         self._finite.check()
         self._checkpoints.save(p.step, 0.0 if p.batch == p.batches else p.loss_sum)
+        p.saved = p.step
 
     @property
     def stopping(self) -> bool:

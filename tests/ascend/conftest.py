@@ -64,7 +64,7 @@ class Processes:
     def run(self, *arguments, **variables):
         """`(exit code, stdout, stderr)` of one process."""
         process = self.start(list(arguments), **variables)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=600)
         return process.returncode, out, err
 
     def run_ranks(self, size: int, *arguments, **variables) -> list:
@@ -78,7 +78,7 @@ class Processes:
             self.start([str(a).replace("{rank}", str(i)) for a in arguments], f"journal{i}", RANK_ID=str(i), **cluster)
             for i in range(size)
         ]
-        results = [process.communicate(timeout=300) for process in processes]
+        results = [process.communicate(timeout=600) for process in processes]
         return [(process.returncode, *result) for process, result in zip(processes, results)]
 
     def journal(self, name: str = "journal") -> list:

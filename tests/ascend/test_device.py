@@ -25,6 +25,7 @@ def run(processes, code, **variables):
     return json.loads(out.splitlines()[-1]) if out else None
 
 
+@pytest.mark.slow
 def test_one_device_keeps_float32_and_is_opened_first(processes):
     code = "device = open_device(); train('sgd', 0, device); answer([device.rank, device.world_size, device.is_chief])"
     assert run(processes, code, ASCEND_DEVICE_ID="3") == [0, 1, True]
@@ -34,6 +35,7 @@ def test_one_device_keeps_float32_and_is_opened_first(processes):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, saturates, scaled, scale, options",
     [
@@ -104,6 +106,7 @@ def test_wrong_arguments_before_the_plugin_is_looked_for(arguments, message):
         ascend.open_device(**arguments)
 
 
+@pytest.mark.cluster
 def test_two_ranks_train_as_one_process(processes):
     """Each begins with other weights; the chief's are broadcast. Every optimizer, behind a loss scale, on batches cut in two."""
     code = """
@@ -133,6 +136,7 @@ answer([np.array_equal(before, model.embedding.table), float(model.optimizer.los
     assert events.count("wrap") == 3 and events[:2] == ["open", "as_default"]
 
 
+@pytest.mark.cluster
 def test_two_ranks_told_by_a_chief(processes):
     """The CM_* way: the plugin deals out the ranks. `shard` and `share` give a rank the same rows."""
     code = """
@@ -147,7 +151,7 @@ answer([device.rank, device.world_size, labels])
     chief = {"CM_CHIEF_IP": "127.0.0.1", "CM_CHIEF_PORT": "6000", "CM_CHIEF_DEVICE": "0", "CM_WORKER_SIZE": "2"}
     started = [processes.start(["-c", code], ASCEND_DEVICE_ID=str(i), CM_WORKER_IP="127.0.0.1", **chief) for i in (0, 1)]
     label = small_run.rows(40)[1].ravel()
-    for rank, (out, err) in enumerate([process.communicate(timeout=300) for process in started]):
+    for rank, (out, err) in enumerate([process.communicate(timeout=600) for process in started]):
         assert out, err
         came, size, (sharded, shared) = json.loads(out.splitlines()[-1])
         assert (came, size) == (rank, 2)

@@ -77,6 +77,7 @@ def test_command_for_one_and_for_several_batches(weights, tmp_path, no_atc):
     assert several.command in (tmp_path / "several" / "atc.sh").read_text()
 
 
+@pytest.mark.slow
 def test_the_check_script_notices_a_changed_graph(weights, tmp_path, no_atc):
     folder = tmp_path / "out"
     export_ascend(weights, folder)

@@ -96,6 +96,7 @@ def test_adagrads_follow_their_formula(golden_run, name):
     np.testing.assert_allclose(table, wanted, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_fit_evaluate_and_resume(records, small_config, tmp_path):
     settings = {"config": small_config, "optimizer": "adagrad", "batch_size": 256, "learning_rate": 0.1, "quiet": True}
     whole = dlrm_tf.fit(records, tmp_path / "whole", epochs=3, **settings)

@@ -53,6 +53,7 @@ def assert_equals_one_process(records, config, tmp_path, weights, epochs):
         np.testing.assert_allclose(came, wanted, rtol=0, atol=1e-6)
 
 
+@pytest.mark.cluster
 def test_two_ranks_with_a_resume_give_what_one_process_gives(processes, arguments, records, config, tmp_path):
     for extra in (("--epochs", "1"), ("--epochs", "2", "--resume", "--steps-per-execution", "4")):
         for exit_code, _, err in processes.run_ranks(2, *arguments, *extra):
@@ -68,6 +69,7 @@ def test_two_ranks_with_a_resume_give_what_one_process_gives(processes, argument
     assert sum("accumulator" in name for name in second) == 9
 
 
+@pytest.mark.slow
 def test_one_device_alone(processes, arguments, records, config, tmp_path):
     exit_code, _, err = processes.run(*arguments)
     assert exit_code == 0, err

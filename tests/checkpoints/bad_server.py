@@ -75,11 +75,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(start, send=50_000 if start == 0 else None)
         if start == 0:
             self.wfile.flush()
-            self.server.released.wait(10)
+            self.server.released.wait()
 
     def drips(self, start):
         self.answer(start, send=None if start else 100_000)
-        for i in range(0 if start else 100):
+        for i in range(0 if start else 200_000):
             if self.server.released.wait(0.1):
                 break
             self.wfile.write(CONTENT[100_000 + i : 100_001 + i])

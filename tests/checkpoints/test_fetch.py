@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import threading
-import time
 
 import pytest
 from bad_server import CONTENT, SHA, Server
@@ -40,7 +39,7 @@ def get(server, tmp_path):
     """Function that fetches paths of the server into x.ckpt."""
 
     def run(*paths, **options):
-        options = {"sha256": SHA, "timeout": 0.5, "pause": 0.001, "quiet": True, **options}
+        options = {"sha256": SHA, "timeout": 60, "pause": 0.001, "quiet": True, **options}
         return fetch(tmp_path / "x.ckpt", urls=[server.url(p) for p in paths], **options)
 
     return run
@@ -57,7 +56,6 @@ GOOD_IN_THE_END = {
     "good": [0],
     "cuts": [0, 70_000, 140_000, 210_000, 280_000],
     "no-ranges": [0, 100_000],
-    "stalls": [0, 50_000],
     "busy": [0, 0, 0],
     "redirects": [0, 0],
     "lies-about-range": [0, 80_000, 0],
@@ -72,11 +70,12 @@ def test_arrives_complete(get, server, tmp_path, path):
     assert_complete(tmp_path)
 
 
-def test_dripping_connection_is_given_up_and_resumed(get, server, tmp_path):
-    start = time.monotonic()
-    get("drips")
-    assert time.monotonic() - start < 8
-    assert len(server.ranges) == 2 and 100_000 < server.ranges[1] < 100_100
+@pytest.mark.parametrize("path, sent", [("stalls", 50_000), ("drips", 100_000)])
+def test_a_connection_that_stalls_or_drips_is_given_up_and_resumed(get, server, tmp_path, path, sent):
+    """The server does not end it: without the time limit the test would hang."""
+    get(path, timeout=0.5)
+    # On a busy machine a good connection may be given up as well.
+    assert server.ranges[0] == 0 and any(0 < start < sent + 100 for start in server.ranges)
     assert_complete(tmp_path)
 
 
@@ -226,7 +225,7 @@ def test_sha256sum_reads_the_note(noted):
 
 def test_proxy_variable(get, server, tmp_path, monkeypatch):
     monkeypatch.setenv("http_proxy", server.url(""))
-    fetch(tmp_path / "x.ckpt", urls=["http://nowhere.invalid/good"], sha256=SHA, timeout=2, pause=0.001, quiet=True)
+    fetch(tmp_path / "x.ckpt", urls=["http://nowhere.invalid/good"], sha256=SHA, pause=0.001, quiet=True)
     assert server.paths == ["http://nowhere.invalid/good"]
     assert_complete(tmp_path)
 
@@ -258,7 +257,7 @@ def test_full_disk_while_writing(get, tmp_path, monkeypatch):
 
 def test_nobody_listens(tmp_path):
     with pytest.raises(DLRMError, match="refused"):
-        fetch(tmp_path / "x", urls=["http://127.0.0.1:9/x"], sha256=SHA, timeout=1, pause=0.001, quiet=True)
+        fetch(tmp_path / "x", urls=["http://127.0.0.1:9/x"], sha256=SHA, pause=0.001, quiet=True)
 
 
 @pytest.mark.parametrize("url,sha", [("file:///etc/passwd", SHA), ("ftp://a/b", SHA), ("x.ckpt", SHA), ("http://a/b", "123")])

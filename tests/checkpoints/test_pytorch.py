@@ -32,6 +32,31 @@ def test_torchrecs_own_network(golden_dir, tmp_path):
         np.testing.assert_allclose(came, run["logits"], rtol=0, atol=1e-6)
 
 
+def test_a_checkpoint_of_torchrec_scores_as_its_own_forward(tmp_path):
+    torch, torchrec = pytest.importorskip("torch"), pytest.importorskip("torchrec")
+    from torchrec.models.dlrm import DLRM
+
+    torch.manual_seed(3)
+    dense, categorical = rows()
+    names = [f"cat_{f}" for f in range(4)]
+    tables = [
+        torchrec.EmbeddingBagConfig(name=f"t_{name}", embedding_dim=8, num_embeddings=n, feature_names=[name])
+        for name, n in zip(names, (9, 4, 30, 6))
+    ]
+    net = DLRM(torchrec.EmbeddingBagCollection(tables=tables), 5, [16, 8], [12, 7, 1])
+    for table in net.sparse_arch.parameters():
+        torch.nn.init.normal_(table)  # torchrec's own initial values hardly tell one id from another
+    ids = torch.tensor(categorical.T.copy()).flatten()
+    with torch.no_grad():
+        bags = torchrec.KeyedJaggedTensor.from_lengths_sync(names, ids, torch.ones(len(ids), dtype=torch.int32))
+        wanted = net(torch.tensor(dense), bags).numpy()
+    torch.save(net.state_dict(), tmp_path / "r.pt")
+    done = convert(tmp_path / "r.pt", tmp_path / "r.weights.h5", quiet=True)
+    assert done.config == DLRMConfig((9, 4, 30, 6), 5, 8, (16, 8), (12, 7, 1))
+    assert wanted.std() > 0.01
+    np.testing.assert_allclose(score(tmp_path / "r.weights.h5", dense, categorical), wanted, rtol=0, atol=1e-6)
+
+
 def test_upper_to_lower_by_hand():
     # Vectors x, a, b, c (F = 3, D = 2). Upper: xa xb xc ab ac bc; lower: ax, bx ba, cx ca cb.
     config = DLRMConfig((5, 5, 5), embedding_dim=2, bottom_mlp=(2,), top_mlp=(1,))

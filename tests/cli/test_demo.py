@@ -10,10 +10,11 @@ import pytest
 from dlrm_tf.cli.main import main
 
 
+@pytest.mark.slow
 def test_the_whole_road(tmp_path):
     out = tmp_path / "demo"
     command = [sys.executable, "-m", "dlrm_tf", "demo", "-o", str(out), "--rows", "7000"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     report = json.loads((out / "report.json").read_text())
     steps = {step["name"]: step["figures"] for step in report["steps"]}

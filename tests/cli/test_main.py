@@ -10,7 +10,7 @@ from dlrm_tf.cli.main import VERBS, main
 
 def run(*argv, code=None):
     command = [sys.executable, "-m", "dlrm_tf", *argv] if code is None else [sys.executable, "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 def test_import_loads_no_tensorflow_and_prepares_keras_2():
@@ -60,6 +60,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(argv, message, capsys):
     assert len(said.splitlines()) == 1, said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "argv, message",
     [

@@ -3,6 +3,7 @@
 import pathlib
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,7 +80,9 @@ def test_killed_at_random_moments(log, uninterrupted, tmp_path):
     rng = random.Random(min_count)
     out = tmp_path / "out"
     kills = 0
-    while not (out / "manifest.json").exists() or (out / ".prepare").exists():
+    while not kills or not (out / "manifest.json").exists() or (out / ".prepare").exists():
+        if (out / "manifest.json").exists() and not (out / ".prepare").exists():
+            shutil.rmtree(out)  # on a busy machine it may end before it is killed: again
         process = start(log, out, min_count)
         notes = set(out.glob(".prepare/0*.npz"))
         while process.poll() is None and set(out.glob(".prepare/0*.npz")) <= notes:  # it has done something new
@@ -90,10 +93,10 @@ def test_killed_at_random_moments(log, uninterrupted, tmp_path):
             kills += 1
         assert process.wait() in (0, -9)
         assert_whole_or_refused(out, expected)
-    assert kills
     assert tree(out) == expected
 
 
+@pytest.mark.slow
 def test_killed_between_changes_of_the_file_system(log, uninterrupted, tmp_path):
     """Every run is killed just before its sixth rename or removal, through scan and finish to the end."""
     min_count, expected = uninterrupted

@@ -106,6 +106,7 @@ def test_shuffling_mixes(records):
     assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.1
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(st.integers(1, 700), st.integers(0, 80), st.sampled_from([None, 7]), st.booleans(), st.integers(1, 4))
 def test_starting_at_a_batch_is_as_if_the_earlier_ones_had_been_read(records, size, start, seed, drop, count):
@@ -120,6 +121,7 @@ def test_starting_at_a_batch_is_as_if_the_earlier_ones_had_been_read(records, si
     np.testing.assert_array_equal(read(records.dataset("train", size, start_batch=start, **arguments).take(3)), read(whole))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", ["rows", "files"])
 @pytest.mark.parametrize("seed", [None, 5])
 @pytest.mark.parametrize("count", [1, 3, 5])

@@ -38,7 +38,7 @@ def built(tmp_path_factory):
 
 
 def run(built, text):
-    return subprocess.run([str(built[0]), str(built[1])], input=text, capture_output=True, text=True, timeout=60)
+    return subprocess.run([str(built[0]), str(built[1])], input=text, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize("rows", [1, 64, 150])

@@ -154,6 +154,7 @@ def test_evaluate_weights_a_smaller_last_batch_by_its_rows():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="Keras 3 needs Python 3.10")
 def test_keras_3_loaded_first_is_a_clear_error():
     import subprocess

@@ -38,6 +38,7 @@ def as_grown(features):
     return {**features, "categorical": ids}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     [

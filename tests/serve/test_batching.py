@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import eventually
 
 from dlrm_tf.errors import ServingError
 from dlrm_tf.score import Client
@@ -59,7 +60,7 @@ def start(function, *arguments):
     thread.start()
 
     def wait():
-        thread.join(20)
+        thread.join(120)
         assert not thread.is_alive()
         return outcome[0]
 
@@ -67,12 +68,11 @@ def start(function, *arguments):
 
 
 def wait_until_queued(subject, rows):
-    for _ in range(2000):
+    def queued():
         with subject._lock:
-            if sum(queue.rows for queue in subject._queues.values()) == rows:
-                return
-        threading.Event().wait(0.005)
-    raise AssertionError("not queued")
+            return sum(queue.rows for queue in subject._queues.values()) == rows
+
+    eventually(queued)
 
 
 def held(graph, subject):
@@ -172,7 +172,7 @@ def test_too_many_rows_are_refused_or_split():
 
 def test_a_full_batch_does_not_wait_for_the_timeout():
     graph = Graph()
-    subject = batcher(graph, max_batch_size=2, batch_timeout_micros=60_000_000)
+    subject = batcher(graph, max_batch_size=2, batch_timeout_micros=600_000_000)
     waiting = [start(subject.run, FEEDS, [np.ones(1)], FETCHES) for _ in range(2)]
     assert [wait()[0].tolist() for wait in waiting] == [[2], [2]] and graph.sizes == [2]
 

@@ -46,7 +46,7 @@ def regression(*arguments, **keywords):
 
 def refused(call, message):
     with pytest.raises(grpc.RpcError) as caught:
-        call(message, timeout=10)
+        call(message, timeout=120)
     return caught.value.code(), caught.value.details()
 
 
@@ -55,7 +55,7 @@ def sigmoid(x):
 
 
 def test_classify_gives_labels_and_scores(stub):
-    response = stub.Classify(classification("classify"), timeout=10)
+    response = stub.Classify(classification("classify"), timeout=120)
     assert (response.model_spec.version.value, response.model_spec.signature_name) == (3, "classify")
     rows = [[(entry.label, entry.score) for entry in row.classes] for row in response.result.classifications]
     for row, x in zip(rows, (1.0, -2.0)):
@@ -64,19 +64,19 @@ def test_classify_gives_labels_and_scores(stub):
 
 
 def test_a_missing_label_is_empty(stub):
-    (first, _) = stub.Classify(classification("scores_only"), timeout=10).result.classifications
+    (first, _) = stub.Classify(classification("scores_only"), timeout=120).result.classifications
     assert [entry.label for entry in first.classes] == [""]
     np.testing.assert_allclose(first.classes[0].score, sigmoid(2.0), rtol=1e-6)
 
 
 def test_regress_gives_a_value_an_example(stub):
-    response = stub.Regress(regression("regress"), timeout=10)
+    response = stub.Regress(regression("regress"), timeout=120)
     assert [value.value for value in response.result.regressions] == [2.0, -4.0]
 
 
 def test_context_is_merged_and_the_example_wins(stub):
     message = regression("regress", context=example(bias=10.0, x=99.0))
-    assert [value.value for value in stub.Regress(message, timeout=10).result.regressions] == [12.0, 6.0]
+    assert [value.value for value in stub.Regress(message, timeout=120).result.regressions] == [12.0, 6.0]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def multi(*tasks, xs=(1.0, -2.0)):
 
 def test_multi_inference_runs_several_signatures_on_one_input(stub):
     # One graph, one input tensor: only signatures that share it may go together, so the same tensors under two methods.
-    response = stub.MultiInference(multi(("m", "regress", "regress")), timeout=10)
+    response = stub.MultiInference(multi(("m", "regress", "regress")), timeout=120)
     (result,) = response.results
     assert result.model_spec.signature_name == "regress" and result.model_spec.version.value == 3
     assert [value.value for value in result.regression_result.regressions] == [2.0, -4.0]
@@ -176,6 +176,6 @@ def test_signatures_sharing_an_input_go_together(tmp_path):
         builder.save()
     with ModelServer(model_name="m", model_base_path=str(tmp_path)) as server, grpc.insecure_channel(server.target) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        first, second = stub.MultiInference(multi(("m", "c", "classify"), ("m", "r", "regress")), timeout=10).results
+        first, second = stub.MultiInference(multi(("m", "c", "classify"), ("m", "r", "regress")), timeout=120).results
     assert [row.classes[0].score for row in first.classification_result.classifications] == [1.0, -2.0]
     assert [value.value for value in second.regression_result.regressions] == [-1.0, 2.0]

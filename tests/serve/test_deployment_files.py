@@ -150,7 +150,7 @@ def test_canary_promotion_and_rollback_with_these_settings(save_linear, tmp_path
             return int(client.predict(INPUTS)["logit"][0, 0])
 
     def reload(path):
-        with Client(server.target, timeout=60) as client:
+        with Client(server.target, timeout=120) as client:
             client.reload(path)
 
     options = {"port": 0, "rest_api_port": 0, "model_config_file": write()}

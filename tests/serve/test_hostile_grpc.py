@@ -60,7 +60,7 @@ def nothing_unexpected_is_logged(caplog, client):
 def send(channel, method, data: bytes):
     """Status and details of raw bytes sent to a method."""
     try:
-        channel.unary_unary(method)(data, timeout=30)
+        channel.unary_unary(method)(data, timeout=120)
     except grpc.RpcError as e:
         return e.code().name, e.details()
     return "OK", ""
@@ -74,7 +74,9 @@ def good_request():
     return request
 
 
-FUZZ = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 @FUZZ

@@ -39,12 +39,12 @@ def echo_request(text=(b"a", b"b"), number=(1, 2)):
 
 def refused(call, request):
     with pytest.raises(grpc.RpcError) as caught:
-        call(request, timeout=10)
+        call(request, timeout=120)
     return caught.value.code(), caught.value.details()
 
 
 def test_predict_answers_in_typed_fields_with_the_resolved_spec(stubs):
-    response = stubs[0].Predict(echo_request(), timeout=10)
+    response = stubs[0].Predict(echo_request(), timeout=120)
     assert (response.model_spec.name, response.model_spec.version.value) == ("echo", 1)
     assert response.model_spec.signature_name == "serving_default"
     assert list(response.outputs["text"].string_val) == [b"a", b"b"]
@@ -55,7 +55,7 @@ def test_predict_answers_in_typed_fields_with_the_resolved_spec(stubs):
 def test_output_filter_gives_only_those_outputs(stubs):
     request = echo_request()
     request.output_filter.append("number")
-    assert list(stubs[0].Predict(request, timeout=10).outputs) == ["number"]
+    assert list(stubs[0].Predict(request, timeout=120).outputs) == ["number"]
 
 
 def test_short_value_list_repeats_its_last_value(stubs):
@@ -63,7 +63,7 @@ def test_short_value_list_repeats_its_last_value(stubs):
     request.inputs["number"].ClearField("tensor_content")
     request.inputs["number"].int64_val.extend([3, 4])
     request.inputs["number"].tensor_shape.dim[0].size = 5
-    assert list(stubs[0].Predict(request, timeout=10).outputs["number"].int64_val) == [3, 4, 4, 4, 4]
+    assert list(stubs[0].Predict(request, timeout=120).outputs["number"].int64_val) == [3, 4, 4, 4, 4]
 
 
 def test_missing_inputs_are_named(stubs):
@@ -136,7 +136,7 @@ def test_an_error_in_the_graph_is_invalid_argument(stubs):
     request = predict_pb2.PredictRequest()
     request.model_spec.name, request.model_spec.signature_name = "echo", "root"
     request.inputs["x"].CopyFrom(tf.make_tensor_proto([4.0]))
-    assert list(stubs[0].Predict(request, timeout=10).outputs["y"].float_val) == [2.0]
+    assert list(stubs[0].Predict(request, timeout=120).outputs["y"].float_val) == [2.0]
     request.inputs["x"].CopyFrom(tf.make_tensor_proto([-4.0]))
     code, message = refused(stubs[0].Predict, request)
     assert code == Code.INVALID_ARGUMENT and "negative" in message
@@ -161,14 +161,14 @@ def test_messages_over_4_mb_pass_both_ways(server):
     request = echo_request(number=())
     request.inputs["number"].CopyFrom(tf.make_tensor_proto(number, tf.int64))
     with grpc.insecure_channel(server.target, options=[("grpc.max_receive_message_length", -1)]) as channel:
-        response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=60)
+        response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=120)
     assert np.array_equal(response.outputs["number"].int64_val, number)
 
 
 def test_metadata_gives_the_signatures(stubs):
     request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     request.model_spec.name = "echo"
-    response = stubs[0].GetModelMetadata(request, timeout=10)
+    response = stubs[0].GetModelMetadata(request, timeout=120)
     signatures = get_model_metadata_pb2.SignatureDefMap()
     assert response.metadata["signature_def"].Unpack(signatures)
     assert set(signatures.signature_def) == {"serving_default", "root", "__saved_model_init_op"}
@@ -192,7 +192,7 @@ def test_metadata_knows_only_signature_def(stubs, fields, message):
 def test_status_of_a_model_and_of_an_unknown_one(stubs):
     request = get_model_status_pb2.GetModelStatusRequest()
     request.model_spec.name = "echo"
-    (status,) = stubs[1].GetModelStatus(request, timeout=10).model_version_status
+    (status,) = stubs[1].GetModelStatus(request, timeout=120).model_version_status
     assert (status.version, status.state, status.status.error_code) == (1, 30, 0)
     request.model_spec.name = "nobody"
     assert refused(stubs[1].GetModelStatus, request) == (Code.NOT_FOUND, "Could not find any versions of model nobody")

@@ -55,7 +55,7 @@ def server(tmp_path_factory, example_model):
 
 @pytest.fixture(scope="module")
 def call(server):
-    pool = urllib3.PoolManager(retries=False, timeout=20)
+    pool = urllib3.PoolManager(retries=False, timeout=120)
 
     def call(method, path, body=None, **keywords):
         data = body if isinstance(body, (bytes, type(None))) else json.dumps(body).encode()

@@ -4,7 +4,6 @@ import pathlib
 import subprocess
 import sys
 import threading
-import time
 
 import grpc
 import numpy as np
@@ -16,6 +15,7 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tensorflow_serving.apis import prediction_log_pb2
+from waiting import PATIENCE, eventually
 
 from dlrm_tf.errors import ServingError, UsageError
 from dlrm_tf.score import Client, Tls
@@ -62,10 +62,10 @@ def test_tls_with_and_without_client_verification(save_linear, tmp_path, authori
     with ModelServer(model_name="dlrm", model_base_path=save_linear(4), ssl_config_file=config) as server:
         with Client(server.target, tls=tls) as client:
             assert logit(client) == 4
-        with Client(server.target, timeout=3, retries=0) as client, pytest.raises(ServingError, match="UNAVAILABLE"):
+        with Client(server.target, retries=0) as client, pytest.raises(ServingError, match="UNAVAILABLE"):
             logit(client)
         anonymous = Tls(files["ca"], server_name="localhost")
-        with Client(server.target, tls=anonymous, timeout=3, retries=0) as client:
+        with Client(server.target, tls=anonymous, retries=0) as client:
             if client_verify:
                 with pytest.raises(ServingError, match="UNAVAILABLE"):
                     logit(client)
@@ -101,22 +101,23 @@ def test_health_says_serving_then_not_serving(save_linear):
     with grpc.insecure_channel(server.target) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         for service in ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"):
-            assert stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10).status == 1
+            assert stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=120).status == 1
         states = []
 
         def watch():
             try:
-                for response in stub.Watch(health_pb2.HealthCheckRequest()):
+                for response in (call := stub.Watch(health_pb2.HealthCheckRequest())):
                     states.append(response.status)
+                    if states[-1] == health_pb2.HealthCheckResponse.NOT_SERVING:
+                        call.cancel()  # the server waits for nothing more
             except grpc.RpcError:
-                pass  # the server is gone
+                pass
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        while not states:
-            time.sleep(0.01)
-        server.stop(grace=0.5)
-        watcher.join(20)
+        eventually(lambda: states)
+        server.stop(grace=PATIENCE)
+        watcher.join(120)
     assert states == [health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING]
 
 
@@ -129,7 +130,7 @@ def test_reflection_describes_the_services(save_linear):
         ask = reflection_pb2.ServerReflectionRequest
         symbol = "tensorflow.serving.PredictionService"
         listed, described = stub.ServerReflectionInfo(
-            iter([ask(list_services=""), ask(file_containing_symbol=symbol)]), timeout=10
+            iter([ask(list_services=""), ask(file_containing_symbol=symbol)]), timeout=120
         )
     names = {service.name for service in listed.list_services_response.service}
     assert {symbol, "tensorflow.serving.ModelService", "grpc.health.v1.Health"} <= names
@@ -256,31 +257,47 @@ def test_message_limit_of_the_channel_arguments(save_linear):
         assert logit(client) == 1
 
 
-class Slow(tf.Module):
-    @tf.function(input_signature=[tf.TensorSpec([], tf.int64, name="turns")])
-    def spin(self, turns):
-        return {"y": tf.while_loop(lambda i: i < turns, lambda i: [i + 1], [tf.constant(0, tf.int64)])[0]}
+class Waits(tf.Module):
+    """Answers as soon as a file exists."""
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string, name="path")])
+    def wait(self, path):
+        files = tf.while_loop(lambda n: n == 0, lambda n: [tf.size(tf.io.matching_files(path))], [tf.constant(0)])
+        return {"files": files[0]}
 
 
 def test_a_stop_lets_requests_under_way_finish(tmp_path):
-    module = Slow()
-    tf.saved_model.save(module, str(tmp_path / "1"), signatures={"serving_default": module.spin})
-    server = ModelServer(model_name="slow", model_base_path=str(tmp_path), rest_api_port=0).start()
-    turns, answers = 300_000, []
-    clients = [Client(target, "slow", timeout=60) for target in (server.target, server.rest_target)]
+    module, gate, answers = Waits(), tmp_path / "gate", []
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures={"serving_default": module.wait})
+    options = {"rest_api_port": 0, "rest_api_timeout_in_ms": 120_000}
+    server = ModelServer(model_name="slow", model_base_path=str(tmp_path), **options).start()
+    clients = [Client(target, "slow") for target in (server.target, server.rest_target)]
     for client in clients:
         client.metadata()
     threads = [
-        threading.Thread(target=lambda c=c: answers.append(int(c.predict({"turns": np.int64(turns)})["y"]))) for c in clients
+        threading.Thread(target=lambda c=c: answers.append(int(c.predict({"path": str(gate).encode()})["files"])))
+        for c in clients
     ]
     for thread in threads:
         thread.start()
-    while not any(version.requests == 2 for version in server._manager.status(_spec("slow"))):
-        time.sleep(0.005)
-    server.stop(grace=60)
+    eventually(lambda: any(version.requests == 2 for version in server._manager.status(_spec("slow"))))
+    threads.append(threading.Thread(target=server.stop, args=(PATIENCE,)))
+    threads[-1].start()
+
+    def new_ones_are_refused():
+        try:
+            with Client(server.target, "slow", retries=0) as client:
+                client.status()
+        except ServingError:
+            return True
+        return False
+
+    eventually(new_ones_are_refused)
+    assert not answers
+    gate.touch()
     for thread in threads:
-        thread.join(60)
-    assert answers == [turns, turns]
+        thread.join(PATIENCE)
+    assert answers == [1, 1]
 
 
 def _spec(name):
@@ -289,6 +306,7 @@ def _spec(name):
     return model_pb2.ModelSpec(name=name)
 
 
+@pytest.mark.slow
 def test_every_flag_reaches_the_server(save_linear, tmp_path, authority):
     batching, monitoring = tmp_path / "batching.config", tmp_path / "monitoring.config"
     batching.write_text("max_batch_size { value: 4 } num_batch_threads { value: 2 }")
@@ -305,6 +323,6 @@ def test_every_flag_reaches_the_server(save_linear, tmp_path, authority):
             page = urllib3.request("GET", ready["rest"] + "/monitoring/prometheus/metrics").data.decode()
             assert "processed_batch_size_count 3.0" in page
             process.terminate()
-            assert process.wait(60) == 0
+            assert process.wait(120) == 0
         finally:
             process.kill()

@@ -3,10 +3,10 @@
 import os
 import shutil
 import threading
-import time
 
 import numpy as np
 import pytest
+from waiting import eventually
 
 from dlrm_tf.errors import ServingError, UsageError
 from dlrm_tf.score import Client
@@ -22,15 +22,6 @@ def served_version(client):
     return int(logit[0, 0])
 
 
-def eventually(wanted, read, seconds=20):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if read() == wanted:
-            return
-        time.sleep(0.02)
-    assert read() == wanted
-
-
 def states(client):
     return {status["version"]: status["state"] for status in client.status()}
 
@@ -39,7 +30,7 @@ def states(client):
 def start(request):
     def start(base, **options):
         options = {"model_name": "dlrm", "file_system_poll_wait_seconds": 0.05, **options}
-        server = ModelServer(model_base_path=base, **options).start(timeout=10)
+        server = ModelServer(model_base_path=base, **options).start(timeout=120)
         request.addfinalizer(server.stop)
         return server
 
@@ -51,38 +42,39 @@ def test_new_version_swaps_in_and_deleting_it_rolls_back(save_linear, start):
     with Client(start(base).target) as client:
         assert served_version(client) == 1
         save_linear(2)
-        eventually(2, lambda: served_version(client))
-        eventually({2: "AVAILABLE", 1: "END"}, lambda: states(client))
+        eventually(lambda: served_version(client) == 2)
+        eventually(lambda: states(client) == {2: "AVAILABLE", 1: "END"})
         shutil.rmtree(os.path.join(base, "2"))
-        eventually(1, lambda: served_version(client))
-        eventually({2: "END", 1: "AVAILABLE"}, lambda: states(client))
+        eventually(lambda: served_version(client) == 1)
+        eventually(lambda: states(client) == {2: "END", 1: "AVAILABLE"})
 
 
 def test_broken_version_never_displaces_the_good_one_and_a_repaired_one_is_tried_anew(save_linear, start):
     base = save_linear(1)
     with Client(start(base, max_num_load_retries=0).target) as client:
         os.mkdir(os.path.join(base, "2"))
-        eventually("END", lambda: states(client).get(2))
+        eventually(lambda: states(client).get(2) == "END")
         assert served_version(client) == 1 and states(client)[1] == "AVAILABLE"
         assert "saved_model.pb" in client.status()[0]["error_message"]
         os.rmdir(os.path.join(base, "2"))
-        eventually({1: "AVAILABLE"}, lambda: states(client))
+        eventually(lambda: states(client) == {1: "AVAILABLE"})
         save_linear(2)
-        eventually(2, lambda: served_version(client))
+        eventually(lambda: served_version(client) == 2)
 
 
 def test_a_version_still_being_copied_is_retried(save_linear, start):
     base = save_linear(1)
     with Client(start(base, load_retry_interval_micros=50_000, max_num_load_retries=1000).target) as client:
         os.mkdir(os.path.join(base, "2"))
-        eventually(True, lambda: 2 in states(client))
+        eventually(lambda: 2 in states(client))
         save_linear(3, bias=2, model="elsewhere")
         other = os.path.join(os.path.dirname(base), "elsewhere", "3")
         for name in sorted(os.listdir(other), reverse=True):
             os.rename(os.path.join(other, name), os.path.join(base, "2", name))
-        eventually(2, lambda: served_version(client))
+        eventually(lambda: served_version(client) == 2)
 
 
+@pytest.mark.slow
 def test_no_request_fails_while_versions_swap(save_linear, start):
     base = save_linear(1)
     server = start(base)
@@ -101,7 +93,7 @@ def test_no_request_fails_while_versions_swap(save_linear, start):
         caller.start()
     for version in range(2, 8):
         save_linear(version)
-        eventually(True, lambda version=version: version in seen)
+        eventually(lambda version=version: version in seen)
         shutil.rmtree(os.path.join(base, str(version - 1)))
     stop.set()
     for caller in callers:
@@ -129,7 +121,7 @@ def test_a_version_is_kept_until_its_last_request_has_left(save_linear):
         feeds = tuple(signature.inputs[name].name for name in ("dense", "categorical"))
         (logit,) = servable.run(feeds, (DENSE, CATEGORICAL), (signature.outputs["logit"].name,))
         assert logit[0, 0] == 1.0
-    eventually({2: 30, 1: 50}, lambda: {v.number: v.state for v in manager.status(spec)})
+    eventually(lambda: {v.number: v.state for v in manager.status(spec)} == {2: 30, 1: 50})
     manager.stop()
 
 
@@ -154,7 +146,7 @@ def test_a_base_path_that_does_not_exist_yet_is_waited_for(save_linear, tmp_path
     starter = threading.Thread(target=server.start)
     starter.start()
     save_linear(1)
-    starter.join(20)
+    starter.join(120)
     assert not starter.is_alive()
     with server, Client(server.target) as client:
         assert served_version(client) == 1

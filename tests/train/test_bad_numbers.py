@@ -1,6 +1,7 @@
 """NaN and infinity on their way into what is saved."""
 
 import os
+import re
 import shutil
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import dlrm_tf
 from dlrm_tf.cli import main
 from dlrm_tf.data.records import Records
-from dlrm_tf.train.callbacks import TrainingError
+from dlrm_tf.train.callbacks import EpochPosition, FiniteWeights, SaveRun, StopAtNonFiniteLoss, TrainingError
+from dlrm_tf.train.checkpoints import RunCheckpoints
 
 
 @pytest.fixture
@@ -27,29 +29,89 @@ def with_nan(prepared, tmp_path):
     return make
 
 
+def saved(run):
+    """Names of the run's checkpoints, weights and history."""
+    names = {name for _, folders, files in os.walk(run) for name in (*folders, *files)}
+    return sorted(name for name in names if name.startswith("step-") or name.endswith((".weights.h5", "history.json")))
+
+
 @pytest.mark.parametrize("options", [{}, {"checkpoint_steps": 1}, {"validate": False}])
 def test_nan_in_the_data_is_never_saved(with_nan, small_config, tmp_path, options):
+    """Whether the loss tells or only the weights do is the CPU's choice (see `FiniteWeights`); either error names the place."""
     records = with_nan(1)
     with pytest.raises(
-        TrainingError,
-        match=r"\d+ weights of bottom_mlp layer 0 \(kernel\) are not finite at step 1 \(epoch 1, batches 1 to 1 of 1\), "
-        "and were at step 0: look for non-finite values",
+        TrainingError, match=r"at step 1 \(epoch 1, batch.* 1 of 1.*look for non-finite values.*; nothing was saved$"
     ):
         dlrm_tf.fit(records, tmp_path / "run", config=small_config, batch_size=5000, quiet=True, **options)
-    left = {name for _, folders, files in os.walk(tmp_path / "run") for name in (*folders, *files)}
-    assert not {name for name in left if name.endswith(".weights.h5") or name.startswith("step-")}
-    assert "history.json" not in left
+    assert saved(tmp_path / "run") == []
 
 
-def test_steps_and_batches_since_the_last_good_checkpoint_are_named(with_nan, small_config, tmp_path):
-    records = with_nan(1)
+def test_the_bad_batch_and_the_checkpoint_before_it_are_named(with_nan, small_config, tmp_path):
+    records = with_nan(0)
     options = {"config": small_config, "batch_size": 500, "quiet": True}  # 6 batches
-    with pytest.raises(TrainingError) as every_step:
+    (bad,) = (i for i, (features, _) in enumerate(records.dataset("train", 500, 0), 1) if np.isnan(features["dense"]).any())
+    with pytest.raises(TrainingError, match=rf"at step {bad} \(epoch 1, batch.* {bad} of 6") as every_step:
         dlrm_tf.fit(records, tmp_path / "one", checkpoint_steps=1, **options)
-    bad = int(str(every_step.value).split("at step ")[1].split()[0])
-    assert f"at step {bad} (epoch 1, batches {bad} to {bad} of 6), and were at step {bad - 1}" in str(every_step.value)
-    with pytest.raises(TrainingError, match=r"at step 6 \(epoch 1, batches 1 to 6 of 6\), and were at step 0"):
+    assert bad > 1
+    assert f"; the checkpoint of step {bad - 1} is from before" in str(every_step.value)
+    assert saved(tmp_path / "one")[-1] == f"step-{bad - 1:010d}"
+    # The loss tells at once, the weights when the epoch ends.
+    with pytest.raises(TrainingError, match=rf"at step ({bad}|6) \(epoch 1, batch.* of 6.*; nothing was saved$"):
         dlrm_tf.fit(records, tmp_path / "whole", **options)
+    assert saved(tmp_path / "whole") == []
+
+
+def test_a_loss_that_is_not_finite_stops_training():
+    position = EpochPosition(rows=1000, batch_size=100)
+    stop = StopAtNonFiniteLoss(position)
+
+    def step(batch, loss):
+        for callback in (position, stop):
+            callback.on_train_batch_end(batch, {"loss": loss})
+
+    position.start(0, 0.0)
+    step(0, 0.5)
+    with pytest.raises(TrainingError, match=r"^the loss is inf at step 2 \(epoch 1, batch 2 of 10\): .*; nothing was saved$"):
+        step(1, np.inf)
+    position.start(13, 100.0)
+    with pytest.raises(
+        TrainingError,
+        match=r"^the loss is nan at step 14 \(epoch 2, batch 4 of 10\): .*; the checkpoint of step 13 is from before$",
+    ):
+        step(0, np.nan)
+
+
+def test_weights_that_are_not_finite_are_counted_and_never_saved(small_config, tmp_path):
+    model = dlrm_tf.DLRM(small_config, seed=0)
+    model.compile("sgd")
+    layers = [(mlp, i) for mlp, i, _, _ in small_config.dense_shapes()]
+    assert layers == [("bottom_mlp", 0), ("bottom_mlp", 1), ("top_mlp", 0), ("top_mlp", 1)]
+    position = EpochPosition(rows=1000, batch_size=100)
+    position.start(0, 0.0)
+    saver = SaveRun(position, RunCheckpoints(str(tmp_path), model, model.optimizer), FiniteWeights(model, position, step=0))
+
+    def refused(ending, place):
+        """Three bad numbers in each kernel and bias in turn: saving names weight and place, and ends with what is saved."""
+        for mlp, i in layers:
+            for kind in ("kernel", "bias"):
+                weight = getattr(model.dense_layer(mlp, i), kind)
+                good = weight.numpy()
+                flat = good.flatten()
+                bad = [np.nan, -np.inf, np.inf][: flat.size]
+                flat[flat.size - len(bad) :] = bad
+                weight.assign(flat.reshape(good.shape))
+                message = rf"^{len(bad)} weights of {mlp} layer {i} \({kind}\) are not finite at {place}: .*; {ending}$"
+                with pytest.raises(TrainingError, match=message):
+                    saver.save()
+                weight.assign(good)
+
+    position.on_train_batch_end(0, {"loss": 0.5})
+    refused("nothing was saved", r"step 1 \(epoch 1, batches 1 to 1 of 10, trained since step 0\)")
+    assert saved(tmp_path) == []
+    saver.save()
+    position.on_train_batch_end(2, {"loss": 0.5})
+    refused("the checkpoint of step 1 is from before", r"step 3 \(epoch 1, batches 2 to 3 of 10, trained since step 1\)")
+    assert saved(tmp_path) == ["step-0000000001"]
 
 
 def test_a_learning_rate_that_overflows_is_one_line(prepared, tmp_path, capsys):
@@ -57,8 +119,8 @@ def test_a_learning_rate_that_overflows_is_one_line(prepared, tmp_path, capsys):
     command = ["train", "--data", prepared.folder, "-o", str(tmp_path / "run"), "--optimizer", "sgd", "--learning-rate", "3e38"]
     assert main.main([*command, "--batch-size", "20000", "--quiet"]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("dlrm-tf: after step 1 (epoch 1) the test split can't be measured: 428 of 428 rows have a NaN")
-    assert not list((tmp_path / "run").glob("*.weights.h5")) and not (tmp_path / "run" / "history.json").exists()
+    assert re.match(r"dlrm-tf: after step 1 \(epoch 1\) the test split can't be measured: \d+ of 428 rows have a NaN", error)
+    assert saved(tmp_path / "run") == []
 
 
 def test_best_weights_without_validation_are_the_last(prepared, small_config, tmp_path):

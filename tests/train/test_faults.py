@@ -19,15 +19,24 @@ from dlrm_tf.train.fit import fit
 
 OPTIONS = {"batch_size": 20, "seed": 3, "quiet": True, "epochs": 2, "checkpoint_steps": 20, "optimizer": "sgd"}
 PROGRAM = """
-import json, sys
+import json, signal, sys
 import dlrm_tf
+from dlrm_tf.train import callbacks
 arguments = json.loads(sys.argv[1])
 config = dlrm_tf.DLRMConfig.from_json(arguments.pop("config"))
-print("ready", flush=True)
+
+class Waits(callbacks.StopAtNonFiniteLoss):  # at its last step, to be killed
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
+        if self._position.step == 130:
+            signal.pause()
+
+callbacks.StopAtNonFiniteLoss = Waits
 dlrm_tf.fit(config=config, **arguments)
 """
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(prepared, small_config, tmp_path):
     options = {**OPTIONS, "batch_size": 40}  # 65 steps an epoch
     whole = fit(prepared, tmp_path / "whole", config=small_config, **options)
@@ -98,6 +107,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(small_config, tmp_pat
         checkpoints.restore()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_before_the_damage_and_pushes_out_no_good_checkpoint(prepared, small_config, tmp_path):
     options = {**OPTIONS, "optimizer": "adagrad", "batch_size": 500, "checkpoint_steps": None}  # 6 steps an epoch
     whole = fit(prepared, tmp_path / "whole", config=small_config, **{**options, "epochs": 3})
@@ -147,6 +157,7 @@ with local_cluster("parameter_server", 2, 2, arguments, arguments["run_dir"] + "
 """
 
 
+@pytest.mark.cluster
 def test_a_lost_worker_is_survived_and_a_lost_ps_is_resumed_from(prepared, small_config, tmp_path):
     options = {**OPTIONS, "epochs": 100, "validate": False}
     arguments = {"data": prepared.folder, "run_dir": str(tmp_path / "run"), "config": small_config.to_json(), **options}

@@ -69,6 +69,7 @@ class StopAt(callbacks.StopAtNonFiniteLoss):
             signal.raise_signal(StopAt.number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [(7, 30), (26,), (51, 52)])
 def test_interrupted_and_resumed_equals_uninterrupted(whole_run, stops, prepared, small_config, tmp_path, monkeypatch):
     optimizer, trained, _ = whole_run
@@ -134,6 +135,7 @@ def test_fine_tuning_starts_from_the_given_weights(prepared, small_config, tmp_p
     assert_same_weights(trained.weights, tmp_path / "start.weights.h5")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps_per_execution", [1, 4])
 def test_a_loss_that_is_no_number_stops_with_step_and_batch(prepared, small_config, tmp_path, steps_per_execution):
     with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+ \(epoch 1, batch \d+ of 26\)"):
@@ -164,6 +166,7 @@ def test_bad_arguments(prepared, tmp_path):
         dlrm_tf.fit(tmp_path, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_command_line(prepared, small_config, tmp_path, capsys):
     (tmp_path / "small.json").write_text(small_config.to_json())
     command = ["train", "--data", prepared.folder, "-o", str(tmp_path / "run"), "--config", str(tmp_path / "small.json")]
@@ -197,6 +200,7 @@ def test_command_line(prepared, small_config, tmp_path, capsys):
     assert "not a prepared data folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_pictures(prepared, small_config, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     (tmp_path / "small.json").write_text(small_config.to_json())

@@ -29,6 +29,7 @@ def weights(model):
     return [v.numpy() for v in model.trainable_variables]
 
 
+@pytest.mark.slow
 def test_own_dataset_callbacks_and_validation(tmp_path):
     train = tf.data.Dataset.from_tensor_slices(rows(640)).shuffle(640, seed=1).batch(64)
     validation = rows(200, seed=1)
@@ -75,6 +76,7 @@ def test_class_weights_are_sample_weights_and_weights_of_two_are_rows_twice():
         np.testing.assert_allclose(one, other, rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "policy, scaled, optimizer",
     [("mixed_bfloat16", False, "sgd"), ("mixed_float16", True, "rowwise_adagrad"), ("mixed_float16", True, "lazy_adam")],

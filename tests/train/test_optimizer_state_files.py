@@ -53,6 +53,7 @@ def more_data(prepared, tmp_path_factory):
     return Records.open(str(folder / "data"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIMIZERS, ids=lambda o: "-".join(map(str, o.values())))
 def test_train_grow_train_goes_on_with_the_state(options, prepared, more_data, small_config, tmp_path, capsys):
     (tmp_path / "small.json").write_text(small_config.to_json())
@@ -126,6 +127,7 @@ def test_a_file_without_state(prepared, small_config, tmp_path, capsys):
         dlrm_tf.fit(prepared, tmp_path / "c", save_optimizer_state=True, strategy="mirrored")
 
 
+@pytest.mark.slow
 def test_a_schedule_counts_from_nought_again(prepared, adagrad_file, tmp_path, capsys):
     """Adagrad's accumulators are taken over, its steps are not: the decay is of the new run's steps."""
     options = {"weights": adagrad_file, "batch_size": BATCH, "validate": False, "decay": 1.0}
@@ -150,6 +152,7 @@ def test_an_optimizer_without_a_place_in_the_file(small_config, tmp_path):
     assert not (tmp_path / "x.weights.h5").exists()
 
 
+@pytest.mark.slow
 def test_adagrads_state_goes_to_mindspore_and_back_the_others_are_refused(prepared, adagrad_file, small_config, tmp_path):
     dlrm_tf.convert(adagrad_file, tmp_path / "m.ckpt", optimizer_state=True, quiet=True)
     dlrm_tf.convert(tmp_path / "m.ckpt", tmp_path / "back.weights.h5", config=small_config, optimizer_state=True, quiet=True)

@@ -65,6 +65,7 @@ def alone(prepared, small_config, tmp_path_factory):
     return dlrm_tf.fit(prepared, tmp_path_factory.mktemp("alone") / "run", config=small_config, optimizer="adagrad", **OPTIONS)
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("program, replicas", [(MIRRORED, 2), (MULTI_WORKER, 2), (MULTI_WORKER, 3)])
 def test_replicas_in_step_equal_one_process(program, replicas, alone, prepared, small_config, tmp_path):
     arguments = {"data": prepared.folder, "run_dir": str(tmp_path / "run"), "config": small_config.to_json(), "cluster": replicas}
@@ -91,6 +92,7 @@ print(json.dumps(report))
 """
 
 
+@pytest.mark.cluster
 def test_parameter_servers_share_the_table_and_resume(prepared, small_config, alone, tmp_path):
     arguments = {"data": prepared.folder, "run_dir": str(tmp_path / "run"), "config": small_config.to_json(), "cluster": 0}
     report = run(FIT + PARAMETER_SERVER, optimizer="adagrad", **arguments, **{**OPTIONS, "checkpoint_steps": 10})
@@ -146,6 +148,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.cluster
 def test_workers_that_meet_in_a_row_lose_no_update():
     sockets = [socket.socket() for _ in range(6)]
     for listener in sockets:

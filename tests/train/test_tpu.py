@@ -22,6 +22,7 @@ def batches():
     return tf.data.Dataset.from_tensor_slices((features, (ids[:, :1] % 2).astype(np.float32))).batch(16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad"])
 def test_trains_as_the_ordinary_model(optimizer):
     ordinary = dlrm_tf.DLRM(CONFIG, seed=1)
@@ -38,6 +39,7 @@ def test_trains_as_the_ordinary_model(optimizer):
         np.testing.assert_allclose(mine.numpy(), theirs.numpy(), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_training_step_compiles_with_xla():
     model = dlrm_tf.DLRM(CONFIG, seed=1)
 
@@ -57,6 +59,7 @@ def test_a_training_step_compiles_with_xla():
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fit_goes_the_tpu_way(prepared, small_config, tmp_path, monkeypatch):
     options = {"config": small_config, "optimizer": "adagrad", "batch_size": 100, "seed": 3, "quiet": True, "validate": True}
     with pytest.raises(UsageError, match="strategy tpu: no TPU found .* name one in TPU_NAME"):

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-_TIMEOUT = 120
+_TIMEOUT = 300
 
 
 class Wire:
