@@ -159,4 +159,6 @@ def test_a_lost_worker_is_survived_and_a_lost_ps_is_resumed_from(prepared, small
     epochs = max(steps) // 129 + 1
     resumed = fit(prepared, tmp_path / "run", options=options, strategy="default", resume=True, epochs=epochs)
     assert resumed.history[-1]["step"] == 129 * epochs
-    assert resumed.history[-1]["loss"] < 0.57
+    # Asynchronous: not the same numbers as in one process, but the same work.
+    alone = fit(prepared, tmp_path / "alone", options=options, strategy="default", epochs=epochs)
+    assert resumed.history[-1]["loss"] == pytest.approx(alone.history[-1]["loss"], abs=0.05)

@@ -131,5 +131,5 @@ def test_sgd_without_momentum_needs_no_place(golden_ckpt, tmp_path):
 
 def test_a_file_without_state(golden_ckpt, tmp_path):
     convert(golden_ckpt("tiny", "trained"), tmp_path / "m.weights.h5", quiet=True)
-    with pytest.raises(CheckpointError, match="wanted optimizer state of sgd, momentum, adagrad .*came none"):
+    with pytest.raises(CheckpointError, match="wanted optimizer state of sgd, momentum, adagrad .*Received none"):
         restore_optimizer_state(load(tmp_path / "m.weights.h5"), make_optimizer("sgd"), tmp_path / "m.weights.h5")
