@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--local-ps", type=int, default=0, metavar="N", help="with --strategy parameter_server: N parameter servers"
     )
-    parser.add_argument("--plot", action="store_true", help="draw RUN/training.png and RUN/quality.png (needs dlrm_tf[report])")
+    parser.add_argument("--plot", action="store_true", help="draw RUN/training.png and RUN/quality.png (needs matplotlib)")
 
 
 def run(args: argparse.Namespace) -> None:

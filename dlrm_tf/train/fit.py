@@ -93,7 +93,8 @@ def fit(
     history = read_history(run_dir, step) if options.resume and chief else []
 
     batches = functools.partial(
-        *(records.dataset, "train"),
+        records.dataset,
+        "train",
         batch_size=options.batch_size,
         shuffle_seed=options.seed,
         repeat=True,
