@@ -86,7 +86,8 @@ def save_with_optimizer_state(model: DLRM, optimizer: legacy.Optimizer, path: Un
     if (table_kind, dense_kind) != ("adagrad", "adagrad"):
         attributes["dense_optimizer"] = dense_kind
     _make_slots(model, optimizer)
-    with WeightsWriter(path, model.config, model.source_sha256, model.vocabulary_fingerprint) as writer:
+    sources = {"source_sha256": model.source_sha256, "vocabulary_fingerprint": model.vocabulary_fingerprint}
+    with WeightsWriter(path, model.config, **sources) as writer:
         write_model(model, writer)
         state = OptimizerStateWriter(writer, attributes)
         for slot in sorted({name for kind in (table_kind, dense_kind) for name in OUR_SLOTS[kind].values()}):
