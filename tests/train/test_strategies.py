@@ -70,11 +70,9 @@ def fit_in_a_process(program, prepared, tmp_path, cluster=0, **options):
     return run(FIT + program, folders=folders, cluster=cluster, options=FitOptions(**OPTIONS, **options).to_json())
 
 
-@pytest.mark.parametrize(
-    "strategy, program, replicas",
-    [("mirrored", MIRRORED, 2), ("multi_worker", MULTI_WORKER, 2), ("multi_worker", MULTI_WORKER, 3)],
-)
-def test_replicas_in_step_equal_one_process(strategy, program, replicas, alone, prepared, small_config, tmp_path):
+@pytest.mark.parametrize("strategy, replicas", [("mirrored", 2), ("multi_worker", 2), ("multi_worker", 3)])
+def test_replicas_in_step_equal_one_process(strategy, replicas, alone, prepared, small_config, tmp_path):
+    program = {"mirrored": MIRRORED, "multi_worker": MULTI_WORKER}[strategy]
     assert fit_in_a_process(program, prepared, tmp_path, replicas, config=small_config, strategy=strategy) == replicas
     history = json.loads((tmp_path / "run" / "history.json").read_text())
     assert [e["step"] for e in history] == [e["step"] for e in alone.history]
