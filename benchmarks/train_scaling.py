@@ -22,7 +22,7 @@ OPTIMIZERS = ("sgd", "adagrad", "rowwise_adagrad", "lazy_adam")
 STATE = {"sgd": 1, "adagrad": 2, "rowwise_adagrad": 1, "lazy_adam": 3}
 # (strategy, workers, ps)
 CLUSTERS = (
-    ("one", 0, 0),
+    ("default", 0, 0),
     ("multi_worker", 2, 0),
     ("parameter_server", 1, 1),
     ("parameter_server", 2, 1),
@@ -104,14 +104,13 @@ def measure_cluster(strategy: str, workers: int, ps: int, folder: str) -> None:
     records = Records.open(os.path.join(folder, "data"))
     config = dlrm_tf.DLRMConfig(records.sizes, embedding_dim=CLUSTER_WIDTH, bottom_mlp=(512, 256, CLUSTER_WIDTH))
     with tempfile.TemporaryDirectory(dir=folder) as run, contextlib.ExitStack() as stack:
-        options = {"data": records.folder, "run_dir": os.path.join(run, "run"), "optimizer": "adagrad", "batch_size": BATCH}
-        options.update(validate=False, quiet=True)
+        folders = (records.folder, os.path.join(run, "run"))
+        options = dlrm_tf.FitOptions(config=config, batch_size=BATCH, validate=False, quiet=True, strategy=strategy)
         others = {}
-        if strategy != "one":
-            shared = {**options, "config": config.to_json()}
-            others = stack.enter_context(local_cluster(strategy, workers, ps, shared, os.path.join(run, "logs")))
+        if strategy != "default":
+            others = stack.enter_context(local_cluster(*folders, options=options, workers=workers, ps=ps))
         before = loopback_bytes()
-        trained = dlrm_tf.fit(**options, config=config, strategy=strategy)
+        trained = dlrm_tf.fit(*folders, options=options)
         moved = loopback_bytes() - before
         memory = {name: memory_mb(p.pid) for name, p in others.items() if p.poll() is None}
         print(

@@ -29,6 +29,7 @@ _PUBLIC = {
     "synth": "dlrm_tf.data.synthetic",
     "prepare": "dlrm_tf.data.criteo",
     "fit": "dlrm_tf.train.fit",
+    "FitOptions": "dlrm_tf.train.options",
     "evaluate": "dlrm_tf.train.evaluate",
     "export_savedmodel": "dlrm_tf.export.savedmodel.export",
     "export_tflite": "dlrm_tf.export.tflite.export",

@@ -15,8 +15,8 @@ class DLRMError(Exception):
     """Base of every error that is about the user's input or machine, not about a defect of dlrm_tf."""
 
 
-class UsageError(DLRMError):
-    """The command was called wrongly: an option's value, or options that exclude each other (exit code 2)."""
+class UsageError(DLRMError, ValueError):
+    """The command or function was called wrongly: an option's value, or options that exclude each other (exit code 2)."""
 
 
 class DataError(DLRMError, ValueError):

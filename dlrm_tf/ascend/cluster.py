@@ -1,12 +1,14 @@
-"""Which device this process works on, and in which company: read from the plugin's environment variables and checked.
+"""The device of this process and its cluster, read from the plugin's environment variables and checked.
 
-The plugin knows two ways, never mixed: a rank table (RANK_TABLE_FILE, RANK_ID, RANK_SIZE), or a chief that the workers report to
-(CM_CHIEF_IP, CM_CHIEF_PORT, CM_CHIEF_DEVICE, CM_WORKER_SIZE, CM_WORKER_IP). Without either the process is alone.
+A cluster is described in one of two ways, never both: by a rank table (RANK_TABLE_FILE, RANK_ID, RANK_SIZE), or by a chief that
+the workers register with (CM_CHIEF_IP, CM_CHIEF_PORT, CM_CHIEF_DEVICE, CM_WORKER_SIZE, CM_WORKER_IP). Without either there is
+one process.
 """
 
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from typing import Optional
 
 from dlrm_tf.errors import AscendError
@@ -23,9 +25,9 @@ class Cluster:
     """The processes that train together.
 
     Attributes:
-      world_size: their number.
-      rank: this process's, from 0; None where only the plugin knows it, once the device is open (the CM_* way).
-      device_id: the device this process works on, a number on its own server.
+      world_size: number of processes.
+      rank: number of this process, from 0; None with CM_* variables, where the plugin assigns it when the device is opened.
+      device_id: the device this process uses, a number on its own server.
     """
 
     world_size: int
@@ -33,27 +35,27 @@ class Cluster:
     device_id: int
 
     @classmethod
-    def from_environment(cls, environ=None) -> "Cluster":
+    def from_environment(cls, environ: Optional[Mapping[str, str]] = None) -> "Cluster":
         """Reads and checks the plugin's variables.
 
         Args:
-          environ: a mapping; the process's environment by default.
+          environ: the variables; the process's environment when None.
 
         Raises:
-          AscendError: variables of both ways, a missing one, a value that is none, or a rank table that does not fit them.
+          AscendError: variables of both ways, a missing one, an invalid value, or a rank table that does not match them.
         """
         environ = os.environ if environ is None else environ
         values = {name: environ[name] for name in (*_TABLE, *_CHIEF, _DEVICE) if environ.get(name)}
         table, chief = ([name for name in names if name in values] for names in (_TABLE, _CHIEF))
         if table and chief:
             raise AscendError(
-                f"{', '.join(table)} and {', '.join(chief)} are set: a cluster is told by a rank table or by CM_* variables, "
-                "never by both; unset those of one way"
+                f"{', '.join(table)} and {', '.join(chief)} are set: a rank table or CM_* variables describe a cluster, "
+                "never both; unset those of one way"
             )
         if chief:
             return cls._from_chief(values)
         if table:
-            # Without it the plugin would take every process for a cluster of its own.
+            # Without it the plugin would treat every process as a cluster of its own.
             _require(values, ("RANK_SIZE",), ", ".join(table))
         size = _number(values, "RANK_SIZE", 1) if table else 1
         device = _number(values, _DEVICE, 0) if _DEVICE in values else None

@@ -1,31 +1,34 @@
 """The NPU of this process: opened before any model is built, then asked to distribute optimizer, variables and rows."""
 
+import types
 import warnings
-from typing import Optional, Union
+from collections.abc import Sequence
+from typing import Any, Optional, Union
 
 from dlrm_tf.ascend.cluster import Cluster
-from dlrm_tf.ascend.plugin import load_npu_device
+from dlrm_tf.ascend.plugin import PRECISION_MODES, load_npu_device
+from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import AscendError, UsageError
 from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.model.dlrm import DLRM
+from dlrm_tf.model.optimizers import LazyAdam, parts
 
-# The plugin's option `precision_mode`. Left alone, the first-generation 910 computes float32 matrix products in float16.
-PRECISION_MODES = {"float32": "must_keep_origin_dtype", "mixed": "allow_mix_precision"}
+tf = tensorflow()
+
 # Above this an all-reduce of the whole table in every step is worth a warning.
 LARGE_TABLE_BYTES = 1 << 30
-# Optimizers that mean something else when the table's gradient is dense.
-_NEEDS_SPARSE_GRADIENT = ("LazyAdam",)
 
 
 def open_device(
-    precision: str = "float32", loss_scale: Union[None, float, str] = None, options: Optional[dict] = None
+    *, precision: str = "float32", loss_scale: Union[None, float, str] = None, options: Optional[dict[str, Any]] = None
 ) -> "AscendDevice":
     """Opens this process's NPU and makes it TensorFlow's default device; call it before anything else of TensorFlow.
 
-    Which device, and in which cluster, is told by the plugin's environment variables (`dlrm_tf.ascend.cluster`). All that can
-    be checked is checked before the plugin is loaded or the device touched.
+    The plugin's environment variables say which device, and in which cluster (`dlrm_tf.ascend.cluster`). Arguments and
+    environment are checked before the plugin is loaded or the device opened.
 
     Args:
-      precision: `"float32"`, or `"mixed"`: float16 where the plugin thinks it safe, with a scaled loss.
+      precision: `"float32"`, or `"mixed"`: float16 where the plugin considers it safe, with a scaled loss.
       loss_scale: with `"mixed"`: a fixed scale, or `"dynamic"` (the default).
       options: further names of `npu_device.global_options()` and their values; `precision_mode_v2` replaces what `precision`
         would set.
@@ -34,8 +37,8 @@ def open_device(
       The `AscendDevice`.
 
     Raises:
-      AscendError: plugin, environment or device are not ready, or TensorFlow is already at work.
-      UsageError: an argument that is none, or options that exclude each other.
+      AscendError: plugin, environment or device are not ready, or TensorFlow has already run an operation.
+      UsageError: an invalid argument, or options that exclude each other.
     """
     options = dict(options or {})
     scale = _check_arguments(precision, loss_scale, options)
@@ -55,14 +58,14 @@ def open_device(
         raise AscendError(f"device {cluster.device_id} does not open: {' '.join(str(e).split())}") from e
     if handle.workers_num != cluster.world_size:
         raise AscendError(
-            f"the environment tells of {cluster.world_size} processes, the plugin sees {handle.workers_num}: "
+            f"wanted {cluster.world_size} processes, as the environment says. Received {handle.workers_num} from the plugin: "
             "this npu_device does not know the variables in use (CM_* needs a newer one than RANK_TABLE_FILE)"
         )
     handle.as_default()
     return AscendDevice(npu, cluster.world_size, handle.worker_id, scale)
 
 
-def _check_arguments(precision: str, loss_scale, options: dict):
+def _check_arguments(precision: str, loss_scale: Union[None, float, str], options: dict) -> Union[None, float, str]:
     """The loss scale to use: None, "dynamic" or a number."""
     if precision not in PRECISION_MODES:
         raise UsageError(f"precision must be one of {', '.join(PRECISION_MODES)}. Received {precision!r}")
@@ -80,7 +83,7 @@ def _check_arguments(precision: str, loss_scale, options: dict):
 
 
 def _check_tensorflow_is_idle() -> None:
-    """The plugin replaces TensorFlow's context: what was made in the old one is lost."""
+    """The plugin replaces TensorFlow's context; variables made in the old one would be lost."""
     from tensorflow.python.eager import context
 
     if context.context()._initialized:
@@ -90,11 +93,17 @@ def _check_tensorflow_is_idle() -> None:
 
 
 class AscendDevice:
-    """What training needs of the plugin; made by `open_device`.
+    """An open NPU and what training needs of the plugin; made by `open_device`.
+
+    Args:
+      npu: the `npu_device` module.
+      world_size: processes that train together, one a device.
+      rank: number of this process, from 0.
+      loss_scale: None, a fixed scale, or `"dynamic"`.
 
     Attributes:
       world_size: processes that train together, one a device.
-      rank: this one's number, from 0.
+      rank: number of this process, from 0.
 
     Example:
       device = open_device()
@@ -104,28 +113,31 @@ class AscendDevice:
       model.fit(device.share(records.dataset("train", 8192, shuffle_seed=0, drop_remainder=True)))
     """
 
-    def __init__(self, npu, world_size: int, rank: int, loss_scale):
+    def __init__(self, npu: types.ModuleType, world_size: int, rank: int, loss_scale: Union[None, float, str]):
         self._npu, self._loss_scale = npu, loss_scale
         self.world_size, self.rank = world_size, rank
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process is the one that writes files."""
+        """Whether this process writes files: rank 0 does."""
         return self.rank == 0
 
-    def distribute(self, optimizer, model):
+    def distribute(self, optimizer: tf.keras.optimizers.Optimizer, model: DLRM) -> tf.keras.optimizers.Optimizer:
         """The optimizer with the loss scaled (precision `"mixed"`) and gradients averaged over all processes.
 
-        Gradients are averaged before the scaled loss's are looked at for overflow, so that all processes skip the same steps.
-        An optimizer that was given before comes back as it is: wrapped twice it would reduce twice. The model is told to look
-        its rows up one by one, with static shapes.
+        Gradients are averaged before they are checked for overflow, so that all processes skip the same steps. An optimizer
+        that was wrapped before is returned as it is: wrapped twice, it would reduce twice. The model's lookup of distinct rows
+        is switched off, because an NPU needs static shapes.
 
         Args:
-          optimizer: a `tf.keras.optimizers.Optimizer` (`dlrm_tf.model.optimizers.make_optimizer`).
-          model: the `dlrm_tf.DLRM` it is for.
+          optimizer: a Keras optimizer (`dlrm_tf.model.optimizers.make_optimizer`).
+          model: the model it is for.
+
+        Returns:
+          The optimizer to compile the model with.
 
         Raises:
-          UsageError: the optimizer needs the table's gradient to be sparse, which the plugin's all-reduce has no way for.
+          UsageError: the optimizer needs a sparse gradient of the table, but the plugin's all-reduce makes it dense.
         """
         model.embedding.deduplicate = False
         made = getattr(optimizer, "_ascend_distributed", None)
@@ -135,10 +147,10 @@ class AscendDevice:
         if self._loss_scale is not None:
             optimizer = self._scaled(optimizer)
         if self.world_size > 1:
-            for part in getattr(inner, "optimizers", [inner]):
-                if type(part).__name__ in _NEEDS_SPARSE_GRADIENT:
+            for part, _ in parts(inner):
+                if isinstance(part, LazyAdam):  # with a dense gradient it would be Adam
                     raise UsageError(
-                        f"{type(part).__name__} does not work on {self.world_size} Ascend devices: the plugin makes the "
+                        f"LazyAdam does not work on {self.world_size} Ascend devices: the plugin makes the "
                         "embedding table's gradient dense; take sgd, adagrad or rowwise_adagrad"
                     )
             self._warn_of_dense_gradient(model.config)
@@ -147,16 +159,16 @@ class AscendDevice:
         return optimizer
 
     def _scaled(self, optimizer):
-        # Where overflow gives Inf or NaN, TensorFlow's own finds it; where it saturates, only the plugin's does.
+        # Where overflow gives Inf or NaN, Keras's loss scale detects it; where it saturates, only the plugin's does.
         if self._npu.is_inf_nan_enabled():
-            scaled = tensorflow().keras.mixed_precision.LossScaleOptimizer
+            scaled = tf.keras.mixed_precision.LossScaleOptimizer
         else:
             scaled = self._npu.train.optimizer.NpuLossScaleOptimizer
         if self._loss_scale == "dynamic":
             return scaled(optimizer)
         return scaled(optimizer, dynamic=False, initial_scale=self._loss_scale)
 
-    def _warn_of_dense_gradient(self, config) -> None:
+    def _warn_of_dense_gradient(self, config: DLRMConfig) -> None:
         table = config.table_rows * config.embedding_dim * 4
         if table > LARGE_TABLE_BYTES:
             moved = 2 * (self.world_size - 1) / self.world_size * table
@@ -168,39 +180,44 @@ class AscendDevice:
                 stacklevel=3,
             )
 
-    def broadcast(self, model, extra=()) -> None:
-        """Gives every process the chief's weights and optimizer state: after building, and after a restore.
+    def broadcast(self, model: DLRM, extra: Sequence[tf.Variable] = ()) -> None:
+        """Gives every process the chief's weights and optimizer state; call it after building, and again after a restore.
 
         Args:
-          model: a compiled `dlrm_tf.DLRM`.
-          extra: further variables (any dtype but float64 and string).
+          model: a compiled model.
+          extra: further variables, of any dtype but float64 and string.
         """
         if self.world_size > 1:
             weights = model.trainable_variables
             self._npu.distribute.broadcast([*weights, *_state(model.optimizer, weights), *extra], root_rank=0)
 
     def local_batch_size(self, batch_size: int) -> int:
-        """Rows a step of this process when all together take `batch_size`.
+        """Rows a step of this process.
+
+        Args:
+          batch_size: rows a step of all processes together.
 
         Raises:
-          UsageError: they can't be shared out evenly.
+          UsageError: not a multiple of the number of processes.
         """
         if batch_size % self.world_size:
             raise UsageError(f"batch size: wanted a multiple of the {self.world_size} devices. Received {batch_size}")
         return batch_size // self.world_size
 
-    def share(self, batches):
-        """This process's rows of every batch: rank, rank + world_size, ... as `shard_and_rebatch_dataset` deals them out.
+    def share(self, batches: tf.data.Dataset) -> tf.data.Dataset:
+        """This process's rows of every batch: rank, rank + world_size, ..., the same as `shard_and_rebatch_dataset` gives.
 
-        Cutting whole batches spares taking records apart into rows.
+        Faster than `shard`, because batches are not split into single rows and put together again.
 
         Args:
           batches: a dataset of batches for all processes together, of a static size.
 
         Returns:
           A dataset of batches of `local_batch_size` rows, of static shape.
+
+        Raises:
+          UsageError: a batch size that is not static, or not a multiple of the number of processes.
         """
-        tf = tensorflow()
         for part in tf.nest.flatten(batches.element_spec):
             if part.shape[0] is None:
                 raise UsageError("batches: wanted a static batch size (drop_remainder=True). Received a dynamic one")
@@ -209,7 +226,7 @@ class AscendDevice:
             return batches
         return batches.map(lambda *batch: tf.nest.map_structure(lambda t: t[self.rank :: self.world_size], batch))
 
-    def shard(self, rows, batch_size: int):
+    def shard(self, rows: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
         """Shares out and batches a dataset of single rows.
 
         Args:
@@ -218,43 +235,49 @@ class AscendDevice:
 
         Returns:
           A dataset of batches of `local_batch_size(batch_size)` rows, of static shape; a last batch that is not full is left out.
+
+        Raises:
+          UsageError: `batch_size` is not a multiple of the number of processes.
         """
         self.local_batch_size(batch_size)
         rows, local = self._npu.distribute.shard_and_rebatch_dataset(rows, batch_size)
         return rows.batch(local, drop_remainder=True)
 
-    def loop_callback(self, steps_per_execution: int):
-        """A Keras callback that tells the device how many steps each call of it loops over.
+    def loop_callback(self, steps_per_execution: int) -> tf.keras.callbacks.Callback:
+        """A callback that tells the device how many steps each call of it loops over.
 
         Args:
           steps_per_execution: what the model is compiled with.
         """
-        set_loop_size = self._npu.set_npu_loop_size
+        return _LoopSize(self._npu.set_npu_loop_size, steps_per_execution)
 
-        class LoopSize(tensorflow().keras.callbacks.Callback):
-            def on_train_batch_begin(self, batch, logs=None):
-                # Keras makes the epoch's last call with the steps that are left.
-                left = (self.params.get("steps") or steps_per_execution + batch) - batch
-                set_loop_size(min(steps_per_execution, left))
 
-            def on_train_end(self, logs=None):
-                set_loop_size(1)
+class _LoopSize(tf.keras.callbacks.Callback):
+    def __init__(self, set_loop_size, steps_per_execution: int):
+        super().__init__()
+        self._set_loop_size, self._steps_per_execution = set_loop_size, steps_per_execution
 
-        return LoopSize()
+    def on_train_batch_begin(self, batch, logs=None):
+        # The last call of an epoch runs the steps that are left.
+        left = (self.params.get("steps") or self._steps_per_execution + batch) - batch
+        self._set_loop_size(min(self._steps_per_execution, left))
+
+    def on_train_end(self, logs=None):
+        self._set_loop_size(1)
 
 
 def _state(optimizer, weights) -> list:
-    """Every variable of an optimizer's state, made now if it is not there yet: a restore fills slots when they are made.
+    """Every variable of an optimizer's state; those that do not exist yet are made, which is when a restore fills them.
 
-    In an order of our own: `optimizer.variables()` has them as they were made, which is another order after a restore, and
-    the processes would mix them up.
+    The order is ours: `optimizer.variables()` has the order of creation, which a restore changes, so that processes would
+    exchange different variables.
     """
-    if hasattr(optimizer, "inner_optimizer"):
-        # The only way to the scale's variables; `LossScaleOptimizer.variables` leaves them out.
-        scale = [optimizer._loss_scale.current_loss_scale, optimizer._loss_scale.counter] if optimizer.dynamic else []
-        return [*_state(optimizer.inner_optimizer, weights), *scale]
-    if hasattr(optimizer, "parts_of"):
-        return [v for part, own in optimizer.parts_of(weights) for v in _state(part, own)]
-    optimizer._create_all_weights(weights)
-    slots = [optimizer.get_slot(variable, name) for name in sorted(optimizer.get_slot_names()) for variable in weights]
-    return [optimizer.iterations, *slots]
+    state = []
+    for part, own in parts(optimizer, weights):
+        part._create_all_weights(own)
+        slots = [part.get_slot(variable, name) for name in sorted(part.get_slot_names()) for variable in own]
+        state += [part.iterations, *slots]
+    if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer) and optimizer.dynamic:
+        # Keras offers no other way to them: `LossScaleOptimizer.variables` leaves them out.
+        state += [optimizer._loss_scale.current_loss_scale, optimizer._loss_scale.counter]
+    return state

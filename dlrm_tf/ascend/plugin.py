@@ -7,13 +7,17 @@ import importlib.util
 import os
 import shutil
 import sys
+import types
 from typing import Optional
 
 from dlrm_tf.errors import AscendError, pip_command
 
 _WHERE = "its wheel comes from gitcode.com/cann/tensorflow (releases; take the tag that matches the machine's CANN)"
 _SET_ENV = "source CANN's set_env.sh first, for example: source /usr/local/Ascend/ascend-toolkit/set_env.sh"
-# The adapter's names -> distributions that bring them, in the order they are looked for.
+# Precision -> the plugin's option `precision_mode`. Left alone, the first-generation 910 computes float32 matrix products in
+# float16.
+PRECISION_MODES = {"float32": "must_keep_origin_dtype", "mixed": "allow_mix_precision"}
+# The plugin's modules -> distributions that bring them, in the order they are looked for.
 _DISTRIBUTIONS = {
     "npu_device": ("npu_device", "npu-device"),
     "npu_bridge": ("npu_bridge", "npu-bridge"),
@@ -26,9 +30,9 @@ class Installed:
     """What this Python and machine have for Ascend.
 
     Attributes:
-      npu_device: version of the plugin for TF 2; "" when it is there without a version, None when it is not installed.
-      npu_bridge: the same, of the plugin for TF 1.
-      tensorflow: the same, of TensorFlow.
+      npu_device: version of the plugin for TF 2; "" when it is installed without a version, None when it is not installed.
+      npu_bridge: version of the plugin for TF 1; "" and None as above.
+      tensorflow: version of TensorFlow; "" and None as above.
       cann_home: folder of CANN, where its set_env.sh was sourced (environment variable ASCEND_HOME_PATH or
         ASCEND_TOOLKIT_HOME).
       atc: path of the offline model compiler, when it is on PATH.
@@ -42,7 +46,7 @@ class Installed:
 
 
 def installed() -> Installed:
-    """Looks around; imports nothing."""
+    """Looks up what is installed; imports none of it."""
     return Installed(
         **{name: _version(name) for name in _DISTRIBUTIONS},
         cann_home=os.environ.get("ASCEND_HOME_PATH") or os.environ.get("ASCEND_TOOLKIT_HOME"),
@@ -50,7 +54,7 @@ def installed() -> Installed:
     )
 
 
-def load_npu_device():
+def load_npu_device() -> types.ModuleType:
     """The `npu_device` module.
 
     Raises:
@@ -64,7 +68,7 @@ def load_npu_device():
     return _load("npu_device")
 
 
-def load_npu_bridge():
+def load_npu_bridge() -> types.ModuleType:
     """The `npu_bridge.npu_init` module.
 
     Raises:
@@ -100,7 +104,7 @@ def _check_tensorflow(plugin: str, plugin_version: str, tensorflow_version: Opti
         )
 
 
-def _load(module: str):
+def _load(module: str) -> types.ModuleType:
     try:
         return importlib.import_module(module)
     # The plugin's native part fails in many ways when CANN's libraries are missing or of another version.

@@ -1,25 +1,26 @@
-"""Sessions in TF 1's style on the NPU, through `npu_bridge`: for scoring a frozen graph or for one's own graph-mode code.
+"""Sessions of TF 1 on the NPU, through `npu_bridge`: for scoring a frozen graph or for one's own graph-mode code.
 
 The model itself is a Keras 2 model and trains through `npu_device` (`dlrm_tf.ascend.device`).
 """
 
-from dlrm_tf.ascend.device import PRECISION_MODES
-from dlrm_tf.ascend.plugin import load_npu_bridge
+from typing import Any, Optional
+
+from dlrm_tf.ascend.plugin import PRECISION_MODES, load_npu_bridge
 from dlrm_tf.errors import AscendError, UsageError
 
 # The graph optimizer by which the plugin takes a session's graph to the NPU.
 _OPTIMIZER = "NpuOptimizer"
 
 
-def session_config(precision: str = "float32", config=None):
+def session_config(*, precision: str = "float32", config: Optional[Any] = None) -> Any:
     """A `ConfigProto` for `tf.compat.v1.Session` that runs the graph on the NPU.
 
     Args:
-      precision: `"float32"` or `"mixed"`.
-      config: a `ConfigProto` to complete.
+      precision: `"float32"`, or `"mixed"`: float16 where the plugin considers it safe.
+      config: a `ConfigProto` to complete; a new one when None.
 
     Raises:
-      AscendError: npu_bridge is not there or does not load.
+      AscendError: npu_bridge is not installed or does not load.
       UsageError: an unknown precision.
 
     Example:
@@ -33,12 +34,21 @@ def session_config(precision: str = "float32", config=None):
         if optimizer.name == _OPTIMIZER:
             optimizer.parameter_map["precision_mode"].s = PRECISION_MODES[precision].encode()
             return config
-    raise AscendError(f"npu_bridge's npu_config_proto made no {_OPTIMIZER}: another version of the plugin than is known here")
+    raise AscendError(
+        f"npu_bridge: wanted a graph optimizer {_OPTIMIZER} from npu_config_proto. Received none; this version of the plugin is "
+        "not supported"
+    )
 
 
-def set_keras_session(precision: str = "float32", config=None):
+def set_keras_session(*, precision: str = "float32", config: Optional[Any] = None) -> Any:
     """Makes Keras's TF 1 session one that runs on the NPU; returns what the plugin returns.
 
-    Args and Raises: as `session_config`.
+    Args:
+      precision: `"float32"`, or `"mixed"`: float16 where the plugin considers it safe.
+      config: a `ConfigProto` to complete; a new one when None.
+
+    Raises:
+      AscendError: npu_bridge is not installed or does not load.
+      UsageError: an unknown precision.
     """
-    return load_npu_bridge().set_keras_session_npu_config(config=session_config(precision, config))
+    return load_npu_bridge().set_keras_session_npu_config(config=session_config(precision=precision, config=config))

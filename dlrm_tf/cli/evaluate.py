@@ -1,15 +1,17 @@
 """Measure a model on prepared data: accuracy, AUC, logloss, normalized entropy, calibration."""
 
+import argparse
 import json
 
 from dlrm_tf.errors import UsageError, require
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The data, the weights, and how to measure."""
     parser.add_argument("--data", required=True, help="folder made by dlrm-tf prepare")
     parser.add_argument("--weights", required=True, help="a .weights.h5 file")
-    parser.add_argument("--split", choices=("test", "train"), default="test")
-    parser.add_argument("--batch-size", type=int, default=8192, help="rows a step; does not change the result")
+    parser.add_argument("--split", choices=("test", "train"), default="test", help="rows to measure (default: test)")
+    parser.add_argument("--batch-size", type=int, default=8192, help="rows a step; does not change the result (default: 8192)")
     parser.add_argument(
         "--streaming", action="store_true", help="AUC from 8000 thresholds in constant memory (for more rows than memory holds)"
     )
@@ -18,23 +20,24 @@ def add_arguments(parser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress line")
 
 
-def run(args) -> None:
+def run(args: argparse.Namespace) -> None:
+    """Prints the metrics, draws them if asked to."""
     if args.batch_size < 1:
         raise UsageError(f"--batch-size: wanted a positive number. Received {args.batch_size}")
     from dlrm_tf.train.evaluate import evaluate, measure
 
-    options = (args.data, args.weights, args.split, args.batch_size, not args.streaming, args.quiet)
+    options = {"split": args.split, "batch_size": args.batch_size, "exact": not args.streaming, "quiet": args.quiet}
     if args.plot:
         if args.streaming:
             raise UsageError("--plot needs every score: leave --streaming out")
         require("matplotlib", "report")
         from dlrm_tf.reports.training_plots import plot_quality
 
-        metrics = measure(*options)
+        metrics = measure(args.data, args.weights, **options)
         plot_quality(metrics, args.plot)
         result = {**metrics.result(), "calibration_bins": metrics.calibration_bins()}
     else:
-        result = evaluate(*options)
+        result = evaluate(args.data, args.weights, **options)
     if args.json:
         print(json.dumps(result))
         return

@@ -248,6 +248,25 @@ class TableAndDense(tfrs.experimental.optimizers.CompositeOptimizer):
         return [(dense, [v for v in variables if not is_table(v)]), (table, [v for v in variables if is_table(v)])]
 
 
+def parts(optimizer, variables=()) -> list:
+    """The optimizers that do the steps, behind a loss scale and inside a composite, each with its share of the variables.
+
+    Args:
+      optimizer: a Keras optimizer, ours or another.
+      variables: trainable variables of the model; leave out where only the optimizers are wanted.
+
+    Returns:
+      `[(optimizer, [variable, ...]), ...]`. Two pairs for a `TableAndDense`, the dense optimizer first; one for any other, also
+      for TFRS's own composite, which does not tell how it shares variables out.
+    """
+    inner = getattr(optimizer, "inner_optimizer", None)  # a loss scale, Keras's or the Ascend plugin's
+    if inner is not None:
+        return parts(inner, variables)
+    if isinstance(optimizer, TableAndDense):
+        return optimizer.parts_of(variables)
+    return [(optimizer, list(variables))]
+
+
 def is_table(variable) -> bool:
     """Whether a variable is the embedding table, or a partition of it on a parameter server (`table/part_0`)."""
     return "table" in variable.name.split(":")[0].split("/")

@@ -1,20 +1,23 @@
-"""Keras callbacks of the training loop: what is seen, stopped and saved after a step."""
+"""Keras callbacks of the training loop: what is shown, checked and saved after a step."""
 
 import math
 import signal
 import threading
 import time
+from typing import Optional
 
 import numpy as np
 
 from dlrm_tf.errors import DLRMError
 from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.progress import Progress
+from dlrm_tf.train.checkpoints import RunCheckpoints
 
 tf = tensorflow()
 
 
 class TrainingError(DLRMError):
-    """Training can't go on."""
+    """Training can't continue: a number is NaN or infinite."""
 
 
 class EpochPosition(tf.keras.callbacks.Callback):
@@ -50,7 +53,7 @@ class EpochPosition(tf.keras.callbacks.Callback):
         self.loss_sum = loss_sum
 
     def rows_until(self, batch: int) -> int:
-        """Rows in the epoch's first `batch` batches."""
+        """Rows in the first `batch` batches of an epoch."""
         return min(batch * self.batch_size, self.rows)
 
     def on_train_batch_end(self, batch, logs=None):
@@ -73,7 +76,11 @@ class EpochPosition(tf.keras.callbacks.Callback):
 
 
 class StopAtNonFiniteLoss(tf.keras.callbacks.Callback):
-    """Ends training when the loss is no number any more, before anything bad is saved."""
+    """Raises `TrainingError` when the loss is NaN or infinite, before the weights are saved.
+
+    Args:
+      position: the run's position.
+    """
 
     def __init__(self, position: EpochPosition):
         super().__init__()
@@ -121,9 +128,14 @@ class FiniteWeights:
 
 
 class ProgressLine(tf.keras.callbacks.Callback):
-    """Rows a second, loss and time left."""
+    """Shows rows a second, loss and time left.
 
-    def __init__(self, position: EpochPosition, progress):
+    Args:
+      position: the run's position.
+      progress: the run's progress bar, in rows.
+    """
+
+    def __init__(self, position: EpochPosition, progress: Progress):
         super().__init__()
         self._position, self._progress = position, progress
 
@@ -159,7 +171,12 @@ class Summaries(tf.keras.callbacks.Callback):
             self._reset()
 
     def write_histograms(self, step: int, model) -> None:
-        """Writes the distribution of every MLP weight, and of up to 10,000 rows spread evenly over the table."""
+        """Writes the distribution of every MLP weight, and of up to 10,000 rows spread evenly over the table.
+
+        Args:
+          step: optimizer steps done.
+          model: the `DLRM`.
+        """
         with self._writer.as_default():
             for mlp, i, _, _ in model.config.dense_shapes():
                 layer = model.dense_layer(mlp, i)
@@ -170,7 +187,13 @@ class Summaries(tf.keras.callbacks.Callback):
         self._writer.flush()
 
     def write(self, step: int, values: dict, prefix: str) -> None:
-        """Writes scalars at `step`; None (undefined) is left out."""
+        """Writes scalars.
+
+        Args:
+          step: optimizer steps done.
+          values: name -> value; None (undefined) is left out.
+          prefix: put before every name.
+        """
         with self._writer.as_default():
             for name, value in values.items():
                 if value is not None:
@@ -184,13 +207,12 @@ class ProfileSteps(tf.keras.callbacks.Callback):
     Args:
       position: the run's position.
       folder: where the profile goes.
-      first, last: steps of the run, counted from 1, both included.
+      first: first step of the run to record, counted from 1.
+      last: last step to record.
     """
 
     def __init__(self, position: EpochPosition, folder: str, first: int, last: int):
         super().__init__()
-        if not 1 <= first <= last:
-            raise ValueError(f"profile must be a first and a last step, 1 <= first <= last. Received {first}, {last}")
         self._position, self._folder, self._first, self._last = position, folder, first, last
         self._running = False
 
@@ -203,27 +225,34 @@ class ProfileSteps(tf.keras.callbacks.Callback):
             self._running = True
 
     def close(self) -> None:
-        """Ends the profile if it is under way."""
+        """Ends the recording, if it has begun."""
         if self._running:
             self._running = False
             tf.profiler.experimental.stop()
 
 
 class SaveRun(tf.keras.callbacks.Callback):
-    """Checkpoints every `every` steps and when the user or the system asks the process to stop (Ctrl-C, SIGTERM).
+    """Writes a checkpoint every `every` steps, and when the process is told to stop (Ctrl-C, SIGTERM).
 
-    A signal is only noted; the step in work is finished, so that weights and position belong together. A second Ctrl-C stops at
-    once.
+    The step that runs when a signal comes is finished first, so that weights and position belong together. A second signal
+    stops at once.
 
     Args:
       position: the run's position.
       checkpoints: the run's `RunCheckpoints`.
       finite: the run's `FiniteWeights`.
       every: steps between two checkpoints, or None.
-      catch_signals: whether signals are noted; otherwise they do what they do.
+      catch_signals: whether signals are caught; otherwise the process's own handlers stay in place.
     """
 
-    def __init__(self, position: EpochPosition, checkpoints, finite: FiniteWeights, every=None, catch_signals: bool = True):
+    def __init__(
+        self,
+        position: EpochPosition,
+        checkpoints: RunCheckpoints,
+        finite: FiniteWeights,
+        every: Optional[int],
+        catch_signals: bool,
+    ):
         super().__init__()
         self._catch_signals = catch_signals
         self._position, self._checkpoints, self._finite, self._every = position, checkpoints, finite, every
@@ -247,7 +276,7 @@ class SaveRun(tf.keras.callbacks.Callback):
         self._asked = number
 
     def save(self) -> None:
-        """Writes a checkpoint of now; at the end of an epoch only when its figures are in the history."""
+        """Writes a checkpoint; at the end of an epoch, call it after the epoch's figures are in the history."""
         p = self._position
         self._finite.check()
         self._checkpoints.save(p.step, 0.0 if p.batch == p.batches else p.loss_sum)
@@ -261,7 +290,7 @@ class SaveRun(tf.keras.callbacks.Callback):
     def stop_if_asked(self) -> None:
         """Raises KeyboardInterrupt when a signal has come."""
         if self.stopping:
-            raise KeyboardInterrupt(f"stopped at step {self._position.step}; go on with --resume")
+            raise KeyboardInterrupt(f"stopped at step {self._position.step}; continue with --resume")
 
     def on_train_batch_end(self, batch, logs=None):
         if self._position.batch == self._position.batches:

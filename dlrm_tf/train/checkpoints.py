@@ -1,4 +1,4 @@
-"""Checkpoints of a run: model, optimizer slots and position, so that training goes on as if it had never stopped.
+"""Checkpoints of a run: model, optimizer slots and position; training resumed from one continues as if never interrupted.
 
 `<run>/checkpoints/step-0000001200/` appears whole or not at all. The newest two are kept, so that damage to one
 costs only the steps between them.
@@ -13,6 +13,7 @@ import numpy as np
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.files import atomic_dir
 from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.model.dlrm import DLRM
 
 tf = tensorflow()
 
@@ -33,13 +34,13 @@ class RunCheckpoints:
       step: optimizer steps done, an int64 variable.
     """
 
-    def __init__(self, run_dir: str, model, optimizer, write: bool = True):
+    def __init__(self, run_dir: str, model: DLRM, optimizer: tf.keras.optimizers.Optimizer, *, write: bool = True):
         self._write = write
         self._folder = os.path.join(run_dir, "checkpoints")
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         # The bits of a float64, a type that an NPU does not have.
         self._loss_bits = tf.Variable(0, dtype=tf.int64, trainable=False, name="loss_bits")
-        # Not the model itself: its metrics are sums over replicas, which only all processes together can write.
+        # The layers, not the model: its metrics are sums over replicas, which only all processes together can write.
         self._checkpoint = tf.train.Checkpoint(
             bottom_mlp=model.bottom_mlp,
             embedding=model.embedding,
@@ -54,8 +55,8 @@ class RunCheckpoints:
         """Sum of the row losses of the unfinished epoch, as of the last save or restore."""
         return float(self._loss_bits.numpy().view(np.float64))
 
-    def steps(self) -> list:
-        """Steps that have a finished checkpoint, ascending."""
+    def steps(self) -> list[int]:
+        """The steps that have a finished checkpoint, ascending."""
         try:
             names = os.listdir(self._folder)
         except FileNotFoundError:
@@ -63,7 +64,11 @@ class RunCheckpoints:
         return sorted(int(m.group(1)) for m in map(_NAME.fullmatch, names) if m)
 
     def save(self, step: int, loss_sum: float) -> None:
-        """Writes a checkpoint of now, then removes all but the newest two.
+        """Writes a checkpoint of the current state, then removes all but the newest two.
+
+        Args:
+          step: optimizer steps done.
+          loss_sum: sum of the row losses of the unfinished epoch; 0 at the end of an epoch.
 
         Raises:
           CheckpointError: it could not be written (disk full); earlier checkpoints are untouched.
@@ -80,27 +85,30 @@ class RunCheckpoints:
             kept = self.steps()
             have = f"the checkpoint of step {kept[-1]} is intact" if kept else "there is no earlier one"
             reason = " ".join(str(getattr(e, "message", None) or e).split())[:300]
-            raise CheckpointError(f"{path}: could not write the checkpoint ({reason}); {have}; go on with --resume") from e
+            raise CheckpointError(f"{path}: could not write the checkpoint ({reason}); {have}; continue with --resume") from e
         for old in self.steps()[:-_KEEP]:
             shutil.rmtree(self._path(old))
 
     def restore(self) -> int:
-        """Reads the newest checkpoint that can be read; returns its step, 0 when there is none at all.
+        """Reads the newest checkpoint that is not damaged.
 
-        Newer ones that can't be read are renamed to `damaged-step-N`, so that they are written anew and push out no good one.
+        Newer, damaged ones are renamed to `damaged-step-N`, so that they are written again and do not displace a good one.
+
+        Returns:
+          The checkpoint's step; 0 when there is no checkpoint at all.
 
         Raises:
           CheckpointError: there are checkpoints, but none can be read.
         """
         if self._write and os.path.isdir(self._folder):
             for name in os.listdir(self._folder):
-                # What a process that was killed while it wrote has left behind.
+                # Left behind by a process that was killed while it wrote.
                 if name.startswith(".step-") and name.endswith(".part"):
                     shutil.rmtree(os.path.join(self._folder, name))
         reasons, damaged = [], []
         for step in reversed(self.steps()):
             try:
-                # What the optimizer makes with its first step is read then; a run that is done makes none of it.
+                # Slots are restored when the optimizer makes them in its first step; a run that is finished makes none.
                 status = self._checkpoint.read(os.path.join(self._path(step), "state")).assert_existing_objects_matched()
                 status.expect_partial()
                 for newer in damaged:

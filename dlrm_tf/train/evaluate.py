@@ -1,27 +1,36 @@
 """`evaluate`: how good a model's probabilities are on one split of prepared data."""
 
 import os
-from typing import Optional
+from typing import Optional, Union
 
+from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.records import Records
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.keras2 import tensorflow
-from dlrm_tf.model.dlrm import load
+from dlrm_tf.model.dlrm import DLRM, load
 from dlrm_tf.progress import Progress
 from dlrm_tf.train.metrics import ClickMetrics
 
 tf = tensorflow()
 
 
-def evaluate(data, weights, split: str = "test", batch_size: int = 8192, exact: bool = True, quiet: bool = False) -> dict:
-    """Scores every row of a split, the last ones too, and measures the probabilities.
+def evaluate(
+    data: Union[str, os.PathLike, Records],
+    weights: Union[str, os.PathLike, DLRM],
+    *,
+    split: str = "test",
+    batch_size: int = 8192,
+    exact: bool = True,
+    quiet: bool = False,
+) -> dict:
+    """Scores every row of a split, also those of a last batch that is not full, and measures the probabilities.
 
     Args:
       data: a folder made by `prepare`, or opened `Records`.
       weights: a `.weights.h5`, or a `dlrm_tf.DLRM`.
       split: `"test"` or `"train"`.
       batch_size: rows a step; does not change the result.
-      exact: see `ClickMetrics`; without it memory stays constant, and there are no calibration bins.
+      exact: keep every score, for an exact AUC and calibration bins; without it memory stays constant (see `ClickMetrics`).
       quiet: show no progress.
 
     Returns:
@@ -30,31 +39,53 @@ def evaluate(data, weights, split: str = "test", batch_size: int = 8192, exact: 
     Raises:
       CheckpointError: the weights file is damaged, or belongs to other data.
       DataError: `data` is not prepared data.
+      NonFiniteLogits: a logit is NaN or infinite.
       ValueError: the split has no rows.
     """
-    metrics = measure(data, weights, split, batch_size, exact, quiet)
+    metrics = measure(data, weights, split=split, batch_size=batch_size, exact=exact, quiet=quiet)
     result = metrics.result()
     if exact:
         result["calibration_bins"] = metrics.calibration_bins()
     return result
 
 
-def measure(data, weights, split="test", batch_size=8192, exact=True, quiet=False) -> ClickMetrics:
-    """As `evaluate`, but returns the `ClickMetrics`, which also has the scores themselves."""
+def measure(
+    data: Union[str, os.PathLike, Records],
+    weights: Union[str, os.PathLike, DLRM],
+    *,
+    split: str = "test",
+    batch_size: int = 8192,
+    exact: bool = True,
+    quiet: bool = False,
+) -> ClickMetrics:
+    """The metrics of a split with the scores they come from; `evaluate` returns the figures alone.
+
+    Args:
+      data: a folder made by `prepare`, or opened `Records`.
+      weights: a `.weights.h5`, or a `dlrm_tf.DLRM`.
+      split: `"test"` or `"train"`.
+      batch_size: rows a step; does not change the result.
+      exact: keep every score.
+      quiet: show no progress.
+
+    Raises:
+      CheckpointError: the weights file is damaged, or belongs to other data.
+      DataError: `data` is not prepared data.
+    """
     records = data if isinstance(data, Records) else Records.open(data)
     model = weights
     if isinstance(weights, (str, os.PathLike)):
         model = load(weights)
     check_fits(model.config, model.vocabulary_fingerprint, records, os.fspath(weights) if model is not weights else "the model")
-    # One shape for all batches: an NPU or a TPU compiles the graph anew for another one.
+    # One shape for all batches: an NPU or a TPU compiles the graph again for every other one.
     batch_size = max(1, min(batch_size, records.rows(split)))
     signature = {
         "dense": tf.TensorSpec([batch_size, model.config.dense_dim], tf.float32),
         "categorical": tf.TensorSpec([batch_size, model.config.num_categorical], tf.int32),
     }
     logits = tf.function(lambda features: model(features, training=False), input_signature=[signature])
-    metrics = ClickMetrics(exact)
-    with Progress(f"evaluate {split}", records.rows(split), "rows", quiet=quiet) as progress:
+    metrics = ClickMetrics(exact=exact)
+    with Progress(f"evaluate {split}", total=records.rows(split), unit="rows", quiet=quiet) as progress:
         for features, label in records.dataset(split, batch_size):
             rows = int(label.shape[0])
             if rows < batch_size:
@@ -64,11 +95,17 @@ def measure(data, weights, split="test", batch_size=8192, exact=True, quiet=Fals
     return metrics
 
 
-def check_fits(config, fingerprint: Optional[str], records: Records, source: str) -> None:
-    """Checks that a model is for this data: feature counts, vocabulary sizes, and the vocabulary itself where both name it.
+def check_fits(config: DLRMConfig, fingerprint: Optional[str], records: Records, source: str) -> None:
+    """Checks that a model belongs to this data: number of features, ids a feature, and the vocabulary where it is known.
+
+    Args:
+      config: the model's architecture.
+      fingerprint: fingerprint of the vocabulary the model was trained with; None or "" when it is not known.
+      records: the data.
+      source: the model's name in errors.
 
     Raises:
-      CheckpointError: it is not; the message names the first difference.
+      CheckpointError: it does not; the message names the first difference.
     """
     names = records.spec.categorical_names
     if len(names) != config.num_categorical or len(records.spec.dense_names) != config.dense_dim:

@@ -1,12 +1,13 @@
 """Quality of predicted click probabilities, in float64 NumPy: accuracy, AUC, logloss, normalized entropy, calibration."""
 
 import math
+from typing import Union
 
 import numpy as np
 
 from dlrm_tf.errors import DataError
 
-# Cells of the probability axis for AUC from a histogram. 200, Keras's default, is wrong in the second digit for click rates.
+# Cells of the histogram of probabilities. With 200, Keras's default, the AUC of small click rates is wrong in the second digit.
 AUC_THRESHOLDS = 8000
 CALIBRATION_BINS = 10
 
@@ -23,7 +24,7 @@ def exact_auc(labels: np.ndarray, scores: np.ndarray) -> float:
       scores: `[n]`, any monotone score.
 
     Returns:
-      AUC in [0, 1]; NaN when only one class is there.
+      AUC in [0, 1]; NaN when all labels are equal.
     """
     positive = np.asarray(labels) > 0.5
     positives = int(positive.sum())
@@ -38,11 +39,14 @@ def exact_auc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 class ClickMetrics:
-    """Collects batches of labels and logits, then tells all metrics.
+    """Collects batches of labels and logits and computes all metrics of them.
 
     Args:
-      exact: keep every score (12 bytes a row) for an exact AUC, ROC curve and bins of equal counts; otherwise the AUC comes from
-        a histogram of `AUC_THRESHOLDS` cells, right to four digits, in constant memory, and there are no curves.
+      exact: keep every score (12 bytes a row), for an exact AUC, the ROC curve and calibration bins. Otherwise memory is
+        constant: the AUC comes from a histogram of `AUC_THRESHOLDS` cells, right to four digits, and there are no curves.
+
+    Attributes:
+      rows: rows added so far.
 
     Example:
       metrics = ClickMetrics()
@@ -50,7 +54,7 @@ class ClickMetrics:
       metrics.result()["auc"]      # 1.0
     """
 
-    def __init__(self, exact: bool = True):
+    def __init__(self, *, exact: bool = True):
         self._exact = exact
         self._kept = []
         self._histogram = np.zeros((2, AUC_THRESHOLDS), np.int64)
@@ -58,8 +62,16 @@ class ClickMetrics:
         self._correct = self._positives = 0
         self._loss_sum = self._probability_sum = 0.0
 
-    def update(self, labels, logits) -> None:
-        """Adds rows: labels `[n]` or `[n, 1]` (0 or 1), logits likewise."""
+    def update(self, labels: Union[np.ndarray, list], logits: Union[np.ndarray, list]) -> None:
+        """Adds rows.
+
+        Args:
+          labels: `[n]` or `[n, 1]`, 0 or 1.
+          logits: `[n]` or `[n, 1]`.
+
+        Raises:
+          ValueError: not as many labels as logits.
+        """
         labels = np.asarray(labels, np.float64).reshape(-1)
         logits = np.asarray(logits, np.float64).reshape(-1)
         if labels.shape != logits.shape:
@@ -67,12 +79,12 @@ class ClickMetrics:
         self.rows += labels.size
         finite = np.isfinite(logits)
         self._not_finite += int(finite.size - finite.sum())
-        if self._not_finite:  # the result will be an error, which names them all
+        if self._not_finite:  # `result` will raise, with the number of such rows
             return
         probability = _sigmoid(logits)
         self._correct += int(((logits > 0) == (labels > 0.5)).sum())
         self._positives += int((labels > 0.5).sum())
-        # log(1 + e^x) - y x, the cross-entropy of a logit, which never takes the log of a rounded probability.
+        # log(1 + e^x) - y x, the cross-entropy of a logit: exact also where the probability is rounded to 0 or 1.
         self._loss_sum += float((np.logaddexp(0.0, logits) - labels * logits).sum())
         self._probability_sum += float(probability.sum())
         if self._exact:
@@ -82,14 +94,14 @@ class ClickMetrics:
             for value in (0, 1):
                 self._histogram[value] += np.bincount(cell[(labels > 0.5) == value], minlength=AUC_THRESHOLDS)
 
-    def result(self) -> dict:
+    def result(self) -> dict[str, Union[int, float, None]]:
         """The metrics of all rows so far.
 
         Returns:
           `rows`; `accuracy` at probability 0.5; `auc`; `logloss`, mean cross-entropy in nats; `normalized_entropy`, logloss
           divided by the entropy of the mean click rate (He et al. 2014, section 3.1: below 1 beats predicting that rate);
           `calibration`, mean prediction divided by mean label (1 is right); `mean_label`; `mean_prediction`.
-          A metric without meaning for these rows (AUC of one class) is None.
+          A metric that is undefined for these rows (the AUC when all labels are equal) is None.
 
         Raises:
           NonFiniteLogits: a logit is NaN or infinite.
@@ -113,19 +125,31 @@ class ClickMetrics:
         }
         return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
 
-    def scores(self) -> tuple:
-        """All `(labels float32 [n], logits float64 [n])`; only with `exact`."""
+    def scores(self) -> tuple[np.ndarray, np.ndarray]:
+        """All `(labels float32 [n], logits float64 [n])`, in the order they were added.
+
+        Raises:
+          NonFiniteLogits: a logit is NaN or infinite.
+          ValueError: without `exact`.
+        """
         self._check()
         if not self._exact:
             raise ValueError("scores are kept only with exact=True")
         self._kept = [tuple(np.concatenate(part) for part in zip(*self._kept))]
         return self._kept[0]
 
-    def calibration_bins(self, bins: int = CALIBRATION_BINS) -> list:
-        """Rows sorted by prediction and cut into `bins` of equal counts; only with `exact`.
+    def calibration_bins(self, bins: int = CALIBRATION_BINS) -> list[dict[str, Union[int, float]]]:
+        """Rows sorted by prediction and divided into bins of equal counts.
+
+        Args:
+          bins: number of bins.
 
         Returns:
           One dict a bin: `rows`, `mean_prediction`, `mean_label`.
+
+        Raises:
+          NonFiniteLogits: a logit is NaN or infinite.
+          ValueError: without `exact`.
         """
         labels, logits = self.scores()
         order = np.argsort(logits, kind="stable")

@@ -1,16 +1,20 @@
 """Optimizer state in a weights file: MindSpore's, put into our optimizers, and our own, written and read back bit for bit.
 
-`dlrm-tf convert --optimizer-state` and `dlrm-tf train --save-optimizer-state` write such files (`model.optimizer_state`).
-Ours has Keras's numbers. The group's attributes are `optimizer` (of the table), `dense_optimizer` and `global_step`; Adagrad
-for both is written as MindSpore's, which means the same, so that `convert` takes it back. A row-wise accumulator is written
-once for each column, so that every slot has its weight's shape.
+`dlrm-tf convert --optimizer-state` and `dlrm-tf train --save-optimizer-state` write such files (`weights.optimizer_state`).
+Our state keeps Keras's numbers. The group's attributes are `optimizer` (of the table), `dense_optimizer` and `global_step`.
+Adagrad for table and MLPs is written as MindSpore's, which means the same, so that `convert` takes it back. A row-wise
+accumulator is repeated for each column, so that every slot has its weight's shape.
 """
+
+import os
+from typing import Union
 
 import numpy as np
 
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.keras2 import tensorflow
-from dlrm_tf.model.optimizers import RowwiseAdagrad, TableAndDense, is_table, legacy
+from dlrm_tf.model.dlrm import DLRM
+from dlrm_tf.model.optimizers import RowwiseAdagrad, is_table, legacy, parts
 from dlrm_tf.model.saving import write_model
 from dlrm_tf.weights.layout import TABLE, dense_path
 from dlrm_tf.weights.optimizer_state import OptimizerStateReader, OptimizerStateWriter
@@ -19,71 +23,93 @@ from dlrm_tf.weights.writer import WeightsWriter
 
 tf = tensorflow()
 
+# Rows read or written at a time.
 CHUNK_ROWS = 1 << 18
 # MindSpore's optimizer -> (its slot, the slot of ours that means the same).
 SLOTS = {"sgd": ("accum", "momentum"), "momentum": ("moments", "momentum"), "adagrad": ("accum", "accumulator")}
-# Our optimizers by kind: their slots, each with its name in the file.
+# Kind of our optimizer -> its slots, each with its name in the file.
 OUR_SLOTS = {"sgd": {}, "momentum": {"momentum": "momentum"}, "adagrad": {"accumulator": "accum"}, "adam": {"m": "m", "v": "v"}}
 _CLASSES = ((legacy.SGD, "sgd"), ((legacy.Adagrad, RowwiseAdagrad), "adagrad"), (legacy.Adam, "adam"))
 
 
-def state_kind(optimizer) -> str:
-    """The kind of one of our optimizers (a key of `OUR_SLOTS`), not a `TableAndDense`.
+def continue_with_state(model: DLRM, path: Union[str, os.PathLike], *, required: bool = False, scheduled: bool = False) -> str:
+    """Restores the optimizer state of the weights file that a run starts from, if there is one that fits.
+
+    Args:
+      model: the compiled model.
+      path: the `.weights.h5`.
+      required: whether state that is missing or does not fit is an error.
+      scheduled: whether the learning rate depends on the step, which then is counted from 0 again.
+
+    Returns:
+      One line that says whether the state was restored, or why not.
 
     Raises:
-      CheckpointError: its state has no place in a weights file.
+      CheckpointError: with `required`, the state is missing or does not fit.
     """
-    kind = next((kind for classes, kind in _CLASSES if isinstance(optimizer, classes)), None)
-    kind = "momentum" if kind == "sgd" and optimizer.get_slot_names() else kind
-    if kind is None or not set(optimizer.get_slot_names()) <= set(OUR_SLOTS[kind]):
-        raise CheckpointError(
-            f"a weights file has no place for the state of {type(optimizer).__name__}; take an optimizer of make_optimizer"
-        )
-    return kind
+    optimizers = [part for part, _ in parts(model.optimizer)]
+    try:
+        with WeightsReader(path) as reader:
+            has_state = bool(OptimizerStateReader(reader).attributes)
+        if not has_state and not required:
+            return f"{path}: no optimizer state in it, the optimizer starts anew"
+        if scheduled and any(state_kind(part) == "adam" for part in optimizers):
+            raise CheckpointError(
+                f"{path}: Adam's state counts steps, and so do warm-up and decay, which begin anew: leave one out"
+            )
+        without = restore_optimizer_state(model, model.optimizer, path)
+    except CheckpointError as e:
+        if required:
+            raise
+        return f"the optimizer starts anew: {e}"
+    steps = int(model.optimizer.iterations)
+    if scheduled:
+        _set_steps(model.optimizer, 0)
+    left_out = f", but not for {', '.join(without)}" if without else ""
+    return f"{path}: the optimizer continues with its state after {steps:,} steps{left_out}"
 
 
-def save_with_optimizer_state(model, optimizer, path) -> None:
+def save_with_optimizer_state(model: DLRM, optimizer: legacy.Optimizer, path: Union[str, os.PathLike]) -> None:
     """Writes a weights file with the optimizer's slots and step count, which `restore_optimizer_state` reads back.
 
     Args:
-      model: a built `DLRM`.
-      optimizer: its optimizer, as `make_optimizer` makes.
+      model: the model.
+      optimizer: its optimizer, made by `make_optimizer`.
       path: the `.weights.h5`.
 
     Raises:
-      CheckpointError: an optimizer whose state has no place in the file.
+      CheckpointError: the file format has no place for the optimizer's state.
     """
-    table_part, dense_part = _parts(optimizer)
+    table_part, dense_part = _table_and_dense(optimizer)
     table_kind, dense_kind = state_kind(table_part), state_kind(dense_part)
     attributes = {"optimizer": table_kind, "global_step": np.array([int(optimizer.iterations)], np.int32)}
     if (table_kind, dense_kind) != ("adagrad", "adagrad"):
         attributes["dense_optimizer"] = dense_kind
-    _make_slots(model, table_part, dense_part)
+    _make_slots(model, optimizer)
     sources = {"source_sha256": model.source_sha256, "vocabulary_fingerprint": model.vocabulary_fingerprint}
     with WeightsWriter(path, model.config, **sources) as writer:
         write_model(model, writer)
         state = OptimizerStateWriter(writer, attributes)
         for slot in sorted({name for kind in (table_kind, dense_kind) for name in OUR_SLOTS[kind].values()}):
-            # What is not written (the table's momentum) is zero.
-            state.create(slot, np.float32(0.0))
+            state.create(slot, np.float32(0.0))  # a weight without this slot (the table has no momentum) keeps zeros
         for weight_path, variable in _variables(model).items():
             part, kind = (table_part, table_kind) if is_table(variable) else (dense_part, dense_kind)
             for ours, slot in OUR_SLOTS[kind].items():
                 _write(part.get_slot(variable, ours), variable, state, slot, weight_path)
 
 
-def restore_optimizer_state(model, optimizer, path) -> list:
+def restore_optimizer_state(model: DLRM, optimizer: legacy.Optimizer, path: Union[str, os.PathLike]) -> list[str]:
     """Sets an optimizer's slots and step count from a weights file with optimizer state, MindSpore's or ours.
 
-    Ours goes back as it was. Of MindSpore's:
+    Our state is restored unchanged. MindSpore's is converted:
 
-    * SGD and Momentum, `v = mu v + g; w -= lr v`: Keras keeps `m = -lr v`, so v is scaled by our optimizer's learning rate.
-      Dampening, weight decay and Nesterov are not in MindSpore's file; they are taken to be off.
-    * Adagrad, `a += g^2; w -= lr g / sqrt(a)`: the same accumulator; a row-wise one takes the mean of its row.
+    * SGD and Momentum, `v = mu v + g; w -= lr v`: Keras stores `m = -lr v`, so v is multiplied by our optimizer's learning
+      rate. Dampening, weight decay and Nesterov are not in MindSpore's file; they are assumed to be off.
+    * Adagrad, `a += g^2; w -= lr g / sqrt(a)`: the same accumulator; a row-wise one gets the mean of its row.
 
     Args:
-      model: a built `DLRM`, its weights already loaded from the file.
-      optimizer: a legacy Keras optimizer, as `make_optimizer` makes; its slots are made if need be.
+      model: the model, its weights already loaded from the file.
+      optimizer: its optimizer, made by `make_optimizer`; slots that do not exist yet are made.
       path: the `.weights.h5`.
 
     Returns:
@@ -91,11 +117,11 @@ def restore_optimizer_state(model, optimizer, path) -> list:
       table.
 
     Raises:
-      CheckpointError: the file holds no optimizer state, or that of an optimizer that does not go with `optimizer`.
+      CheckpointError: the file holds no optimizer state, or that of an optimizer which does not match `optimizer`.
     """
     variables = _variables(model)
-    table_part, dense_part = _parts(optimizer)
-    _make_slots(model, table_part, dense_part)
+    table_part, dense_part = _table_and_dense(optimizer)
+    _make_slots(model, optimizer)
     with WeightsReader(path) as reader:
         state = OptimizerStateReader(reader)
         kind = str(state.attributes.get("optimizer", "none"))
@@ -108,46 +134,29 @@ def restore_optimizer_state(model, optimizer, path) -> list:
                 f"{path}: wanted optimizer state of {', '.join(SLOTS)} (convert --optimizer-state). Received {kind}"
             )
         steps = int(np.ravel(state.attributes.get("global_step", 0))[0])
-    for part in {id(p): p for p in (optimizer, table_part, dense_part)}.values():
-        part.iterations.assign(steps)
+    _set_steps(optimizer, steps)
     return without
 
 
-def go_on_with_state(model, path: str, must: bool, scheduled: bool) -> str:
-    """Restores the optimizer state of the weights file a run starts from; returns a line that tells what came of it.
+def state_kind(optimizer: legacy.Optimizer) -> str:
+    """The kind of an optimizer, a key of `OUR_SLOTS`.
 
     Args:
-      model: the compiled `DLRM`.
-      path: the `.weights.h5`.
-      must: whether state that is missing or does not fit is an error.
-      scheduled: whether the learning rate has a schedule, which begins anew.
+      optimizer: one of our optimizers, but not a `TableAndDense`.
 
     Raises:
-      CheckpointError: with `must`.
+      CheckpointError: a weights file has no place for its state.
     """
-    try:
-        with WeightsReader(path) as reader:
-            has_state = bool(OptimizerStateReader(reader).attributes)
-        if not has_state and not must:
-            return f"{path}: no optimizer state in it, the optimizer starts anew"
-        if scheduled and any(state_kind(part) == "adam" for part in getattr(model.optimizer, "optimizers", [model.optimizer])):
-            raise CheckpointError(
-                f"{path}: Adam's state counts steps, and so do warm-up and decay, which begin anew: leave one out"
-            )
-        without = restore_optimizer_state(model, model.optimizer, path)
-    except CheckpointError as e:
-        if must:
-            raise
-        return f"the optimizer starts anew: {e}"
-    steps = int(model.optimizer.iterations)
-    if scheduled:
-        for part in (model.optimizer, *getattr(model.optimizer, "optimizers", ())):
-            part.iterations.assign(0)
-    left_out = f", but not for {', '.join(without)}" if without else ""
-    return f"{path}: the optimizer goes on with its state after {steps:,} steps{left_out}"
+    kind = next((kind for classes, kind in _CLASSES if isinstance(optimizer, classes)), None)
+    kind = "momentum" if kind == "sgd" and optimizer.get_slot_names() else kind
+    if kind is None or not set(optimizer.get_slot_names()) <= set(OUR_SLOTS[kind]):
+        raise CheckpointError(
+            f"a weights file has no place for the state of {type(optimizer).__name__}; take an optimizer of make_optimizer"
+        )
+    return kind
 
 
-def _restore_ours(path, state: OptimizerStateReader, variables: dict, table_part, dense_part) -> list:
+def _restore_ours(path, state: OptimizerStateReader, variables: dict, table_part, dense_part) -> list[str]:
     came = tuple(str(state.attributes[name]) for name in ("optimizer", "dense_optimizer"))
     wanted = (state_kind(table_part), state_kind(dense_part))
     if came != wanted:
@@ -165,7 +174,7 @@ def _restore_ours(path, state: OptimizerStateReader, variables: dict, table_part
     return []
 
 
-def _restore_mindspores(path, state: OptimizerStateReader, variables: dict, table_part, dense_part) -> list:
+def _restore_mindspores(path, state: OptimizerStateReader, variables: dict, table_part, dense_part) -> list[str]:
     kind = str(state.attributes["optimizer"])
     theirs, ours = SLOTS[kind]
     if theirs not in state.slots:
@@ -194,22 +203,21 @@ def _variables(model) -> dict:
     return variables
 
 
-def _make_slots(model, table_part, dense_part) -> None:
-    """Makes the slots that are not there before an optimizer's first step."""
-    variables = list(_variables(model).values())
-    by_part = {id(table_part): [], id(dense_part): []}
-    for variable in variables:
-        by_part[id(table_part if is_table(variable) else dense_part)].append(variable)
-    for part in (table_part, dense_part):
-        part._create_all_weights(by_part[id(part)])
+def _make_slots(model, optimizer) -> None:
+    """Makes the slots; an optimizer by itself makes them in its first step."""
+    for part, variables in parts(optimizer, _variables(model).values()):
+        part._create_all_weights(variables)
 
 
-def _parts(optimizer) -> tuple:
-    """`(optimizer of the table, optimizer of the MLPs)`."""
-    if isinstance(optimizer, TableAndDense):
-        dense, table = optimizer.optimizers
-        return table, dense
-    return optimizer, optimizer
+def _set_steps(optimizer, steps: int) -> None:
+    for part in (optimizer, *(part for part, _ in parts(optimizer))):
+        part.iterations.assign(steps)
+
+
+def _table_and_dense(optimizer) -> tuple:
+    """`(optimizer of the table, optimizer of the MLPs)`, which may be the same."""
+    found = [part for part, _ in parts(optimizer)]
+    return found[-1], found[0]
 
 
 def _fill(slot, state: OptimizerStateReader, name: str, path: str, scale: float) -> None:

@@ -2,16 +2,55 @@
 
 import json
 import os
+from typing import Any
 
+from dlrm_tf.config import DLRMConfig
+from dlrm_tf.data.records import Records
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.files import atomic_file
+from dlrm_tf.model.dlrm import DLRM
+from dlrm_tf.train.callbacks import Summaries
 from dlrm_tf.train.checkpoints import RunCheckpoints
+from dlrm_tf.train.options import FitOptions
 
 LAST, BEST, HISTORY, SETTINGS = "model.weights.h5", "best.weights.h5", "history.json", "settings.json"
+TENSORBOARD = "tensorboard"
 
 
-def open_run(run_dir: str, checkpoints: RunCheckpoints, resume: bool, settings: dict) -> None:
-    """Makes the run folder, or checks that the run in it is the one to go on with."""
+def run_settings(options: FitOptions, config: DLRMConfig, records: Records, rows: int) -> dict[str, Any]:
+    """What must stay the same when a run is resumed, as settings.json holds it.
+
+    Args:
+      options: the run's options.
+      config: the model's architecture.
+      records: the data.
+      rows: rows of an epoch.
+    """
+    names = ("optimizer", "learning_rate", "momentum", "dense_optimizer", "dense_learning_rate", "warmup_steps")
+    return {
+        "config": json.loads(config.to_json()),
+        "vocabulary": records.manifest["vocabulary"]["fingerprint"],
+        "rows": rows,
+        **{name: getattr(options, name) for name in names},
+        # The steps of a decay depend on the number of epochs; without a decay, a run may be given more epochs.
+        "decay": [options.decay, options.epochs if options.decay else 0],
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+    }
+
+
+def open_run(run_dir: str, checkpoints: RunCheckpoints, resume: bool, settings: dict[str, Any]) -> None:
+    """Makes the run folder, or checks that the run in it may be resumed.
+
+    Args:
+      run_dir: the run's folder.
+      checkpoints: the run's checkpoints.
+      resume: whether the run in the folder is to be resumed.
+      settings: the settings of `run_settings`.
+
+    Raises:
+      CheckpointError: the folder holds a run and `resume` is false, or a run with other settings.
+    """
     path = os.path.join(run_dir, SETTINGS)
     if not os.path.exists(path):
         if checkpoints.steps():
@@ -20,7 +59,7 @@ def open_run(run_dir: str, checkpoints: RunCheckpoints, resume: bool, settings: 
             json.dump(settings, f, indent=1)
         return
     if not resume:
-        raise CheckpointError(f"{run_dir}: already holds a run; go on with it (--resume) or choose another folder")
+        raise CheckpointError(f"{run_dir}: already holds a run; resume it (--resume) or choose another folder")
     try:
         with open(path, encoding="utf-8") as f:
             before = json.load(f)
@@ -32,8 +71,16 @@ def open_run(run_dir: str, checkpoints: RunCheckpoints, resume: bool, settings: 
         raise CheckpointError(f"{run_dir}: can't resume with other settings: {'; '.join(differ)}")
 
 
-def read_history(run_dir: str, step: int) -> list:
-    """The epochs finished before `step`."""
+def read_history(run_dir: str, step: int) -> list[dict]:
+    """The figures of the epochs that were finished at a step.
+
+    Args:
+      run_dir: the run's folder.
+      step: optimizer steps done.
+
+    Raises:
+      CheckpointError: the file is damaged.
+    """
     path = os.path.join(run_dir, HISTORY)
     if not os.path.exists(path):
         return []
@@ -44,8 +91,15 @@ def read_history(run_dir: str, step: int) -> list:
         raise CheckpointError(f"{path}: damaged ({e}); remove it to resume without the earlier epochs' figures") from e
 
 
-def end_epoch(run_dir: str, model, history: list, summaries) -> None:
-    """Writes the epoch's figures, and its weights when they are the best so far."""
+def end_epoch(run_dir: str, model: DLRM, history: list[dict], summaries: Summaries) -> None:
+    """Writes the figures of the last epoch, and its weights if their validation logloss is the lowest so far.
+
+    Args:
+      run_dir: the run's folder.
+      model: the model as it is after the epoch.
+      history: the figures of all epochs, the last one included.
+      summaries: where TensorBoard's events are written.
+    """
     entry = history[-1]
     summaries.write(entry["step"], {"loss": entry["loss"]}, "epoch/")
     summaries.write_histograms(entry["step"], model)

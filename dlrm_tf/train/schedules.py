@@ -1,12 +1,14 @@
 """Learning rate over the steps: linear warm-up, constant, polynomial decay."""
 
+from typing import Any, Union
+
 from dlrm_tf.keras2 import tensorflow
 
 tf = tensorflow()
 
 
 class WarmUpThenDecay(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """`peak * (step + 1) / warmup_steps`, then `peak`, then `peak * (1 - progress) ** power` in the last `decay_steps`.
+    """`peak * (step + 1) / warmup_steps`, then `peak`, then `peak * ((total_steps - step) / decay_steps) ** power`.
 
     The schedule of the MLPerf DLRM reference (facebookresearch/dlrm, `LRPolicyScheduler`, where power is 2).
 
@@ -15,13 +17,13 @@ class WarmUpThenDecay(tf.keras.optimizers.schedules.LearningRateSchedule):
       total_steps: steps of the whole training.
       warmup_steps: steps of the rise; 0 starts at `peak`.
       decay_steps: steps of the fall to zero; 0 stays at `peak`.
-      power: of the fall; 1 is linear.
+      power: exponent of the fall; 1 is linear.
 
     Raises:
       ValueError: the steps do not fit into `total_steps`.
     """
 
-    def __init__(self, peak: float, total_steps: int, warmup_steps: int = 0, decay_steps: int = 0, power: float = 2.0):
+    def __init__(self, peak: float, total_steps: int, *, warmup_steps: int = 0, decay_steps: int = 0, power: float = 2.0):
         if min(warmup_steps, decay_steps) < 0 or warmup_steps + decay_steps > total_steps:
             raise ValueError(
                 f"warmup_steps + decay_steps must fit into total_steps. "
@@ -32,8 +34,12 @@ class WarmUpThenDecay(tf.keras.optimizers.schedules.LearningRateSchedule):
         self.peak, self.total_steps, self.power = float(peak), total_steps, float(power)
         self.warmup_steps, self.decay_steps = warmup_steps, decay_steps
 
-    def __call__(self, step):
-        """Learning rate (float32 scalar) of optimizer step `step`, counted from 0."""
+    def __call__(self, step: Union[int, tf.Tensor]) -> tf.Tensor:
+        """The learning rate, a float32 scalar.
+
+        Args:
+          step: number of the optimizer step, from 0.
+        """
         step = tf.cast(step, tf.float32)
         rate = tf.constant(self.peak)
         if self.decay_steps:
@@ -43,8 +49,8 @@ class WarmUpThenDecay(tf.keras.optimizers.schedules.LearningRateSchedule):
             rate *= tf.minimum((step + 1.0) / float(self.warmup_steps), 1.0)
         return rate
 
-    def get_config(self):
-        """The arguments, for Keras to rebuild it."""
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, from which Keras rebuilds the schedule."""
         return {
             "peak": self.peak,
             "total_steps": self.total_steps,

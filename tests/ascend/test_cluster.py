@@ -49,7 +49,7 @@ def test_chief():
     [
         (
             {**CHIEF, "RANK_ID": "0", "RANK_SIZE": "8"},
-            "RANK_ID, RANK_SIZE and CM_CHIEF_IP, CM_CHIEF_PORT, .* are set: .* never by both",
+            "RANK_ID, RANK_SIZE and CM_CHIEF_IP, CM_CHIEF_PORT, .* are set: .* never both",
         ),
         ({"RANK_SIZE": "8"}, "RANK_SIZE=8 is set, but not RANK_TABLE_FILE, RANK_ID"),
         ({"RANK_ID": "3"}, "RANK_ID is set, but not RANK_SIZE"),

@@ -52,7 +52,7 @@ def test_one_device_keeps_float32_and_is_opened_first(processes):
 )
 def test_mixed_precision_scales_the_loss(processes, arguments, saturates, scaled, scale, options):
     code = f"""
-device = open_device('mixed', {arguments})
+device = open_device(precision='mixed', {arguments})
 model = train('adagrad', 0, device)
 answer([type(model.optimizer).__name__, float(model.optimizer.loss_scale), model.embedding.table.numpy().tolist()])
 """
@@ -112,7 +112,7 @@ def test_two_ranks_train_as_one_process(processes):
     code = """
 from dlrm_tf.ascend.device import open_device
 from small_run import *
-device = open_device('mixed')
+device = open_device(precision='mixed')
 for name in RATES:
     model = train(name, device.rank, device)
     save(f'{name}{device.rank}.npz', model)

@@ -14,7 +14,7 @@ tf = tensorflow()
 def test_session_config(fake_plugin, monkeypatch, precision, mode):
     monkeypatch.setattr(plugin, "_version", {"npu_bridge": "1.15.0", "tensorflow": "1.15.0"}.get)
     mine = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=3)
-    config = session_config(precision, mine)
+    config = session_config(precision=precision, config=mine)
     assert config.intra_op_parallelism_threads == 3
     (optimizer,) = config.graph_options.rewrite_options.custom_optimizers
     assert optimizer.name == "NpuOptimizer"
@@ -23,4 +23,4 @@ def test_session_config(fake_plugin, monkeypatch, precision, mode):
 
 def test_unknown_precision():
     with pytest.raises(UsageError, match="precision must be one of float32, mixed. Received 'half'"):
-        session_config("half")
+        session_config(precision="half")

@@ -138,7 +138,7 @@ def test_schedule_warms_up_stays_and_decays():
     again = WarmUpThenDecay(**schedule.get_config())
     assert float(again(8)) == rates[8]
     with pytest.raises(ValueError, match="4 \\+ 7 in 10 steps"):
-        WarmUpThenDecay(1.0, 10, 4, 7)
+        WarmUpThenDecay(1.0, 10, warmup_steps=4, decay_steps=7)
 
 
 @pytest.mark.parametrize(

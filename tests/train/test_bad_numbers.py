@@ -139,7 +139,7 @@ def test_best_weights_without_validation_are_the_last(prepared, small_config, tm
 @pytest.mark.parametrize("value", ["0", "-1"])
 def test_numbers_that_must_be_positive_are_wrong_usage(prepared, tmp_path, capsys, option, value):
     assert main.main(["train", "--data", prepared.folder, "-o", str(tmp_path / "run"), option, value]) == 2
-    assert f"dlrm-tf: {option}: wanted a positive number. Received {value}" in capsys.readouterr().err
+    assert f"dlrm-tf: {option[2:].replace('-', '_')} must be positive. Received {value}" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -16,6 +16,7 @@ import dlrm_tf
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.train.checkpoints import RunCheckpoints
 from dlrm_tf.train.fit import fit
+from dlrm_tf.train.options import FitOptions
 
 OPTIONS = {"batch_size": 20, "seed": 3, "quiet": True, "epochs": 2, "checkpoint_steps": 20, "optimizer": "sgd"}
 PROGRAM = """
@@ -122,13 +123,12 @@ def test_a_run_goes_on_from_before_the_damage_and_pushes_out_no_good_checkpoint(
 
 
 CLUSTER = """
-import json, os, sys, threading, time
-from dlrm_tf import DLRMConfig
+import os, sys, threading, time
+from dlrm_tf import FitOptions, fit
 from dlrm_tf.errors import DLRMError
 from dlrm_tf.train.local_cluster import local_cluster
-arguments = json.loads(sys.argv[1])
-config = DLRMConfig.from_json(arguments["config"])
-folder = arguments["run_dir"] + "/checkpoints"
+folders, options = sys.argv[1:3], FitOptions.from_json(sys.argv[3])
+folder = folders[1] + "/checkpoints"
 
 def newest():
     names = os.listdir(folder) if os.path.isdir(folder) else []
@@ -146,11 +146,10 @@ def kill(others):
     print("ps", newest(), flush=True)
     others["ps-1"].kill()
 
-with local_cluster("parameter_server", 2, 2, arguments, arguments["run_dir"] + "/logs") as others:
-    from dlrm_tf import fit
+with local_cluster(*folders, options=options, workers=2, ps=2) as others:
     threading.Thread(target=kill, args=(others,), daemon=True).start()
     try:
-        fit(**{**arguments, "config": config}, strategy="parameter_server")
+        fit(*folders, options=options)
     except DLRMError as e:
         print(type(e).__name__, e, flush=True)
         os._exit(0)
@@ -159,9 +158,9 @@ with local_cluster("parameter_server", 2, 2, arguments, arguments["run_dir"] + "
 
 @pytest.mark.cluster
 def test_a_lost_worker_is_survived_and_a_lost_ps_is_resumed_from(prepared, small_config, tmp_path):
-    options = {**OPTIONS, "epochs": 100, "validate": False}
-    arguments = {"data": prepared.folder, "run_dir": str(tmp_path / "run"), "config": small_config.to_json(), **options}
-    done = subprocess.run([sys.executable, "-c", CLUSTER, json.dumps(arguments)], capture_output=True, text=True, timeout=600)
+    options = FitOptions(config=small_config, strategy="parameter_server", validate=False, **{**OPTIONS, "epochs": 100})
+    command = [sys.executable, "-c", CLUSTER, prepared.folder, str(tmp_path / "run"), options.to_json()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert len(done.stdout.splitlines()) == 3, done.stdout + done.stderr[-3000:]
     worker, ps, error = done.stdout.splitlines()
     # Training went on for at least 20 steps after the worker was gone.
@@ -169,6 +168,8 @@ def test_a_lost_worker_is_survived_and_a_lost_ps_is_resumed_from(prepared, small
     assert error.startswith("ClusterError a parameter server is gone") and error.endswith("start the cluster again with --resume")
     steps = [int(name[5:]) for name in os.listdir(tmp_path / "run" / "checkpoints") if name.startswith("step-")]
     epochs = max(steps) // 129 + 1
-    resumed = fit(prepared, tmp_path / "run", config=small_config, resume=True, **{**options, "epochs": epochs})
+    resumed = fit(prepared, tmp_path / "run", options=options, strategy="default", resume=True, epochs=epochs)
     assert resumed.history[-1]["step"] == 129 * epochs
-    assert resumed.history[-1]["loss"] < 0.57
+    # Asynchronous: not the same numbers as in one process, but the same work.
+    alone = fit(prepared, tmp_path / "alone", options=options, strategy="default", epochs=epochs)
+    assert resumed.history[-1]["loss"] == pytest.approx(alone.history[-1]["loss"], abs=0.05)

@@ -95,7 +95,7 @@ def test_metrics_without_meaning_are_none():
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_logits_that_are_no_numbers_are_an_error_that_counts_them(exact):
-    metrics = ClickMetrics(exact)
+    metrics = ClickMetrics(exact=exact)
     metrics.update([0, 1, 1], [0.5, np.nan, np.inf])
     metrics.update([0, 1], [0.5, np.nan])
     with pytest.raises(NonFiniteLogits, match="3 of 5 rows have a NaN or infinite logit"):

@@ -66,7 +66,7 @@ def test_train_grow_train_goes_on_with_the_state(options, prepared, more_data, s
     assert main.main(["grow", first, "--vocabulary", str(tmp_path / "new.npz"), "-o", grown]) == 0
     capsys.readouterr()
     assert main.main(["train", "--data", more_data.folder, "-o", str(tmp_path / "two"), "--weights", grown, *flags]) == 0
-    assert f"{grown}: the optimizer goes on with its state after 6 steps\n" in capsys.readouterr().err
+    assert f"{grown}: the optimizer continues with its state after 6 steps\n" in capsys.readouterr().err
 
     # In memory: the same optimizer all along, the model grown by model.grow.
     model = dlrm_tf.DLRM(small_config, seed=0)
@@ -123,7 +123,7 @@ def test_a_file_without_state(prepared, small_config, tmp_path, capsys):
         dlrm_tf.fit(prepared, tmp_path / "b", optimizer_state=True, **options)
     with pytest.raises(UsageError, match="optimizer_state needs weights"):
         dlrm_tf.fit(prepared, tmp_path / "c", optimizer_state=True)
-    with pytest.raises(UsageError, match="goes with strategy 'one'. Received 'mirrored'"):
+    with pytest.raises(UsageError, match="goes with strategy 'default'. Received 'mirrored'"):
         dlrm_tf.fit(prepared, tmp_path / "c", save_optimizer_state=True, strategy="mirrored")
 
 
@@ -132,7 +132,7 @@ def test_a_schedule_counts_from_nought_again(prepared, adagrad_file, tmp_path, c
     """Adagrad's accumulators are taken over, its steps are not: the decay is of the new run's steps."""
     options = {"weights": adagrad_file, "batch_size": BATCH, "validate": False, "decay": 1.0}
     trained = dlrm_tf.fit(prepared, tmp_path / "run", **options)
-    assert "goes on with its state after 6 steps" in capsys.readouterr().err
+    assert "continues with its state after 6 steps" in capsys.readouterr().err
     assert int(trained.model.optimizer.iterations) == 6
     accumulators = trained.model.optimizer.get_slot(trained.model.embedding.table, "accumulator").numpy()
     before = dlrm_tf.load(adagrad_file)

@@ -12,7 +12,9 @@ import pytest
 import dlrm_tf
 from dlrm_tf.errors import UsageError
 from dlrm_tf.train.local_cluster import local_cluster
-from dlrm_tf.train.strategies import is_chief, make_strategy, task
+from dlrm_tf.train.options import FitOptions
+from dlrm_tf.train.placements import PLACEMENTS
+from dlrm_tf.train.placements.tf_config import is_chief, task
 
 OPTIONS = {"batch_size": 100, "seed": 3, "quiet": True, "epochs": 1}  # 25 batches and one of 72 rows: uneven shares for three
 
@@ -27,17 +29,14 @@ def run(code: str, **arguments):
 
 
 FIT = """
-from dlrm_tf import DLRMConfig
+from dlrm_tf import FitOptions, fit
 from dlrm_tf.train.local_cluster import local_cluster
-cluster = arguments.pop("cluster")
-config = DLRMConfig.from_json(arguments.pop("config"))
-def train(**more):
-    from dlrm_tf import fit
-    return fit(config=config, **{**arguments, **more})
+folders, cluster = arguments["folders"], arguments["cluster"]
+options = FitOptions.from_json(arguments["options"])
 """
 MULTI_WORKER = """
-with local_cluster("multi_worker", cluster, 0, dict(arguments, config=config.to_json()), arguments["run_dir"] + "/logs"):
-    trained = train(strategy="multi_worker")
+with local_cluster(*folders, options=options, workers=cluster):
+    trained = fit(*folders, options=options)
 print(json.dumps(trained.model.distribute_strategy.num_replicas_in_sync))
 """
 MIRRORED = """
@@ -47,13 +46,13 @@ from dlrm_tf.keras2 import tensorflow
 tf = tensorflow()
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * cluster)
-trained = train(strategy="mirrored")
+trained = fit(*folders, options=options)
 # Steps in a loop, where a collective takes one shape only, though every batch has another number of distinct rows.
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():
-    looped = dlrm_tf.DLRM(config)
+    looped = dlrm_tf.DLRM(options.config)
     looped.compile("sgd", steps_per_execution=5)
-looped.fit(dlrm_tf.Records.open(arguments["data"]).dataset("train", 100, drop_remainder=True), verbose=0)
+looped.fit(dlrm_tf.Records.open(folders[0]).dataset("train", 100, drop_remainder=True), verbose=0)
 tables = [np.asarray(value) for value in strategy.experimental_local_results(looped.embedding.table)]
 assert np.array_equal(*tables) and tables[0].any()
 print(json.dumps(trained.model.distribute_strategy.num_replicas_in_sync))
@@ -65,11 +64,17 @@ def alone(prepared, small_config, tmp_path_factory):
     return dlrm_tf.fit(prepared, tmp_path_factory.mktemp("alone") / "run", config=small_config, optimizer="adagrad", **OPTIONS)
 
 
+def fit_in_a_process(program, prepared, tmp_path, cluster=0, **options):
+    """Runs `FIT` and `program` with these options of `fit` and `tmp_path/run` as the run's folder."""
+    folders = [prepared.folder, str(tmp_path / "run")]
+    return run(FIT + program, folders=folders, cluster=cluster, options=FitOptions(**OPTIONS, **options).to_json())
+
+
 @pytest.mark.cluster
-@pytest.mark.parametrize("program, replicas", [(MIRRORED, 2), (MULTI_WORKER, 2), (MULTI_WORKER, 3)])
-def test_replicas_in_step_equal_one_process(program, replicas, alone, prepared, small_config, tmp_path):
-    arguments = {"data": prepared.folder, "run_dir": str(tmp_path / "run"), "config": small_config.to_json(), "cluster": replicas}
-    assert run(FIT + program, optimizer="adagrad", **arguments, **OPTIONS) == replicas
+@pytest.mark.parametrize("strategy, replicas", [("mirrored", 2), ("multi_worker", 2), ("multi_worker", 3)])
+def test_replicas_in_step_equal_one_process(strategy, replicas, alone, prepared, small_config, tmp_path):
+    program = {"mirrored": MIRRORED, "multi_worker": MULTI_WORKER}[strategy]
+    assert fit_in_a_process(program, prepared, tmp_path, replicas, config=small_config, strategy=strategy) == replicas
     history = json.loads((tmp_path / "run" / "history.json").read_text())
     assert [e["step"] for e in history] == [e["step"] for e in alone.history]
     np.testing.assert_allclose([e["loss"] for e in history], [e["loss"] for e in alone.history], rtol=0, atol=1e-5)
@@ -83,8 +88,8 @@ def test_replicas_in_step_equal_one_process(program, replicas, alone, prepared, 
 
 PARAMETER_SERVER = """
 import time
-with local_cluster("parameter_server", 2, 2, dict(arguments, config=config.to_json()), arguments["run_dir"] + "/logs") as others:
-    trained = train(strategy="parameter_server", epochs=1)
+with local_cluster(*folders, options=options, workers=2, ps=2):
+    trained = fit(*folders, options=options)
     table = trained.model.embedding.table
     report = {"parts": [[v.device, v.shape[0]] for v in table.variables]}
     report["slots"] = [[v.device, v.shape[0]] for v in trained.model.optimizer.variables() if v.shape.rank and "table" in v.name]
@@ -94,8 +99,8 @@ print(json.dumps(report))
 
 @pytest.mark.cluster
 def test_parameter_servers_share_the_table_and_resume(prepared, small_config, alone, tmp_path):
-    arguments = {"data": prepared.folder, "run_dir": str(tmp_path / "run"), "config": small_config.to_json(), "cluster": 0}
-    report = run(FIT + PARAMETER_SERVER, optimizer="adagrad", **arguments, **{**OPTIONS, "checkpoint_steps": 10})
+    options = {"config": small_config, "strategy": "parameter_server", "checkpoint_steps": 10}
+    report = fit_in_a_process(PARAMETER_SERVER, prepared, tmp_path, **options)
     rows = small_config.table_rows
     assert [part_rows for _, part_rows in report["parts"]] == [rows - rows // 2, rows // 2]
     assert sorted(device for device, _ in report["parts"]) == [f"/job:ps/replica:0/task:{i}/device:CPU:0" for i in range(2)]
@@ -165,21 +170,24 @@ def test_steps_in_a_loop_are_refused_where_replicas_step_together(prepared, tmp_
 
 
 def test_tf_config_is_checked(monkeypatch):
+    def place(strategy):
+        PLACEMENTS[strategy](FitOptions(strategy=strategy), 1)
+
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    assert task() == ("chief", 0) and is_chief("multi_worker")
+    assert task() == ("chief", 0) and is_chief()
     with pytest.raises(UsageError, match="strategy multi_worker: TF_CONFIG names no worker"):
-        make_strategy("multi_worker", 1)
+        place("multi_worker")
     monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}')
-    assert task() == ("worker", 1) and not is_chief("multi_worker")
+    assert task() == ("worker", 1) and not is_chief()
     with pytest.raises(UsageError, match="parameter_server: TF_CONFIG names no ps"):
-        make_strategy("parameter_server", 1)
+        place("parameter_server")
     monkeypatch.setenv("TF_CONFIG", "{worker")
     with pytest.raises(UsageError, match="TF_CONFIG: wanted JSON like .* Received '{worker'"):
         task()
     with pytest.raises(UsageError, match="strategy must be one of .* Received 'ring'"):
-        make_strategy("ring", 1)
+        FitOptions(strategy="ring")
     with (
         pytest.raises(UsageError, match="needs at least one worker and one ps. Received 2 workers, 0 ps"),
-        local_cluster("parameter_server", 2, 0, {}, "unused"),
+        local_cluster("data", "unused", options=FitOptions(strategy="parameter_server"), workers=2),
     ):
         pass

@@ -7,9 +7,8 @@ import dlrm_tf
 from dlrm_tf.errors import UsageError
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.optimizers import make_optimizer
-from dlrm_tf.train import fit as fit_module
-from dlrm_tf.train.strategies import make_strategy
-from dlrm_tf.train.tpu import host_copy, on_host, tpu_model
+from dlrm_tf.train.placements.base import Placement
+from dlrm_tf.train.placements.tpu import TPUPlacement, host_copy, tpu_model, with_row_numbers
 
 tf = tensorflow()
 CONFIG = dlrm_tf.DLRMConfig.preset("tiny")
@@ -28,12 +27,12 @@ def test_trains_as_the_ordinary_model(optimizer):
     ordinary = dlrm_tf.DLRM(CONFIG, seed=1)
     on_tpu = tpu_model(ordinary, make_optimizer(optimizer, 0.1))
     features, _ = next(iter(batches()))
-    rows, _ = next(iter(on_host(on_tpu, batches)))
+    rows, _ = next(iter(with_row_numbers(CONFIG, batches)))
     np.testing.assert_allclose(on_tpu(rows), ordinary(features), rtol=0, atol=1e-6)
     ordinary.compile(make_optimizer(optimizer, 0.1))
     on_tpu.compile(make_optimizer(optimizer, 0.1))
     ordinary.fit(batches(), epochs=2, verbose=0)
-    on_tpu.fit(on_host(on_tpu, batches), epochs=2, verbose=0)
+    on_tpu.fit(with_row_numbers(CONFIG, batches), epochs=2, verbose=0)
     copied = host_copy(on_tpu)
     for mine, theirs in zip(copied.trainable_variables, ordinary.trainable_variables):
         np.testing.assert_allclose(mine.numpy(), theirs.numpy(), rtol=0, atol=1e-6)
@@ -65,7 +64,7 @@ def test_fit_goes_the_tpu_way(prepared, small_config, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="strategy tpu: no TPU found .* name one in TPU_NAME"):
         dlrm_tf.fit(prepared, tmp_path / "run", strategy="tpu", **options)
     # All but the hardware: the default strategy in place of a TPUStrategy.
-    monkeypatch.setattr(fit_module, "make_strategy", lambda name, rows: make_strategy("one", rows))
+    monkeypatch.setattr(TPUPlacement, "make_strategy", Placement.make_strategy)
     trained = dlrm_tf.fit(prepared, tmp_path / "run", strategy="tpu", **options)
     assert trained.history[0]["step"] == 25  # the last batch, which is not full, is left out
     measured = dlrm_tf.evaluate(prepared, trained.weights, quiet=True)

@@ -1,0 +1,142 @@
+"""The DLRM on a TPU: the fused table in the TPU's own embedding hardware, by TFRS's TPUEmbedding.
+
+Never run on a TPU here: the tests run TFRS's layer in its CPU mode, and compile the rest of the network with XLA, as a TPU does.
+"""
+
+import functools
+import os
+from typing import Any, Callable
+
+import numpy as np
+
+from dlrm_tf.config import DLRMConfig
+from dlrm_tf.errors import UsageError
+from dlrm_tf.keras2 import recommenders, tensorflow
+from dlrm_tf.model.dlrm import DLRM
+from dlrm_tf.model.embedding import row_numbers
+from dlrm_tf.model.optimizers import legacy
+from dlrm_tf.train.placements.base import Placement
+from dlrm_tf.weights.layout import table_chunks
+
+tf = tensorflow()
+tfrs = recommenders()
+
+
+class TPUPlacement(Placement):
+    """The TPU that the environment variable `TPU_NAME` names, or the local one."""
+
+    needs_whole_batches = True
+
+    def make_strategy(self, table_rows: int) -> tf.distribute.Strategy:
+        """See `Placement.make_strategy`."""
+        try:
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver(os.environ.get("TPU_NAME", ""))
+            tf.config.experimental_connect_to_cluster(resolver)
+            tf.tpu.experimental.initialize_tpu_system(resolver)
+        except (ValueError, tf.errors.OpError) as e:
+            raise UsageError(f"strategy tpu: no TPU found ({' '.join(str(e).split())[:200]}); name one in TPU_NAME") from e
+        return tf.distribute.TPUStrategy(resolver)
+
+    def build(self, make_model: Callable[[], DLRM], make_optimizer: Callable[[], Any]) -> DLRM:
+        """See `Placement.build`; the model to copy is made outside of the strategy's scope, on the host."""
+        model = make_model()
+        return super().build(lambda: model, make_optimizer)
+
+    def wrap(self, model: DLRM, optimizer: Any) -> tuple[DLRM, Any]:
+        """See `Placement.wrap`."""
+        return tpu_model(model, optimizer), optimizer
+
+    def dataset(self, model: DLRM, batches: Callable[[], tf.data.Dataset]) -> Any:
+        """See `Placement.dataset`."""
+        return super().dataset(model, functools.partial(with_row_numbers, model.config, batches))
+
+    def host_model(self, model: DLRM) -> DLRM:
+        """See `Placement.host_model`."""
+        return host_copy(model)
+
+
+class TPUFusedEmbedding(tf.keras.layers.Layer):
+    """`FusedEmbedding` on a TPU: takes row numbers, because a TPU looks up only what comes straight from the input pipeline.
+
+    Args:
+      config: the model's configuration.
+      table: float32 `[table_rows, D]`, the rows to start from.
+      optimizer: `"sgd"` or `"adagrad"` of `make_optimizer`, the table's own; the hardware knows no others of ours.
+
+    Raises:
+      UsageError: another optimizer.
+    """
+
+    def __init__(self, config: DLRMConfig, table: np.ndarray, optimizer: Any, name: str = "embedding"):
+        super().__init__(name=name)
+        if not isinstance(optimizer, (legacy.SGD, legacy.Adagrad)):
+            raise UsageError(f"strategy tpu: the optimizer must be sgd or adagrad. Received {type(optimizer).__name__}")
+        self.config = config
+        placed = tf.tpu.experimental.embedding
+        self._table_config = placed.TableConfig(
+            vocabulary_size=config.table_rows,
+            dim=config.embedding_dim,
+            initializer=lambda shape, dtype=tf.float32, **unused: tf.constant(table, dtype),
+            name="table",
+        )
+        self._lookup = tfrs.layers.embedding.TPUEmbedding(placed.FeatureConfig(table=self._table_config), optimizer)
+
+    @property
+    def table(self) -> tf.Variable:
+        """The table's variable, float32 `[table_rows, D]`."""
+        return self._lookup.embedding_tables[self._table_config]
+
+    def call(self, rows: tf.Tensor) -> tf.Tensor:
+        """Row numbers int32 `[batch_size, F]` -> embedding rows float32 `[batch_size, F, D]`."""
+        return self._lookup(rows)
+
+    def read_rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows `start` to `stop` of the table, float32 `[stop - start, D]`."""
+        return tf.gather(self.table, tf.range(start, stop)).numpy()
+
+
+def tpu_model(model: DLRM, optimizer: Any) -> DLRM:
+    """A copy of a model whose table is a `TPUFusedEmbedding`; call it under the `TPUStrategy`'s scope.
+
+    Args:
+      model: the model to copy, made outside of that scope.
+      optimizer: the optimizer that will train the copy.
+    """
+    table = np.concatenate([model.embedding.read_rows(start, stop) for start, stop in table_chunks(model.config)])
+    copy = DLRM(model.config, embedding=TPUFusedEmbedding(model.config, table, optimizer))
+    _copy_dense(model, copy)
+    return copy
+
+
+def with_row_numbers(config: DLRMConfig, batches: Callable[[], tf.data.Dataset]) -> tf.data.Dataset:
+    """A dataset with its ids replaced by rows of the table, which is what a `TPUFusedEmbedding` takes.
+
+    Args:
+      config: the model's configuration.
+      batches: makes the dataset of `(features, label)`.
+    """
+
+    def map_ids(features, label):
+        return {**features, "categorical": row_numbers(config, features["categorical"])}, label
+
+    return batches().map(map_ids)
+
+
+def host_copy(model: DLRM) -> DLRM:
+    """The ordinary model with a TPU model's weights, for measuring and saving on the host.
+
+    Args:
+      model: what `tpu_model` made.
+    """
+    copy = DLRM(model.config, initializer="zeros")
+    _copy_dense(model, copy)
+    for start, stop in table_chunks(model.config):
+        copy.embedding.write_rows(start, model.embedding.read_rows(start, stop))
+    return copy
+
+
+def _copy_dense(source: DLRM, target: DLRM) -> None:
+    for mlp, i, _, _ in source.config.dense_shapes():
+        for mine, theirs in zip(target.dense_layer(mlp, i).weights, source.dense_layer(mlp, i).weights):
+            mine.assign(theirs.numpy())
+    target.source_sha256, target.vocabulary_fingerprint = source.source_sha256, source.vocabulary_fingerprint
