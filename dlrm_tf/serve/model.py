@@ -1,40 +1,57 @@
-"""One served model: its configuration, its versions and their states, and what a request's `ModelSpec` means for it."""
+"""One served model: its configuration, its versions and their states, and which of them a policy or a request asks for."""
 
 import dataclasses
+from collections.abc import Collection
+from typing import Optional
 
 import grpc
-from tensorflow_serving.apis import get_model_status_pb2
-from tensorflow_serving.config import model_server_config_pb2
+from tensorflow_serving.apis import get_model_status_pb2, model_pb2
+from tensorflow_serving.config import file_system_storage_path_source_pb2, model_server_config_pb2
 
+from dlrm_tf.serve.batching import AnyServable
 from dlrm_tf.serving_api.status import RequestError, invalid_argument
 
 State = get_model_status_pb2.ModelVersionStatus.State
 ModelConfig = model_server_config_pb2.ModelConfig
+ModelSpec = model_pb2.ModelSpec
+VersionPolicy = file_system_storage_path_source_pb2.FileSystemStoragePathSourceConfig.ServableVersionPolicy
 
 
 @dataclasses.dataclass
 class Version:
-    """One version. `servable` is set from AVAILABLE on, until the last request has left."""
+    """One version of a model; a manager's lock guards it.
+
+    Attributes:
+      number: of the version.
+      path: its folder.
+      state: a `ModelVersionStatus.State`.
+      error_code: number of the gRPC status of the last failed load; 0 when none failed.
+      error_message: why it failed.
+      servable: set while the state is AVAILABLE and, after that, until the last request has been answered.
+      requests: requests it is answering now.
+      failures: loads that failed.
+      retry_at: `time.monotonic()` before which it is not loaded again.
+    """
 
     number: int
     path: str
     state: int = State.START
     error_code: int = 0
     error_message: str = ""
-    servable: object = None
+    servable: Optional[AnyServable] = None
     requests: int = 0
     failures: int = 0
     retry_at: float = 0.0
 
 
 class Model:
-    """A model's configuration and versions; its owner's lock guards it.
+    """A model's configuration and versions; a manager's lock guards it.
 
     Attributes:
-      config: `ModelConfig`.
+      config: what to serve, from where.
       labels: version label -> version number, as last accepted.
       versions: number -> `Version`.
-      retired: no longer in the configuration; only its ended versions are still listed.
+      retired: no longer in the configuration; its versions are unloaded but still listed in its status.
     """
 
     def __init__(self, config: ModelConfig):
@@ -44,16 +61,27 @@ class Model:
         self.retired = False
 
     def available(self) -> set[int]:
-        """Numbers of the versions that take requests."""
+        """Numbers of the versions that answer requests."""
         return {number for number, version in self.versions.items() if version.state == State.AVAILABLE}
 
 
-def resolve(model, spec) -> Version:
-    """The available version that `spec` asks for.
+def aspired_versions(policy: VersionPolicy, on_disk: Collection[int]) -> set[int]:
+    """The versions of `on_disk` that `policy` wants served: the latest one unless it says otherwise."""
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "all":
+        return set(on_disk)
+    if choice == "specific":
+        return set(policy.specific.versions) & set(on_disk)
+    count = (policy.latest.num_versions if choice == "latest" else 0) or 1
+    return set(sorted(on_disk)[-count:])
+
+
+def resolve(model: Optional[Model], spec: ModelSpec) -> Version:
+    """The available version that a request asks for.
 
     Args:
-      model: `Model`, or None when the name is unknown.
-      spec: `ModelSpec` with a name.
+      model: the model of the request's name; None when the name is unknown.
+      spec: of the request.
 
     Raises:
       RequestError: NOT_FOUND or INVALID_ARGUMENT, in TensorFlow Serving's words.
@@ -70,8 +98,12 @@ def resolve(model, spec) -> Version:
     return version
 
 
-def wanted_version(model, spec):
-    """The version number `spec` names, directly or by label; None when it names none.
+def wanted_version(model: Optional[Model], spec: ModelSpec) -> Optional[int]:
+    """The version number a request names, directly or by label; None when it names none.
+
+    Args:
+      model: the model of the request's name; None when the name is unknown.
+      spec: of the request.
 
     Raises:
       RequestError: an unknown label.
@@ -87,12 +119,12 @@ def wanted_version(model, spec):
     return None
 
 
-def check_configs(configs, models: dict, allow_unavailable_labels: bool) -> None:
+def check_configs(configs: Collection[ModelConfig], models: dict[str, Model], *, allow_unavailable_labels: bool) -> None:
     """Refuses a new set of models as a whole, as TensorFlow Serving's server_core.cc does.
 
     Args:
-      configs: `ModelConfig`s wanted.
-      models: name -> `Model`, those served now.
+      configs: the models wanted.
+      models: those served now, by name.
       allow_unavailable_labels: a new label may name a version that is not available.
 
     Raises:

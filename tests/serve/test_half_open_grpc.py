@@ -64,8 +64,8 @@ def test_half_open_calls_keep_nobody_waiting(save_linear, method):
 
 @pytest.mark.parametrize("method", [PREDICT, CHECK, REFLECTION])
 def test_more_of_them_than_threads_are_ended(save_linear, monkeypatch, method):
-    monkeypatch.setattr(reception, "WAITING_THREADS", 8)
-    monkeypatch.setattr(reception, "HURRIED_SECONDS", 0.3)
+    monkeypatch.setattr(reception, "MAX_WAITING_THREADS", 8)
+    monkeypatch.setattr(reception, "CROWDED_MESSAGE_SECONDS", 0.3)
     with ModelServer(model_name="dlrm", model_base_path=save_linear(1), grpc_max_threads=2) as server:
         with half_open(server.target, method, 40) as futures:
             everybody_is_served(server)
@@ -82,7 +82,7 @@ def test_a_few_are_ended_after_a_longer_time(save_linear, monkeypatch):
 
 
 def test_watchers_of_health_hold_no_thread_and_are_not_ended(save_linear, monkeypatch):
-    monkeypatch.setattr(reception, "WAITING_THREADS", 4)
+    monkeypatch.setattr(reception, "MAX_WAITING_THREADS", 4)
     monkeypatch.setattr(reception, "MESSAGE_SECONDS", 0.1)
     with (
         ModelServer(model_name="dlrm", model_base_path=save_linear(1)) as server,

@@ -261,9 +261,9 @@ def test_thousands_of_idle_connections_do_not_keep_others_waiting(server):
             dense, categorical = np.full((2, 13), 0.25), np.ones((2, 26), np.int32)
             np.testing.assert_array_equal(client.score(dense, categorical), over_grpc.score(dense, categorical))
         deadline = time.monotonic() + 30
-        while len(server._http._seen) > 100 and time.monotonic() < deadline:
+        while len(server._http._idle_since) > 100 and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert len(server._http._seen) <= 100
+        assert len(server._http._idle_since) <= 100
     finally:
         for connection in connections:
             connection.close()
@@ -278,4 +278,4 @@ def test_large_bodies_together_are_bounded(server):
         connection.sendall(b"%x\r\n" % (len(body) - 10) + body[10:] + b"\r\n")
     replies = [closed_by_server(connection)[:12] for connection in connections]
     assert sorted(replies) == [b"HTTP/1.1 429"] + [b"HTTP/1.1 504"] * 4
-    assert server._http._buffered == 0
+    assert server._http._buffered_bytes == 0

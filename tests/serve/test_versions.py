@@ -11,7 +11,7 @@ import pytest
 from dlrm_tf.errors import ServingError, UsageError
 from dlrm_tf.score import Client
 from dlrm_tf.serve import ModelServer
-from dlrm_tf.serve.versions import VersionPolicy, aspired_versions
+from dlrm_tf.serve.model import VersionPolicy, aspired_versions
 from dlrm_tf.versions import versions_on_disk
 
 DENSE, CATEGORICAL = np.zeros((2, 13), np.float32), np.zeros((2, 26), np.int32)
