@@ -1,15 +1,21 @@
 """SavedModels made on the spot: the server serves any, so the tests use small ones whose answers are known by hand."""
 
 import os
+import time
 
+import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from dlrm_tf.serve import ModelServer
+
+INPUTS = {"dense": np.zeros((1, 13), np.float32), "categorical": np.zeros((1, 26), np.int32)}
+
 
 class LinearScorer(tf.Module):
-    """`logit = sum(dense) + sum(categorical) + bias`, so that a version is known by its answer."""
+    """`logit = sum(dense) + sum(categorical) + bias`, so that a version is known by its answer to `INPUTS`."""
 
     def __init__(self, bias):
         self.bias = tf.Variable(np.float32(bias))
@@ -110,3 +116,38 @@ def example_model(tmp_path_factory):
     signatures = {name: getattr(module, name) for name, _ in methods}
     save(module, str(base / "3"), methods, serving_default=module.classify, **signatures)
     return str(base)
+
+
+@pytest.fixture
+def start(request):
+    """Function `(**options) -> ModelServer` of a started server, stopped after the test; `model_base_path` is of `dlrm`."""
+
+    def start(**options):
+        options = {"model_name": "dlrm", "file_system_poll_wait_seconds": 0.05, **options}
+        server = ModelServer(**options).start(timeout=20)
+        request.addfinalizer(server.stop)
+        return server
+
+    return start
+
+
+def bias(client):
+    """The bias of the `LinearScorer` that answers."""
+    return int(client.predict(INPUTS)["logit"][0, 0])
+
+
+def refused(call, request):
+    """Status code and details of a gRPC call that fails."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call(request, timeout=10)
+    return caught.value.code(), caught.value.details()
+
+
+def eventually(wanted, read, seconds=20):
+    """Waits until `read()` is `wanted`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if read() == wanted:
+            return
+        time.sleep(0.02)
+    assert read() == wanted

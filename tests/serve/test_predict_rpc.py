@@ -4,6 +4,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from serving_models import refused
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -35,12 +36,6 @@ def echo_request(text=(b"a", b"b"), number=(1, 2)):
     request.inputs["text"].CopyFrom(tf.make_tensor_proto(list(text), tf.string, [len(text)]))
     request.inputs["number"].CopyFrom(tf.make_tensor_proto(list(number), tf.int64, [len(number)]))
     return request
-
-
-def refused(call, request):
-    with pytest.raises(grpc.RpcError) as caught:
-        call(request, timeout=10)
-    return caught.value.code(), caught.value.details()
 
 
 def test_predict_answers_in_typed_fields_with_the_resolved_spec(stubs):
@@ -149,7 +144,7 @@ def test_error_texts_are_cut_at_1024_characters(stubs):
     assert code == Code.NOT_FOUND and len(message) == 1024 + len("...TRUNCATED") and message.endswith("...TRUNCATED")
 
 
-def test_a_promise_of_many_values_is_refused_before_memory_is_taken(stubs):
+def test_a_shape_of_many_values_is_refused_before_memory_is_allocated(stubs):
     request = echo_request()
     request.inputs["number"].tensor_shape.dim[0].size = 1 << 40
     code, message = refused(stubs[0].Predict, request)

@@ -242,7 +242,7 @@ def test_wrong_examples(call, body, message):
 
 def test_client_over_rest_gives_what_grpc_gives(server):
     rows = np.array([0.1, 1 / 3, 1e-20, 123456.7], np.float32)
-    with Client(server.target, "m") as over_grpc, Client(server.rest_target, "m") as over_rest:
+    with Client(server.target, model_name="m") as over_grpc, Client(server.rest_target, model_name="m") as over_rest:
         expected = over_grpc.predict({"x": rows})
         answer = over_rest.predict({"x": rows})
         assert answer["y"].dtype == np.float32
@@ -250,5 +250,5 @@ def test_client_over_rest_gives_what_grpc_gives(server):
         assert over_rest.status() == over_grpc.status()
         assert set(over_rest.metadata()) == set(over_grpc.metadata())
         text = {"text": np.array([b"\xff", b"a"], object), "number": np.array([1, 2], np.int32), "flag": np.array([True, False])}
-        answer = over_rest.predict(text, "echo", ("number", "flag"))
+        answer = over_rest.predict(text, signature_name="echo", outputs=("number", "flag"))
         assert answer["number"].tolist() == [1, 2] and answer["flag"].tolist() == [True, False] and len(answer) == 2
