@@ -52,12 +52,7 @@ class BatchedServable:
     """
 
     def __init__(
-        self,
-        servable: Servable,
-        parameters: BatchingParameters,
-        *,
-        slots: threading.Semaphore,
-        observe: Callable[[int], None],
+        self, servable: Servable, parameters: BatchingParameters, *, slots: threading.Semaphore, observe: Callable[[int], None]
     ):
         self.path, self.signatures = servable.path, servable.signatures
         self._servable, self._slots, self._observe = servable, slots, observe
@@ -72,12 +67,7 @@ class BatchedServable:
         self._queues: dict[tuple, _Queue] = {}
 
     def run(self, feeds: tuple[str, ...], arrays: Sequence[np.ndarray], fetches: tuple[str, ...]) -> list[np.ndarray]:
-        """As `Servable.run`, possibly together with other requests.
-
-        Args:
-          feeds: names of the tensors fed.
-          arrays: their values, `[rows, ...]` each.
-          fetches: names of the tensors to return.
+        """As `Servable.run`, possibly together with other requests; the arrays are `[rows, ...]`.
 
         Raises:
           RequestError: numbers of rows that differ or exceed the limit, a full queue, or what the graph refuses.

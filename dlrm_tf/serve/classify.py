@@ -1,4 +1,7 @@
-"""Classify, Regress and MultiInference on tf.Examples, after TensorFlow Serving's files of these names."""
+"""Classify, Regress and MultiInference on tf.Examples, after TensorFlow Serving's files of these names.
+
+Each takes a servable, its version number and the request, and raises RequestError with TensorFlow Serving's code and message.
+"""
 
 import grpc
 import numpy as np
@@ -18,30 +21,12 @@ _NAMES = {CLASSIFY: "classification", REGRESS: "regression"}
 
 
 def classify(servable: AnyServable, version: int, request: ClassificationRequest) -> ClassificationResponse:
-    """Answers one Classify call: a list of (label, score) for each example; '' where the model has no labels.
-
-    Args:
-      servable: the version asked for.
-      version: its number.
-      request: the signature and the examples.
-
-    Raises:
-      RequestError: with TensorFlow Serving's code and message.
-    """
+    """Answers one Classify call: a list of (label, score) for each example; '' where the model has no labels."""
     return _one(servable, version, request, CLASSIFY, ClassificationResponse())
 
 
 def regress(servable: AnyServable, version: int, request: RegressionRequest) -> RegressionResponse:
-    """Answers one Regress call: a value for each example.
-
-    Args:
-      servable: the version asked for.
-      version: its number.
-      request: the signature and the examples.
-
-    Raises:
-      RequestError: with TensorFlow Serving's code and message.
-    """
+    """Answers one Regress call: a value for each example."""
     return _one(servable, version, request, REGRESS, RegressionResponse())
 
 
@@ -59,16 +44,7 @@ def _one(servable: AnyServable, version: int, request, method: str, response):
 
 
 def multi_inference(servable: AnyServable, version: int, request: MultiInferenceRequest) -> MultiInferenceResponse:
-    """Answers one MultiInference call: several signatures of one model on the same examples, in one run.
-
-    Args:
-      servable: the version asked for.
-      version: its number.
-      request: the signatures and the examples.
-
-    Raises:
-      RequestError: with TensorFlow Serving's code and message.
-    """
+    """Answers one MultiInference call: several signatures of one model on the same examples, in one run."""
     tasks, feed, fetches = [], None, set()
     for task in request.tasks:
         if not task.model_spec.name:

@@ -26,13 +26,9 @@ log = logging.getLogger("dlrm_tf.serve")
 
 
 class ServerCore:
-    """Answers requests of both transports with the models of a manager.
+    """Answers requests of both transports with the models of `manager`, counted in `metrics`.
 
     Every method raises RequestError with TensorFlow Serving's code and message.
-
-    Args:
-      manager: holds the models.
-      metrics: counts the requests.
     """
 
     def __init__(self, manager: ModelManager, metrics: Metrics):

@@ -31,12 +31,7 @@ WAITING_CALLS = 4096
 
 
 class GrpcServer:
-    """Answers gRPC calls.
-
-    Args:
-      core: answers the requests.
-      options: of the server.
-      port: TCP port to listen on.
+    """Answers gRPC calls on `port` and, where the options say so, on a unix socket.
 
     Raises:
       ServingError: the port or the unix socket can't be opened.

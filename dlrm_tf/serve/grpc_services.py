@@ -23,12 +23,7 @@ def _answer(context: grpc.ServicerContext, function: Callable, request: Any) -> 
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Inference calls.
-
-    Args:
-      core: answers them.
-      **tensors: `as_content` and `max_repeated` of `ProtoPredict`.
-    """
+    """Inference calls; `tensors` are the options of `ProtoPredict`."""
 
     def __init__(self, core: ServerCore, **tensors: Any):
         self._core, self._tensors = core, tensors
@@ -50,11 +45,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """States of the models, and their configuration.
-
-    Args:
-      core: answers the calls.
-    """
+    """States of the models, and their configuration."""
 
     def __init__(self, core: ServerCore):
         self._core = core

@@ -32,12 +32,9 @@ log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info
 
 
 class HttpServer:
-    """Answers REST and, with a metrics path, Prometheus.
+    """Answers REST and, with a metrics path, Prometheus, on a bound socket.
 
-    Args:
-      core: answers the requests.
-      options: of the server. Its REST timeout limits the time of a request and how long a connection may stay idle.
-      sock: bound, not yet listening.
+    The timeout of the options limits the time of a request and how long a connection may stay idle.
     """
 
     def __init__(self, core: ServerCore, options: ServerOptions, sock: socket.socket):
@@ -68,15 +65,8 @@ class HttpServer:
         # Bodies are decompressed in `_decompressed`: aiohttp would answer damaged ones with plain text and log a traceback.
         server = web.Application(client_max_size=0)
         server.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(
-            server,
-            access_log=None,
-            logger=log,
-            auto_decompress=False,
-            keepalive_timeout=self._timeout,
-            handle_signals=False,
-            shutdown_timeout=1.0,
-        )
+        limits = {"keepalive_timeout": self._timeout, "shutdown_timeout": 1.0}
+        self._runner = web.AppRunner(server, access_log=None, logger=log, auto_decompress=False, handle_signals=False, **limits)
         await self._runner.setup()
         self._site = web.SockSite(self._runner, self._sock, backlog=4096)
         await self._site.start()
@@ -158,14 +148,7 @@ class HttpServer:
 
 
 async def _decompressed(pieces):
-    """The content of a gzip or zlib stream, in pieces.
-
-    Args:
-      pieces: the stream, in pieces of any size.
-
-    Raises:
-      zlib.error: not such a stream, or cut short.
-    """
+    """The content of a gzip or zlib stream, in pieces; raises zlib.error when it is none or cut short."""
     decompressor = zlib.decompressobj(GZIP_OR_ZLIB)
     async for piece in pieces:
         while piece:

@@ -14,17 +14,7 @@ import grpc
 
 from dlrm_tf.errors import ServingError
 from dlrm_tf.serve.batching import AnyServable
-from dlrm_tf.serve.model import (
-    Model,
-    ModelConfig,
-    ModelSpec,
-    State,
-    Version,
-    aspired_versions,
-    check_configs,
-    resolve,
-    wanted_version,
-)
+from dlrm_tf.serve.model import Model, ModelConfig, ModelSpec, State, Version, check_configs
 from dlrm_tf.serving_api.status import RequestError
 from dlrm_tf.versions import versions_on_disk
 
@@ -125,16 +115,13 @@ class ModelManager:
 
     @contextlib.contextmanager
     def servable(self, spec: ModelSpec) -> Iterator[tuple[AnyServable, int]]:
-        """A context that gives `(servable, version)` and keeps the version loaded until it ends.
-
-        Args:
-          spec: of the request.
+        """A context that gives the servable that `spec` asks for and its version number; it stays loaded until the context ends.
 
         Raises:
           RequestError: NOT_FOUND or INVALID_ARGUMENT, in TensorFlow Serving's words.
         """
         with self._lock:
-            version = resolve(self._models.get(spec.name), spec)
+            version = self._model(spec).resolve(spec)
             version.requests += 1
         try:
             yield version.servable, version.number
@@ -144,6 +131,9 @@ class ModelManager:
                 if not version.requests and version.state != State.AVAILABLE:
                     self._lock.notify_all()
 
+    def _model(self, spec: ModelSpec) -> Model:
+        return self._models.get(spec.name) or Model(ModelConfig())  # an unknown model is one without versions and labels
+
     def knows(self, name: str) -> bool:
         """Whether a model of that name was ever configured."""
         return name in self._models
@@ -151,16 +141,13 @@ class ModelManager:
     def status(self, spec: ModelSpec) -> list[Version]:
         """Copies of a model's versions, newest first, without their servables; only the one `spec` names when it names one.
 
-        Args:
-          spec: of the request.
-
         Raises:
           RequestError: NOT_FOUND, or an unknown label.
         """
         with self._lock:
-            model = self._models.get(spec.name)
-            number = wanted_version(model, spec)
-            found = [version for n, version in model.versions.items() if number in (None, n)] if model else []
+            model = self._model(spec)
+            number = model.wanted_version(spec)
+            found = [version for n, version in model.versions.items() if number in (None, n)]
             versions = [dataclasses.replace(version, servable=None) for version in found]
         if not versions:
             which = f"version {number}" if number is not None else "any versions"
@@ -223,7 +210,7 @@ class ModelManager:
         if not os.path.isdir(model.config.base_path):
             return  # as TF Serving: an empty folder unloads, a missing one (an unmounted disk) does not
         on_disk = versions_on_disk(model.config.base_path)
-        aspired = aspired_versions(model.config.model_version_policy, on_disk)
+        aspired = model.aspired(on_disk)
         for number in sorted(aspired):
             version = model.versions.get(number)
             gone = version is not None and version.state == State.END and not version.error_code

@@ -54,14 +54,9 @@ class Metrics:
         )
 
     def request(self, model: str, api: str, entrypoint: str, status: str, seconds: float) -> None:
-        """Counts an answered request.
+        """Counts a request answered with `status` after `seconds` by `api` (`Predict`, ...) of `entrypoint` (`GRPC` or `REST`).
 
-        Args:
-          model: name of a configured model, else ''. Names that clients make up must not become labels.
-          api: `Predict`, `Classify`, `Regress` or `MultiInference`.
-          entrypoint: `GRPC` or `REST`.
-          status: name of the gRPC status.
-          seconds: it took.
+        `model` is the name of a configured model, else '': names that clients make up must not become labels.
         """
         self._count.add(model, status)
         if status == "OK":

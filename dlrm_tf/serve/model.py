@@ -6,7 +6,7 @@ from typing import Optional
 
 import grpc
 from tensorflow_serving.apis import get_model_status_pb2, model_pb2
-from tensorflow_serving.config import file_system_storage_path_source_pb2, model_server_config_pb2
+from tensorflow_serving.config import model_server_config_pb2
 
 from dlrm_tf.serve.batching import AnyServable
 from dlrm_tf.serving_api.status import RequestError, invalid_argument
@@ -14,7 +14,6 @@ from dlrm_tf.serving_api.status import RequestError, invalid_argument
 State = get_model_status_pb2.ModelVersionStatus.State
 ModelConfig = model_server_config_pb2.ModelConfig
 ModelSpec = model_pb2.ModelSpec
-VersionPolicy = file_system_storage_path_source_pb2.FileSystemStoragePathSourceConfig.ServableVersionPolicy
 
 
 @dataclasses.dataclass
@@ -64,59 +63,43 @@ class Model:
         """Numbers of the versions that answer requests."""
         return {number for number, version in self.versions.items() if version.state == State.AVAILABLE}
 
+    def aspired(self, on_disk: Collection[int]) -> set[int]:
+        """The versions of `on_disk` that the policy wants served: the latest one unless it says otherwise."""
+        policy = self.config.model_version_policy
+        choice = policy.WhichOneof("policy_choice")
+        if choice == "all":
+            return set(on_disk)
+        if choice == "specific":
+            return set(policy.specific.versions) & set(on_disk)
+        return set(sorted(on_disk)[-(policy.latest.num_versions or 1) :])
 
-def aspired_versions(policy: VersionPolicy, on_disk: Collection[int]) -> set[int]:
-    """The versions of `on_disk` that `policy` wants served: the latest one unless it says otherwise."""
-    choice = policy.WhichOneof("policy_choice")
-    if choice == "all":
-        return set(on_disk)
-    if choice == "specific":
-        return set(policy.specific.versions) & set(on_disk)
-    count = (policy.latest.num_versions if choice == "latest" else 0) or 1
-    return set(sorted(on_disk)[-count:])
+    def resolve(self, spec: ModelSpec) -> Version:
+        """The available version that a request's `spec` asks for.
 
+        Raises:
+          RequestError: NOT_FOUND or INVALID_ARGUMENT, in TensorFlow Serving's words.
+        """
+        if not spec.name:
+            raise invalid_argument("ModelSpec has no name specified.")
+        number = self.wanted_version(spec)
+        wanted = f"Latest({spec.name})" if number is None else f"Specific({spec.name}, {number})"
+        version = self.versions.get(max(self.available(), default=-1) if number is None else number)
+        if version is None or version.state != State.AVAILABLE:
+            raise RequestError(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {wanted}")
+        return version
 
-def resolve(model: Optional[Model], spec: ModelSpec) -> Version:
-    """The available version that a request asks for.
+    def wanted_version(self, spec: ModelSpec) -> Optional[int]:
+        """The version number a request's `spec` names, directly or by label; None when it names none.
 
-    Args:
-      model: the model of the request's name; None when the name is unknown.
-      spec: of the request.
-
-    Raises:
-      RequestError: NOT_FOUND or INVALID_ARGUMENT, in TensorFlow Serving's words.
-    """
-    if not spec.name:
-        raise invalid_argument("ModelSpec has no name specified.")
-    number = wanted_version(model, spec)
-    wanted = f"Latest({spec.name})" if number is None else f"Specific({spec.name}, {number})"
-    if number is None and model is not None:
-        number = max(model.available(), default=None)
-    version = model.versions.get(number) if model is not None else None
-    if version is None or version.state != State.AVAILABLE:
-        raise RequestError(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {wanted}")
-    return version
-
-
-def wanted_version(model: Optional[Model], spec: ModelSpec) -> Optional[int]:
-    """The version number a request names, directly or by label; None when it names none.
-
-    Args:
-      model: the model of the request's name; None when the name is unknown.
-      spec: of the request.
-
-    Raises:
-      RequestError: an unknown label.
-    """
-    choice = spec.WhichOneof("version_choice")
-    if choice == "version":
-        return spec.version.value
-    if choice == "version_label":
-        number = model.labels.get(spec.version_label) if model is not None else None
-        if number is None:
+        Raises:
+          RequestError: an unknown label.
+        """
+        choice = spec.WhichOneof("version_choice")
+        if choice != "version_label":
+            return spec.version.value if choice == "version" else None
+        if spec.version_label not in self.labels:
             raise invalid_argument(f"Unrecognized servable version label: {spec.version_label}")
-        return number
-    return None
+        return self.labels[spec.version_label]
 
 
 def check_configs(configs: Collection[ModelConfig], models: dict[str, Model], *, allow_unavailable_labels: bool) -> None:

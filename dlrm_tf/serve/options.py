@@ -46,10 +46,7 @@ class ServerOptions:
         "", "comma separated name=value, as grpc.max_receive_message_length=67108864 (default: messages of any size)", "ARGS"
     )
     grpc_max_threads: Optional[int] = _flag(
-        None,
-        "requests worked on at a time (default: 2 a core; with batching twice max_batch_size, 8 to 64)",
-        "N",
-        int,
+        None, "requests worked on at a time (default: 2 a core; with batching twice max_batch_size, 8 to 64)", "N", int
     )
     rest_api_timeout_in_ms: int = _flag(30_000, "a REST request that takes longer ends with 504", "MS")
     rest_api_max_body_bytes: int = _flag(256 << 20, "a larger REST body is refused with 413", "BYTES")

@@ -10,12 +10,7 @@ from dlrm_tf.serving_api.config_protos import SSLConfig
 
 
 def bind(host: str, port: int, flag: str) -> socket.socket:
-    """A bound TCP socket that does not listen yet.
-
-    Args:
-      host: name or address to bind to.
-      port: 0 takes any free one.
-      flag: names the option in the error.
+    """A TCP socket bound to host and port (0: any free one), not listening yet; `flag` names the option in the error.
 
     Raises:
       ServingError: the port is in use, or the address is not this machine's.

@@ -31,23 +31,11 @@ class PredictCall(abc.ABC):
 
     @abc.abstractmethod
     def decode(self, signatures: dict[str, SignatureDef]) -> tuple[SignatureDef, dict[str, np.ndarray], Sequence[str]]:
-        """Gives `(signature, arrays by input name, names of the outputs wanted)`; no name means all outputs.
-
-        Args:
-          signatures: those of the model, by name.
-
-        Raises:
-          RequestError: the request does not fit the model.
-        """
+        """Chooses one of the model's `signatures`; gives it, arrays by input name, and names of outputs wanted (none: all)."""
 
     @abc.abstractmethod
     def encode(self, outputs: dict[str, np.ndarray], version: int) -> Any:
-        """The response.
-
-        Args:
-          outputs: arrays by output name.
-          version: of the model that gave them.
-        """
+        """The response, from arrays by output name and the version number of the model."""
 
 
 class ProtoPredict(PredictCall):
@@ -90,19 +78,7 @@ class ProtoPredict(PredictCall):
 
 
 def predict(servable: AnyServable, version: int, call: PredictCall) -> Any:
-    """Answers one Predict call.
-
-    Args:
-      servable: the version asked for.
-      version: its number.
-      call: the request.
-
-    Returns:
-      What the call's transport sends.
-
-    Raises:
-      RequestError: with TensorFlow Serving's code and message.
-    """
+    """Answers `call` with a servable and its version number; raises RequestError with TensorFlow Serving's code and message."""
     signature, inputs, aliases = call.decode(servable.signatures)
     return call.encode(_run(servable, signature, inputs, aliases), version)
 

@@ -23,12 +23,7 @@ MESSAGE_SECONDS, CROWDED_MESSAGE_SECONDS = 30.0, 2.0
 
 
 class Workers(Executor):
-    """A thread pool whose size changes while it works, which ThreadPoolExecutor's can't.
-
-    Args:
-      name: of the threads.
-      count: jobs worked on at a time.
-    """
+    """A pool of `count` threads that can grow and shrink, which ThreadPoolExecutor can't."""
 
     def __init__(self, name: str, count: int):
         self._name, self._count = name, count
@@ -76,15 +71,7 @@ class PendingMessages:
         self._since: dict[grpc.ServicerContext, float] = {}
 
     def messages(self, requests: Iterator, context: grpc.ServicerContext) -> Iterator:
-        """The messages of a call as they arrive, until the client ends its side.
-
-        Args:
-          requests: gRPC's iterator over them.
-          context: of the call.
-
-        Raises:
-          grpc.RpcError: the call was cancelled, by the client or by `cancel_overdue`.
-        """
+        """The messages of a call, from gRPC's iterator `requests`; raises grpc.RpcError when the call is cancelled."""
         while True:
             self._since[context] = time.monotonic()
             try:
@@ -106,14 +93,10 @@ class PendingMessages:
 
 
 class Reception(grpc.ServerInterceptor):
-    """Runs one service's calls on `workers` threads, and all other calls (health, reflection) on a pool of their own.
+    """Runs the calls of `service` on `workers` threads, and all other calls (health, reflection) on a pool of their own.
 
     A handler of a single message gets no access to a call before its message, so every handler is registered as one that reads a
     stream of messages. On the wire that is the same.
-
-    Args:
-      service: full name of the service.
-      workers: its calls worked on at a time.
 
     Attributes:
       workers: executor of the service's calls, to be the gRPC server's own.

@@ -43,10 +43,9 @@ HTTP_STATUS = {
 
 
 def answer(core: ServerCore, method: str, path: str, body: bytes) -> tuple[int, bytes]:
-    """Answers one HTTP request.
+    """Answers one HTTP request by `core`.
 
     Args:
-      core: answers it.
       method: `GET` or `POST`.
       path: as sent, percent-encoded, without query.
       body: of a POST, decompressed.

@@ -14,11 +14,7 @@ _FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
 def fill_request(body: bytes, request: Union[ClassificationRequest, RegressionRequest]) -> None:
-    """Fills in the signature name and the examples.
-
-    Args:
-      body: JSON.
-      request: what is filled.
+    """Fills in the signature name and the examples from a JSON body.
 
     Raises:
       RequestError: INVALID_ARGUMENT saying where.

@@ -38,11 +38,7 @@ def parse(body: bytes) -> dict:
 
 
 def signature_name(document: dict) -> str:
-    """The optional `signature_name` of a parsed request; '' when there is none.
-
-    Raises:
-      RequestError: not a string.
-    """
+    """The optional `signature_name` of a parsed request; '' when there is none. Raises RequestError when it is no string."""
     name = document.get("signature_name", "")
     if not isinstance(name, str):
         raise invalid_argument(
@@ -57,11 +53,7 @@ def is_base64(value: dict) -> bool:
 
 
 def to_array(value: Any, dtype: int) -> np.ndarray:
-    """A JSON value or nested list as an array; a number that the dtype can't hold exactly is refused.
-
-    Args:
-      value: as parsed.
-      dtype: a `DataType`.
+    """A JSON value or nested list as an array of a `DataType`; a number that it can't hold exactly is refused.
 
     Raises:
       RequestError: ragged, or a value of another type.
@@ -132,11 +124,7 @@ def _string(value) -> bytes:
 
 
 def decode_base64(value: dict) -> bytes:
-    """The bytes of `{"b64": "..."}`.
-
-    Raises:
-      RequestError: another object, or not base64.
-    """
+    """The bytes of `{"b64": "..."}`; raises RequestError for any other object and text."""
     if not is_base64(value):
         raise invalid_argument(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
     try:
@@ -161,15 +149,7 @@ def shown(value: Any, limit: int = 200) -> str:
 
 
 def to_json(name: str, array: np.ndarray) -> Any:
-    """An array as JSON values; strings of an output named `*_bytes` as base64.
-
-    Args:
-      name: of the output.
-      array: its value.
-
-    Raises:
-      RequestError: a dtype JSON has no form for.
-    """
+    """The value of output `name` as JSON, strings of one named `*_bytes` as base64; raises RequestError for complex numbers."""
     if array.dtype == object:
         if name.endswith("_bytes"):
             return _mapped(array, lambda value: {"b64": base64.b64encode(value).decode()})

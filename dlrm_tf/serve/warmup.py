@@ -31,14 +31,7 @@ _ANSWER: dict[str, Callable[..., Any]] = {
 
 
 def warm_up(servable: AnyServable, version: int) -> int:
-    """Runs the requests of a version's warm-up file, a TFRecord file of `PredictionLog`.
-
-    Args:
-      servable: the version.
-      version: its number.
-
-    Returns:
-      How many were run; 0 when there is no such file.
+    """Runs the requests of a version's warm-up file, a TFRecord file of `PredictionLog`; gives how many.
 
     Raises:
       ServingError: not a TFRecord file of PredictionLogs, more than `MAX_RECORDS`, or a request the model refuses.

@@ -82,11 +82,7 @@ def test_missing_inputs_are_named(stubs):
             Code.NOT_FOUND,
             "Servable not found for request: Specific(echo, 9)",
         ),
-        (
-            lambda r: setattr(r.model_spec, "version_label", "L"),
-            Code.INVALID_ARGUMENT,
-            "Unrecognized servable version label: L",
-        ),
+        (lambda r: setattr(r.model_spec, "version_label", "L"), Code.INVALID_ARGUMENT, "Unrecognized servable version label: L"),
         (
             lambda r: setattr(r.model_spec, "signature_name", "s"),
             Code.FAILED_PRECONDITION,
@@ -97,21 +93,13 @@ def test_missing_inputs_are_named(stubs):
             Code.INVALID_ARGUMENT,
             "output tensor alias not found in signature: z Outputs expected to be in the set {number,text}.",
         ),
-        (
-            lambda r: r.output_filter.extend(["text", "text"]),
-            Code.INVALID_ARGUMENT,
-            "duplicate output tensor alias: text",
-        ),
+        (lambda r: r.output_filter.extend(["text", "text"]), Code.INVALID_ARGUMENT, "duplicate output tensor alias: text"),
         (
             lambda r: setattr(r.inputs["number"].tensor_shape.dim[0], "size", -1),
             Code.INVALID_ARGUMENT,
             "tensor parsing error: number",
         ),
-        (
-            lambda r: setattr(r.inputs["number"], "tensor_content", b"123"),
-            Code.INVALID_ARGUMENT,
-            "tensor parsing error: number",
-        ),
+        (lambda r: setattr(r.inputs["number"], "tensor_content", b"123"), Code.INVALID_ARGUMENT, "tensor parsing error: number"),
     ],
 )
 def test_wrong_requests_get_tensorflow_servings_code_and_message(stubs, change, code, message):

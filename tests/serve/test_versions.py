@@ -12,7 +12,7 @@ from dlrm_tf.errors import ServingError, UsageError
 from dlrm_tf.score import Client
 from dlrm_tf.serve import ModelServer
 from dlrm_tf.serve.manager import ModelManager
-from dlrm_tf.serve.model import ModelConfig, VersionPolicy, aspired_versions
+from dlrm_tf.serve.model import Model, ModelConfig
 from dlrm_tf.serve.servable import Servable
 from dlrm_tf.versions import versions_on_disk
 
@@ -110,12 +110,12 @@ def test_folders_that_are_no_versions_are_ignored(tmp_path):
     assert versions_on_disk(str(tmp_path / "nowhere")) == {}
 
 
-def test_policies():
-    on_disk = {1: "", 2: "", 5: ""}
-    assert aspired_versions(VersionPolicy(), on_disk) == {5}
-    assert aspired_versions(VersionPolicy(latest={"num_versions": 2}), on_disk) == {2, 5}
-    assert aspired_versions(VersionPolicy(all={}), on_disk) == {1, 2, 5}
-    assert aspired_versions(VersionPolicy(specific={"versions": [1, 9]}), on_disk) == {1}
+@pytest.mark.parametrize(
+    "policy, versions",
+    [({}, {5}), ({"latest": {"num_versions": 2}}, {2, 5}), ({"all": {}}, {1, 2, 5}), ({"specific": {"versions": [1, 9]}}, {1})],
+)
+def test_policies(policy, versions):
+    assert Model(ModelConfig(model_version_policy=policy)).aspired({1, 2, 5}) == versions
 
 
 def test_a_base_path_that_does_not_exist_yet_is_waited_for(save_linear, tmp_path):
