@@ -26,7 +26,7 @@ class GrpcTransport(Transport):
 
     def __init__(self, target: str, model_name: str, version: Optional[int], label: Optional[str], tls: Optional[Tls]):
         self._target, self._model_name, self._version, self._label = target, model_name, version, label
-        options = [
+        options: list[tuple[str, Any]] = [
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1),
             ("grpc.initial_reconnect_backoff_ms", 100),

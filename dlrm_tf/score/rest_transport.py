@@ -26,7 +26,7 @@ class RestTransport(Transport):
             self._url += f"/versions/{version}"
         if label is not None:
             self._url += f"/labels/{urllib.parse.quote(label, safe='')}"
-        files = {}
+        files: dict[str, Any] = {}
         if tls is not None:
             files = {"ca_certs": tls.ca_file, "cert_file": tls.cert_file, "key_file": tls.key_file}
             files["assert_hostname"] = files["server_hostname"] = tls.server_name
@@ -35,7 +35,7 @@ class RestTransport(Transport):
         self._dtypes: dict[str, dict[str, Optional[np.dtype]]] = {}
 
     def predict(self, arrays: Arrays, signature_name: str, outputs: Collection[str], timeout: float) -> Arrays:
-        request = {"inputs": {name: array.tolist() for name, array in arrays.items()}}
+        request: dict[str, Any] = {"inputs": {name: array.tolist() for name, array in arrays.items()}}
         if signature_name:
             request["signature_name"] = signature_name
         types = self._output_types(signature_name or "serving_default", timeout)

@@ -45,7 +45,9 @@ def _one(servable: AnyServable, version: int, request, method: str, response):
 
 def multi_inference(servable: AnyServable, version: int, request: MultiInferenceRequest) -> MultiInferenceResponse:
     """Answers one MultiInference call: several signatures of one model on the same examples, in one run."""
-    tasks, feed, fetches = [], None, set()
+    tasks: list[tuple[str, SignatureDef, str]] = []
+    feeds: set[str] = set()
+    wanted: set[str] = set()
     for task in request.tasks:
         if not task.model_spec.name:
             raise invalid_argument("Found ModelSpec with an empty model name.")
@@ -60,14 +62,14 @@ def multi_inference(servable: AnyServable, version: int, request: MultiInference
         if task.method_name not in _FILL:
             raise RequestError(grpc.StatusCode.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
         task_feed, task_fetches = _tensors(signature, task.method_name)
-        if feed is not None and feed != task_feed:
+        feeds.add(task_feed)
+        if len(feeds) > 1:
             raise invalid_argument("Input tensor must be the same for all Signatures.")
-        feed = task_feed
-        fetches.update(task_fetches)
+        wanted.update(task_fetches)
         tasks.append((name, signature, task.method_name))
     examples = _serialized_examples(request.input)
-    fetches = tuple(sorted(fetches))
-    outputs = dict(zip(fetches, servable.run((feed,), [examples], fetches)))
+    fetches = tuple(sorted(wanted))
+    outputs = dict(zip(fetches, servable.run(tuple(feeds), [examples], fetches)))
     response = MultiInferenceResponse()
     for name, signature, method in tasks:
         result = response.results.add()

@@ -212,14 +212,14 @@ class ModelManager:
         on_disk = versions_on_disk(model.config.base_path)
         aspired = model.aspired(on_disk)
         for number in sorted(aspired):
-            version = model.versions.get(number)
-            gone = version is not None and version.state == State.END and not version.error_code
-            due = version is not None and time.monotonic() >= version.retry_at
-            moved = due and version.path != on_disk[number] and version.state != State.UNLOADING
-            if version is None or gone or moved:
-                self._load_version(model, Version(number, on_disk[number]))
-            elif due and version.state == State.START:
-                self._load_version(model, version)
+            version, path = model.versions.get(number), on_disk[number]
+            if version is None or (version.state == State.END and not version.error_code):
+                self._load_version(model, Version(number, path))
+            elif time.monotonic() >= version.retry_at:
+                if version.path != path and version.state != State.UNLOADING:
+                    self._load_version(model, Version(number, path))
+                elif version.state == State.START:
+                    self._load_version(model, version)
         serving = model.available()
         if serving & aspired or not aspired:
             for number in serving - aspired:
@@ -236,10 +236,11 @@ class ModelManager:
     def _load_version(self, model: Model, version: Version) -> None:
         """Loads `version`; where a version of the same number is served from another path, it is replaced without a gap."""
         name, replaced = model.config.name, model.versions.get(version.number)
-        replaces = replaced is not None and replaced is not version and replaced.state == State.AVAILABLE
+        if replaced is version or (replaced is not None and replaced.state != State.AVAILABLE):
+            replaced = None
         with self._lock:
             version.state = State.LOADING
-            if not replaces:
+            if replaced is None:
                 model.versions[version.number] = version
         start = time.monotonic()
         try:
@@ -251,7 +252,7 @@ class ModelManager:
                 version.state = State.START if again else State.END
                 version.retry_at = time.monotonic() + self._retry_seconds
                 version.error_code, version.error_message = grpc.StatusCode.INVALID_ARGUMENT.value[0], str(e)
-                if replaces:
+                if replaced is not None:
                     replaced.retry_at = version.retry_at
             log.error("model %s version %d not loaded: %s", name, version.number, e)
             return
@@ -259,7 +260,7 @@ class ModelManager:
             version.servable, version.error_code, version.error_message = servable, 0, ""
             version.state = State.AVAILABLE
             model.versions[version.number] = version
-        if replaces:
+        if replaced is not None:
             self._unload(replaced)
         log.info("model %s version %d loaded in %.2f s", name, version.number, time.monotonic() - start)
 

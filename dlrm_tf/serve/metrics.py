@@ -16,7 +16,8 @@ class _RequestCount:
     """`:tensorflow:serving:request_count`, without the `_total` that prometheus_client's own Counter appends."""
 
     def __init__(self) -> None:
-        self._counts, self._lock = Counter(), threading.Lock()
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._lock = threading.Lock()
 
     def add(self, model: str, status: str) -> None:
         with self._lock:

@@ -2,18 +2,17 @@
 
 import dataclasses
 from collections.abc import Collection
-from typing import Optional
+from typing import Any, Optional
 
 import grpc
-from tensorflow_serving.apis import get_model_status_pb2, model_pb2
+from tensorflow_serving.apis import get_model_status_pb2
+from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.config import model_server_config_pb2
+from tensorflow_serving.config.model_server_config_pb2 import ModelConfig
 
-from dlrm_tf.serve.batching import AnyServable
 from dlrm_tf.serving_api.status import RequestError, invalid_argument
 
 State = get_model_status_pb2.ModelVersionStatus.State
-ModelConfig = model_server_config_pb2.ModelConfig
-ModelSpec = model_pb2.ModelSpec
 
 
 @dataclasses.dataclass
@@ -37,7 +36,7 @@ class Version:
     state: int = State.START
     error_code: int = 0
     error_message: str = ""
-    servable: Optional[AnyServable] = None
+    servable: Any = None
     requests: int = 0
     failures: int = 0
     retry_at: float = 0.0

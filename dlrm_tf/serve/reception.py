@@ -152,8 +152,9 @@ class Reception(grpc.ServerInterceptor):
                 context.abort(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
             return inner(request, context, *callback)
 
-        behavior, deserializer = (stream, handler.request_deserializer) if handler.request_streaming else (single, None)
-        # gRPC reads these two from the function: the pool it runs on, and whether it returns at once (health's Watch does).
+        behavior: Any = stream if handler.request_streaming else single
+        deserializer = handler.request_deserializer if handler.request_streaming else None
+        # gRPC reads these two from a handler's function: the pool it runs on, and whether it returns at once (health's Watch).
         if not ours:
             behavior.experimental_thread_pool = self._others
         behavior.experimental_non_blocking = getattr(inner, "experimental_non_blocking", False)

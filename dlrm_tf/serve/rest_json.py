@@ -58,7 +58,8 @@ def to_array(value: Any, dtype: int) -> np.ndarray:
     Raises:
       RequestError: ragged, or a value of another type.
     """
-    shape, level = [], [value]
+    shape: list[int] = []
+    level = [value]
     while level and isinstance(level[0], list):
         sizes = set(map(len, level)) if all(type(item) is list for item in level) else set()
         if len(sizes) != 1:
@@ -81,7 +82,8 @@ def _leaves(values: list, dtype: int) -> np.ndarray:
         array = np.empty(len(values), object)
         array[:] = [_string(value) for value in values]
         return array
-    wanted = {"f": {int, float, Literal}, "b": {bool}}.get(target.kind, {int})
+    kinds: dict[str, set[type]] = {"f": {int, float, Literal}, "b": {bool}}
+    wanted = kinds.get(target.kind, {int})
     for value in values if set(map(type, values)) - wanted else ():
         if type(value) not in wanted:
             raise _type_error(value, dtype)

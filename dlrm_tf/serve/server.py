@@ -72,13 +72,14 @@ class ModelServer:
 
     def _load(self, name: str, version: int, path: str) -> AnyServable:
         options = self.options
-        servable: AnyServable = Servable(
+        plain = Servable(
             path,
             inter_op_threads=options.tensorflow_inter_op_parallelism,
             intra_op_threads=options.tensorflow_intra_op_parallelism,
         )
+        servable: AnyServable = plain
         if options.batching is not None:
-            servable = BatchedServable(servable, options.batching, slots=self._batch_slots, observe=self.metrics.batch)
+            servable = BatchedServable(plain, options.batching, slots=self._batch_slots, observe=self.metrics.batch)
         try:
             if options.enable_model_warmup:
                 warm_up(servable, version)
@@ -116,7 +117,7 @@ class ModelServer:
                     self._http = HttpServer(self._core, options, rest_socket)
                     self._http.start()
                 if options.model_config_file and options.model_config_file_poll_wait_seconds > 0:
-                    threading.Thread(target=self._poll_config, name="config poll", daemon=True).start()
+                    threading.Thread(target=self._poll_config, args=(options.model_config_file,), daemon=True).start()
         except BaseException as e:
             self.stop(grace=0)
             if isinstance(e, RequestError):
@@ -128,16 +129,16 @@ class ModelServer:
                 rest_socket.close()
         return self
 
-    def _poll_config(self) -> None:
+    def _poll_config(self, file: str) -> None:
         while not self._stopping.wait(self.options.model_config_file_poll_wait_seconds):
             try:
-                config = read_model_config(self.options.model_config_file)
+                config = read_model_config(file)
                 if config != self._config:
                     self._manager.reload(config.model_config_list.config)
                     self._config = config
-                    log.info("%s: reloaded", self.options.model_config_file)
+                    log.info("%s: reloaded", file)
             except (UsageError, RequestError, OSError) as e:
-                log.error("%s: not reloaded, the models stay as they are: %s", self.options.model_config_file, e)
+                log.error("%s: not reloaded, the models stay as they are: %s", file, e)
 
     def wait(self) -> None:
         """Returns when the server has stopped."""

@@ -1,5 +1,7 @@
 """Reads TensorFlow Serving's text configuration files, saying which file and line is wrong."""
 
+from typing import Any
+
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
@@ -11,7 +13,7 @@ DEFAULT_METRICS_PATH = "/monitoring/prometheus/metrics"
 MAX_BYTES = 16 << 20
 
 
-def _read(path: str, message):
+def _read(path: str, message: Any) -> Any:
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(MAX_BYTES)
