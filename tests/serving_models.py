@@ -3,6 +3,7 @@
 import functools
 import os
 
+import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,10 +11,13 @@ from tensorflow.core.protobuf import saved_model_pb2
 from waiting import PATIENCE
 
 from dlrm_tf.score import Client
+from dlrm_tf.serve import ModelServer
+
+INPUTS = {"dense": np.zeros((1, 13), np.float32), "categorical": np.zeros((1, 26), np.int32)}
 
 
 class LinearScorer(tf.Module):
-    """`logit = sum(dense) + sum(categorical) + bias`, so that a version is known by its answer."""
+    """`logit = sum(dense) + sum(categorical) + bias`, so that a version is known by its answer to `INPUTS`."""
 
     def __init__(self, bias):
         self.bias = tf.Variable(np.float32(bias))
@@ -120,3 +124,28 @@ def example_model(tmp_path_factory):
     signatures = {name: getattr(module, name) for name, _ in methods}
     save(module, str(base / "3"), methods, serving_default=module.classify, **signatures)
     return str(base)
+
+
+@pytest.fixture
+def start(request):
+    """Function `(**options) -> ModelServer` of a started server, stopped after the test; `model_base_path` is of `dlrm`."""
+
+    def start(**options):
+        options = {"model_name": "dlrm", "file_system_poll_wait_seconds": 0.05, **options}
+        server = ModelServer(**options).start(timeout=PATIENCE)
+        request.addfinalizer(server.stop)
+        return server
+
+    return start
+
+
+def bias(client):
+    """The bias of the `LinearScorer` that answers."""
+    return int(client.predict(INPUTS)["logit"][0, 0])
+
+
+def refused(call, request):
+    """Status code and details of a gRPC call that fails."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call(request, timeout=PATIENCE)
+    return caught.value.code(), caught.value.details()

@@ -11,7 +11,7 @@ from dlrm_tf.errors import require
 from dlrm_tf.keras2 import any_keras_tensorflow
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Every field of `ServerOptions`, with its default."""
     for field in dataclasses.fields(_server_options()):
         flag, kind, text = f"--{field.name}", field.metadata["type"], field.metadata["help"]
@@ -38,9 +38,9 @@ def _server_options():
     return ServerOptions
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Serves until SIGINT or SIGTERM; prints one line on stdout once ready."""
-    any_keras_tensorflow()  # the protos import it too, with its chatter
+    any_keras_tensorflow()  # before the protos import TensorFlow: this holds back its start-up messages
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="dlrm-tf serve: %(message)s")
     fields = {field.name for field in dataclasses.fields(_server_options())}
     from dlrm_tf.serve.server import ModelServer
@@ -49,9 +49,9 @@ def run(args):
     stopped, failure = threading.Event(), []
     previous = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        # Loading may take minutes, or wait for a first version; a signal must be heard meanwhile.
+        # On a thread, as loading may take minutes or wait for a first version, and signals must end the process meanwhile.
         threading.Thread(target=_start, args=(server, failure, stopped), daemon=True).start()
-        # A wait without end would sleep on when the kernel hands the signal to one of gRPC's or TensorFlow's threads.
+        # With a timeout, because a signal delivered to one of gRPC's or TensorFlow's threads does not wake this one.
         while not stopped.wait(0.2):
             pass
         if failure:

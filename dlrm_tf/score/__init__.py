@@ -1,6 +1,7 @@
 """Rows to probabilities wherever the model is: on a server (gRPC or REST), in a SavedModel, a TFLite or a weights file."""
 
 import importlib
+from typing import Any
 
 _PUBLIC = {
     "Client": "dlrm_tf.score.client",
@@ -10,7 +11,7 @@ _PUBLIC = {
 __all__ = [*_PUBLIC]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'dlrm_tf.score' has no attribute {name!r}")
     value = getattr(importlib.import_module(_PUBLIC[name]), name)
@@ -18,5 +19,5 @@ def __getattr__(name):
     return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted(__all__)

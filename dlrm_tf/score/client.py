@@ -3,32 +3,37 @@
 import os
 import random
 import time
-from typing import Optional
+from collections.abc import Sequence
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
 
 from dlrm_tf.errors import ServingError
 from dlrm_tf.keras2 import any_keras_tensorflow
 from dlrm_tf.score.rows import int32_ids
-from dlrm_tf.score.transport import Tls, Unavailable
+from dlrm_tf.score.transport import Arrays, Tls, Transport, Unavailable
 
-# Seconds before the first retry; doubled for each further one, and shortened by chance so that clients don't come in step.
+# Seconds before the first retry, and the longest wait. Each wait is twice the one before, times a random factor from 0.5 to 1, so
+# that many clients of a restarted server don't retry all at the same moment.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 
 
 class Client:
-    """Talks to one model on one server.
+    """Calls one model on one server.
 
     Args:
       target: `host:port` or `unix:///path/of.sock` (gRPC), or `http(s)://host:port` (REST).
       model_name: the model asked for.
-      version: a version number; None takes the latest the server has.
+      version: a version number; None asks for the latest the server has.
       label: a version label instead of a number.
       timeout: deadline of one request in seconds, its retries included.
-      retries: further attempts while the server is unavailable (gRPC UNAVAILABLE, HTTP 503, no connection). Nothing else is
-        tried again: it would fail again, or the server is already overloaded.
-      batch_size: rows a request; `score` splits more.
-      tls: for an encrypted gRPC connection, or the files for an https one.
+      retries: further attempts while the server is unavailable (gRPC UNAVAILABLE, HTTP 503, no connection). No other error is
+        retried: the request would fail again, or the server is overloaded already.
+      batch_size: rows of one request at most; `score` splits more.
+      tls: files for an encrypted connection; None is gRPC without encryption, or https with the system's authorities.
+
+    Raises:
+      ValueError: both `version` and `label`, or a number out of range.
 
     Example:
       with Client("127.0.0.1:8500", model_name="dlrm") as client:
@@ -38,6 +43,7 @@ class Client:
     def __init__(
         self,
         target: str,
+        *,
         model_name: str = "dlrm",
         version: Optional[int] = None,
         label: Optional[str] = None,
@@ -54,19 +60,14 @@ class Client:
             )
         self.target, self.model_name, self.timeout = target, model_name, timeout
         self._retries, self._batch_size = retries, batch_size
-        any_keras_tensorflow()  # the stubs import it too, with its chatter
-        if target.startswith(("http://", "https://")):
-            from dlrm_tf.score.rest_transport import RestTransport as Transport
-        else:
-            from dlrm_tf.score.grpc_transport import GrpcTransport as Transport
-        self._transport = Transport(target, model_name, version, label, tls)
+        self._transport = _connect(target, model_name, version, label, tls)
 
-    def score(self, dense, categorical) -> np.ndarray:
+    def score(self, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
         """Probability of a click for each row; more rows than `batch_size` go as several requests.
 
         Args:
           dense: float32 `[rows, 13]`, already log(max(x, 0) + 1).
-          categorical: integer ids `[rows, 26]`; one that does not fit int32 counts as out of vocabulary.
+          categorical: integer ids `[rows, 26]`; one beyond int32 counts as out of vocabulary.
 
         Returns:
           float32 `[rows]`.
@@ -85,13 +86,16 @@ class Client:
             parts.append(outputs["probability"].reshape(-1))
         return np.concatenate(parts)
 
-    def predict(self, inputs: dict, signature_name: str = "", outputs=()) -> dict:
-        """One Predict call: arrays in, arrays out, by the signature's names.
+    def predict(self, inputs: Arrays, *, signature_name: str = "", outputs: Sequence[str] = ()) -> Arrays:
+        """One Predict call.
 
         Args:
-          inputs: arrays by name, in the dtypes of the signature.
+          inputs: arrays by input name, in the dtypes of the signature.
           signature_name: '' is `serving_default`.
-          outputs: names of those wanted; none named means all.
+          outputs: names of the outputs wanted; empty means all.
+
+        Returns:
+          Arrays by output name.
 
         Raises:
           ServingError: the server can't be reached, or refuses the request.
@@ -99,7 +103,7 @@ class Client:
         arrays = {name: np.asarray(value) for name, value in inputs.items()}
         return self._retried(lambda timeout: self._transport.predict(arrays, signature_name, tuple(outputs), timeout))
 
-    def status(self) -> list[dict]:
+    def status(self) -> list[dict[str, Any]]:
         """The model's versions, newest first: `{"version", "state", "error_code", "error_message"}`.
 
         Raises:
@@ -107,37 +111,37 @@ class Client:
         """
         return self._retried(self._transport.status)
 
-    def metadata(self) -> dict:
-        """Signature name -> SignatureDef as a dict (protobuf's JSON form).
+    def metadata(self) -> dict[str, Any]:
+        """SignatureDefs by signature name, each as a dict in protobuf's JSON form.
 
         Raises:
           ServingError: the server can't be reached, or has no such model.
         """
         return self._retried(self._transport.metadata)
 
-    def reload(self, model_config_file: str) -> None:
-        """Has the server serve what a models.config says (gRPC only); returns when it does.
+    def reload(self, model_config_file: Union[str, os.PathLike]) -> None:
+        """Has the server serve the models of a models.config (gRPC only); returns when it does.
+
+        Args:
+          model_config_file: a ModelServerConfig in protobuf's text form.
 
         Raises:
-          ServingError: the server refuses it; what it served it still serves.
-          UsageError: not a models.config.
+          ServingError: the server refuses it; it goes on serving the models it has.
+          UsageError: not such a file.
         """
-        from dlrm_tf.serving_api.config_files import read_model_config
-
-        config = read_model_config(os.fspath(model_config_file))
-        self._retried(lambda timeout: self._transport.reload(config, timeout))
+        self._retried(lambda timeout: self._transport.reload(os.fspath(model_config_file), timeout))
 
     def close(self) -> None:
         """Closes the connection."""
         self._transport.close()
 
-    def __enter__(self):
+    def __enter__(self) -> "Client":
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _retried(self, call):
+    def _retried(self, call: Callable[[float], Any]) -> Any:
         deadline, pause = time.monotonic() + self.timeout, FIRST_PAUSE
         for attempt in range(self._retries + 1):
             try:
@@ -149,3 +153,16 @@ class Client:
                 time.sleep(wait)
                 pause = min(2 * pause, LONGEST_PAUSE)
         raise AssertionError("unreachable")
+
+
+def _connect(target: str, *arguments: Any) -> Transport:
+    # The transports are imported here because they need the extra `serving`, and TensorFlow, which takes seconds to load and
+    # writes to stderr: `dlrm-tf score` on a file imports this module without either.
+    any_keras_tensorflow()
+    if target.startswith(("http://", "https://")):
+        from dlrm_tf.score.rest_transport import RestTransport
+
+        return RestTransport(target, *arguments)
+    from dlrm_tf.score.grpc_transport import GrpcTransport
+
+    return GrpcTransport(target, *arguments)

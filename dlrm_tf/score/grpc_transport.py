@@ -1,6 +1,7 @@
 """One model's calls over gRPC."""
 
-from typing import Optional
+from collections.abc import Collection
+from typing import Any, Optional
 
 import grpc
 import numpy as np
@@ -15,24 +16,17 @@ from tensorflow_serving.apis import (
 )
 
 from dlrm_tf.errors import ServingError
-from dlrm_tf.score.transport import Tls, Unavailable
+from dlrm_tf.score.transport import Arrays, Tls, Transport, Unavailable
+from dlrm_tf.serving_api.config_files import read_model_config
 from dlrm_tf.serving_api.tensors import to_array, to_proto
 
 
-class GrpcTransport:
-    """Calls PredictionService and ModelService; each method's `timeout` is the call's deadline in seconds.
-
-    Args:
-      target: `host:port` or `unix:///path`.
-      model_name: the model asked for.
-      version: a version number, or None.
-      label: a version label, or None.
-      tls: files for an encrypted connection, or None.
-    """
+class GrpcTransport(Transport):
+    """Calls PredictionService and ModelService at `host:port` or `unix:///path`."""
 
     def __init__(self, target: str, model_name: str, version: Optional[int], label: Optional[str], tls: Optional[Tls]):
         self._target, self._model_name, self._version, self._label = target, model_name, version, label
-        options = [
+        options: list[tuple[str, Any]] = [
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1),
             ("grpc.initial_reconnect_backoff_ms", 100),
@@ -48,8 +42,7 @@ class GrpcTransport:
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._model = model_service_pb2_grpc.ModelServiceStub(self._channel)
 
-    def predict(self, arrays: dict, signature_name: str, outputs, timeout: float) -> dict:
-        """Arrays in, arrays out, by name."""
+    def predict(self, arrays: Arrays, signature_name: str, outputs: Collection[str], timeout: float) -> Arrays:
         request = predict_pb2.PredictRequest()
         self._fill(request.model_spec)
         request.model_spec.signature_name = signature_name
@@ -59,8 +52,7 @@ class GrpcTransport:
         response = self._call(self._prediction.Predict, request, timeout)
         return {name: np.array(to_array(proto, name)) for name, proto in response.outputs.items()}
 
-    def status(self, timeout: float) -> list[dict]:
-        """States of the versions, newest first."""
+    def status(self, timeout: float) -> list[dict[str, Any]]:
         request = get_model_status_pb2.GetModelStatusRequest()
         self._fill(request.model_spec)
         state = get_model_status_pb2.ModelVersionStatus.State
@@ -74,8 +66,7 @@ class GrpcTransport:
             for status in self._call(self._model.GetModelStatus, request, timeout).model_version_status
         ]
 
-    def metadata(self, timeout: float) -> dict:
-        """Signatures as dicts."""
+    def metadata(self, timeout: float) -> dict[str, Any]:
         request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
         self._fill(request.model_spec)
         response = self._call(self._prediction.GetModelMetadata, request, timeout)
@@ -83,15 +74,13 @@ class GrpcTransport:
         response.metadata["signature_def"].Unpack(signatures)
         return json_format.MessageToDict(signatures, preserving_proto_field_name=True)["signature_def"]
 
-    def reload(self, config, timeout: float) -> None:
-        """Replaces the models served."""
-        request = model_management_pb2.ReloadConfigRequest(config=config)
+    def reload(self, model_config_file: str, timeout: float) -> None:
+        request = model_management_pb2.ReloadConfigRequest(config=read_model_config(model_config_file))
         response = self._call(self._model.HandleReloadConfigRequest, request, timeout)
         if response.status.error_code:
             raise ServingError(f"{self._target}: {response.status.error_message}")
 
     def close(self) -> None:
-        """Closes the channel."""
         self._channel.close()
 
     def _fill(self, spec) -> None:

@@ -1,28 +1,23 @@
 """One model's calls over REST."""
 
+import base64
 import json
 import urllib.parse
-from typing import Optional
+from collections.abc import Collection
+from typing import Any, Optional
 
 import numpy as np
 import urllib3
+from tensorflow.core.framework import types_pb2
 
 from dlrm_tf.errors import ServingError
-from dlrm_tf.score.transport import Tls, Unavailable
+from dlrm_tf.score.transport import Arrays, Tls, Transport, Unavailable
 from dlrm_tf.serving_api.status import code_number
 from dlrm_tf.serving_api.tensors import numpy_dtype
 
 
-class RestTransport:
-    """Calls `/v1/models/NAME`; each method's `timeout` is the call's deadline in seconds.
-
-    Args:
-      target: `http(s)://host:port`.
-      model_name: the model asked for.
-      version: a version number, or None.
-      label: a version label, or None.
-      tls: files for https, or None for the system's authorities.
-    """
+class RestTransport(Transport):
+    """Calls `/v1/models/NAME` at `http(s)://host:port`; without `tls`, https trusts the system's authorities."""
 
     def __init__(self, target: str, model_name: str, version: Optional[int], label: Optional[str], tls: Optional[Tls]):
         self._target, self._model_name = target.rstrip("/"), model_name
@@ -31,17 +26,16 @@ class RestTransport:
             self._url += f"/versions/{version}"
         if label is not None:
             self._url += f"/labels/{urllib.parse.quote(label, safe='')}"
-        files = {}
+        files: dict[str, Any] = {}
         if tls is not None:
             files = {"ca_certs": tls.ca_file, "cert_file": tls.cert_file, "key_file": tls.key_file}
             files["assert_hostname"] = files["server_hostname"] = tls.server_name
         self._pool = urllib3.PoolManager(retries=False, **{name: file for name, file in files.items() if file is not None})
-        # What the signature's outputs are: JSON numbers don't say their type.
-        self._dtypes = {}
+        # Signature -> dtypes of its outputs, from the metadata: a number in JSON has no dtype.
+        self._dtypes: dict[str, dict[str, Optional[np.dtype]]] = {}
 
-    def predict(self, arrays: dict, signature_name: str, outputs, timeout: float) -> dict:
-        """Arrays in, arrays out, by name; numbers come back in the dtype the model's metadata gives."""
-        request = {"inputs": {name: array.tolist() for name, array in arrays.items()}}
+    def predict(self, arrays: Arrays, signature_name: str, outputs: Collection[str], timeout: float) -> Arrays:
+        request: dict[str, Any] = {"inputs": {name: array.tolist() for name, array in arrays.items()}}
         if signature_name:
             request["signature_name"] = signature_name
         types = self._output_types(signature_name or "serving_default", timeout)
@@ -55,16 +49,17 @@ class RestTransport:
         result = {next(iter(types)): result} if len(types) == 1 else result
         return {name: np.array(value, types.get(name)) for name, value in result.items() if not outputs or name in outputs}
 
-    def _output_types(self, signature_name: str, timeout: float) -> dict:
+    def _output_types(self, signature_name: str, timeout: float) -> dict[str, Optional[np.dtype]]:
         if signature_name not in self._dtypes:
             signature = self.metadata(timeout).get(signature_name)
             if signature is None:
                 raise ServingError(f"{self._target}, model {self._model_name}: no signature {signature_name}")
-            self._dtypes[signature_name] = {name: _dtype(info["dtype"]) for name, info in signature["outputs"].items()}
+            self._dtypes[signature_name] = {
+                name: numpy_dtype(types_pb2.DataType.Value(info["dtype"])) for name, info in signature["outputs"].items()
+            }
         return self._dtypes[signature_name]
 
-    def status(self, timeout: float) -> list[dict]:
-        """States of the versions, newest first."""
+    def status(self, timeout: float) -> list[dict[str, Any]]:
         return [
             {
                 "version": int(status["version"]),
@@ -75,25 +70,22 @@ class RestTransport:
             for status in self._call("GET", "", timeout)["model_version_status"]
         ]
 
-    def metadata(self, timeout: float) -> dict:
-        """Signatures as dicts."""
+    def metadata(self, timeout: float) -> dict[str, Any]:
         return self._call("GET", "/metadata", timeout)["metadata"]["signature_def"]["signature_def"]
 
-    def reload(self, config, timeout: float) -> None:
-        """Not in the REST API."""
+    def reload(self, model_config_file: str, timeout: float) -> None:
         raise ServingError(f"{self._target}: a reload goes over gRPC only; give the server's gRPC address")
 
     def close(self) -> None:
-        """Closes the connections."""
         self._pool.clear()
 
-    def _call(self, method: str, tail: str, timeout: float, document=None) -> dict:
+    def _call(self, method: str, tail: str, timeout: float, document: Any = None) -> dict[str, Any]:
         where = f"{self._target}, model {self._model_name}"
         try:
             response = self._pool.request(
                 method,
                 self._url + tail,
-                body=None if document is None else json.dumps(document, default=_as_text).encode(),
+                body=None if document is None else json.dumps(document, default=_as_base64).encode(),
                 headers={"Content-Type": "application/json"},
                 timeout=urllib3.Timeout(total=timeout),
             )
@@ -113,14 +105,6 @@ class RestTransport:
         return result
 
 
-def _as_text(value):
-    """JSON's form of bytes: base64, which TensorFlow Serving takes for any string."""
-    import base64
-
+def _as_base64(value: bytes) -> dict[str, str]:
+    """JSON's form of bytes."""
     return {"b64": base64.b64encode(value).decode()}
-
-
-def _dtype(name: str):
-    from tensorflow.core.framework import types_pb2
-
-    return numpy_dtype(types_pb2.DataType.Value(name))

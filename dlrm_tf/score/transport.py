@@ -1,24 +1,34 @@
-"""What both transports of the client share: the files for TLS, and the error after which another attempt may help."""
+"""What both transports of the client share: their methods, the files for TLS, and the error after which to try again."""
 
+import abc
 import dataclasses
-from typing import Optional
+from collections.abc import Collection
+from typing import Any, Optional
+
+import numpy as np
 
 from dlrm_tf.errors import ServingError
 
+# Arrays by input or output name.
+Arrays = dict[str, np.ndarray]
+
 
 class Unavailable(ServingError):
-    """The server can't be reached or takes no requests now; trying again may help."""
+    """The server can't be reached or answers no requests now; trying again may help."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tls:
-    """Files for an encrypted connection, PEM.
+    """PEM files for an encrypted connection.
 
     Attributes:
-      ca_file: authority that signs the server's certificate; None trusts the system's.
-      cert_file: this client's certificate, where the server wants one.
-      key_file: its key.
-      server_name: name in the server's certificate, when it is not the host's.
+      ca_file: certificate of the authority that signed the server's; None trusts the system's authorities.
+      cert_file: this client's certificate, where the server asks for one.
+      key_file: key of `cert_file`.
+      server_name: name in the server's certificate, when it is not the host in the target.
+
+    Raises:
+      ValueError: one of `cert_file` and `key_file` without the other.
     """
 
     ca_file: Optional[str] = None
@@ -26,6 +36,30 @@ class Tls:
     key_file: Optional[str] = None
     server_name: Optional[str] = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError(f"cert_file and key_file go together. Received {self.cert_file!r} and {self.key_file!r}")
+
+
+class Transport(abc.ABC):
+    """Calls for one model on one server; `timeout` is a call's deadline in seconds. Failures are ServingErrors."""
+
+    @abc.abstractmethod
+    def predict(self, arrays: Arrays, signature_name: str, outputs: Collection[str], timeout: float) -> Arrays:
+        """Outputs by name: those named in `outputs`, or all of them when it is empty."""
+
+    @abc.abstractmethod
+    def status(self, timeout: float) -> list[dict[str, Any]]:
+        """States of the versions, newest first."""
+
+    @abc.abstractmethod
+    def metadata(self, timeout: float) -> dict[str, Any]:
+        """Signatures by name, in protobuf's JSON form."""
+
+    @abc.abstractmethod
+    def reload(self, model_config_file: str, timeout: float) -> None:
+        """Has the server serve what the file says."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Closes the connections."""

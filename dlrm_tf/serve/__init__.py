@@ -2,14 +2,15 @@
 
 import importlib
 import warnings
+from typing import Any
 
 _PUBLIC = {"ModelServer": "dlrm_tf.serve.server", "ServerOptions": "dlrm_tf.serve.options"}
-# Names of 0.1.0 that are elsewhere now.
+# Deprecated aliases: names that were here in version 0.1.0.
 _MOVED = dict.fromkeys(("Client", "Tls", "open_target"), "dlrm_tf.score")
 __all__ = [*_PUBLIC]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in _MOVED:
         warnings.warn(f"dlrm_tf.serve.{name} is {_MOVED[name]}.{name} now", DeprecationWarning, stacklevel=2)
         return getattr(importlib.import_module(_MOVED[name]), name)
@@ -20,5 +21,5 @@ def __getattr__(name):
     return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted(__all__)

@@ -1,19 +1,21 @@
 """Requests that wait together become one run of the graph, as TensorFlow Serving's BatchingSession does it.
 
-No thread of its own: the oldest waiting request's thread forms and runs the batch for all of them, then wakes the next. A lone
-request therefore runs at once on its own thread, and batches form by themselves while all batch slots are busy.
+There is no batching thread: the thread of the oldest waiting request forms the batch and runs it for all, then the next oldest
+takes over. A lone request therefore runs at once on its own thread, and batches form while all `num_batch_threads` are busy.
 """
 
 import threading
 import time
+from collections.abc import Sequence
+from typing import Callable, Optional, Union
 
 import grpc
 import numpy as np
 
+from dlrm_tf.serve.servable import Servable
+from dlrm_tf.serving_api.config_protos import BatchingParameters
+from dlrm_tf.serving_api.limits import MAX_BATCH_SIZE, MAX_ENQUEUED_BATCHES
 from dlrm_tf.serving_api.status import RequestError, invalid_argument
-
-# Defaults of tensorflow/core/kernels/batching_util/shared_batch_scheduler.h.
-MAX_BATCH_SIZE, MAX_ENQUEUED_BATCHES = 1000, 10
 
 
 class _Task:
@@ -21,37 +23,42 @@ class _Task:
 
     __slots__ = ("arrays", "size", "since", "leads", "event", "outputs", "error")
 
-    def __init__(self, arrays, size: int):
+    def __init__(self, arrays: Sequence[np.ndarray], size: int):
         self.arrays, self.size, self.since = arrays, size, time.monotonic()
-        self.leads, self.outputs, self.error = False, None, None
+        self.leads = False
+        self.outputs: list[np.ndarray] = []
+        self.error: Optional[Exception] = None
         self.event = threading.Event()
 
 
 class _Queue:
     """Tasks that may share a batch: same tensors, dtypes and shapes but for the number of rows."""
 
-    def __init__(self, lock):
+    def __init__(self, lock: threading.Lock):
         self.tasks: list[_Task] = []
         self.rows = 0
         self.led = False
         self.filled = threading.Condition(lock)
 
 
-class Batcher:
-    """Puts requests to one servable into batches.
+class BatchedServable:
+    """A servable that runs waiting requests together; same members as `Servable`, same answers.
 
     Args:
-      run: function `(feeds, arrays, fetches) -> arrays` that runs the graph.
+      servable: runs the batches.
       parameters: `BatchingParameters`, checked.
       slots: semaphore of `num_batch_threads`, shared by all servables: batches that run at a time.
-      observe: called with the rows of every batch run.
+      observe: called with the number of rows, padding included, of every batch run.
     """
 
-    def __init__(self, run, parameters, slots: threading.Semaphore, observe=lambda rows: None):
-        self._run, self._slots, self._observe = run, slots, observe
+    def __init__(
+        self, servable: Servable, parameters: BatchingParameters, *, slots: threading.Semaphore, observe: Callable[[int], None]
+    ):
+        self.path, self.signatures = servable.path, servable.signatures
+        self._servable, self._slots, self._observe = servable, slots, observe
         self._limit = parameters.max_batch_size.value or MAX_BATCH_SIZE
-        self._splits = parameters.enable_large_batch_splitting.value
-        self._batch = (self._splits and parameters.max_execution_batch_size.value) or self._limit
+        splits = parameters.enable_large_batch_splitting.value
+        self._batch = (splits and parameters.max_execution_batch_size.value) or self._limit
         self._timeout = parameters.batch_timeout_micros.value / 1e6
         self._enqueued = (parameters.max_enqueued_batches.value or MAX_ENQUEUED_BATCHES) * self._batch
         self._allowed = list(parameters.allowed_batch_sizes)
@@ -59,15 +66,15 @@ class Batcher:
         self._lock = threading.Lock()
         self._queues: dict[tuple, _Queue] = {}
 
-    def run(self, feeds, arrays, fetches) -> list[np.ndarray]:
-        """Runs one request, possibly together with others; same result as alone.
+    def run(self, feeds: tuple[str, ...], arrays: Sequence[np.ndarray], fetches: tuple[str, ...]) -> list[np.ndarray]:
+        """As `Servable.run`, possibly together with other requests; the arrays are `[rows, ...]`.
 
         Raises:
-          RequestError: rows that don't fit each other or the limits, a full queue, or what the graph says.
+          RequestError: numbers of rows that differ or exceed the limit, a full queue, or what the graph refuses.
         """
-        size = self._rows(arrays)
+        size = _rows(arrays)
         if size == 0:
-            return self._run(feeds, arrays, fetches)
+            return self._servable.run(feeds, arrays, fetches)
         if size > self._limit:
             raise invalid_argument(f"Task size {size} is larger than maximum input batch size {self._limit}")
         if size <= self._batch:
@@ -78,18 +85,11 @@ class Batcher:
         ]
         return [np.concatenate(outputs) for outputs in zip(*parts)]
 
-    @staticmethod
-    def _rows(arrays) -> int:
-        if not arrays:
-            raise invalid_argument("Batching Run() must have at least one input tensor")
-        if any(array.ndim == 0 for array in arrays):
-            raise invalid_argument("Batching Run() input tensors must have at least one dimension")
-        size = len(arrays[0])
-        if any(len(array) != size for array in arrays):
-            raise invalid_argument("Batching Run() input tensors must have equal 0th-dimension size")
-        return size
+    def close(self) -> None:
+        """Frees the model's memory; no call may be under way."""
+        self._servable.close()
 
-    def _submit(self, feeds, arrays, fetches, size: int):
+    def _submit(self, feeds, arrays, fetches, size: int) -> list[np.ndarray]:
         inner = tuple(array.ndim if self._pads else array.shape[1:] for array in arrays)
         key = (feeds, fetches, tuple(array.dtype for array in arrays), inner)
         task = _Task(arrays, size)
@@ -117,7 +117,8 @@ class Batcher:
             raise task.error
         return task.outputs
 
-    def _lead(self, key, queue: _Queue, leader: _Task) -> None:
+    def _lead(self, key: tuple, queue: _Queue, leader: _Task) -> None:
+        """Waits for rows (until the leader's timeout) and for a slot, then runs what is queued by then."""
         with self._lock:
             due = leader.since + self._timeout
             queue.filled.wait_for(lambda: queue.rows >= self._batch, max(due - time.monotonic(), 0))
@@ -140,14 +141,15 @@ class Batcher:
         for task in tasks:
             task.event.set()
 
-    def _finish(self, feeds, fetches, tasks, rows: int) -> None:
+    def _finish(self, feeds, fetches, tasks: list[_Task], rows: int) -> None:
+        """Gives each task its outputs or its error."""
         try:
-            outputs = self._together(feeds, fetches, tasks, rows)
+            outputs = self._run_batch(feeds, fetches, tasks, rows)
         except Exception as error:
             if len(tasks) == 1:
                 tasks[0].error = error
                 return
-            # One bad request must not fail the others that happened to wait with it.
+            # A request that the graph refuses must not fail the others in its batch.
             for task in tasks:
                 self._finish(feeds, fetches, [task], task.size)
             return
@@ -156,11 +158,11 @@ class Batcher:
             task.outputs = [array[start : start + task.size] for array in outputs]
             start += task.size
 
-    def _together(self, feeds, fetches, tasks, rows: int):
+    def _run_batch(self, feeds, fetches, tasks: list[_Task], rows: int) -> list[np.ndarray]:
         size = next((allowed for allowed in self._allowed if allowed >= rows), rows)
         self._observe(size)
         merged = [self._merge([task.arrays[i] for task in tasks], size - rows) for i in range(len(feeds))]
-        outputs = self._run(feeds, merged, fetches)
+        outputs = self._servable.run(feeds, merged, fetches)
         for name, output in zip(fetches, outputs):
             if np.ndim(output) == 0 or len(output) != size:
                 raise RequestError(
@@ -170,7 +172,7 @@ class Batcher:
                 )
         return outputs
 
-    def _merge(self, parts, padding: int) -> np.ndarray:
+    def _merge(self, parts: list[np.ndarray], padding: int) -> np.ndarray:
         if self._pads and len({part.shape[1:] for part in parts}) > 1:
             inner = np.max([part.shape[1:] for part in parts], axis=0)
             parts = [_grow(part, inner) for part in parts]
@@ -179,8 +181,22 @@ class Batcher:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
+def _rows(arrays: Sequence[np.ndarray]) -> int:
+    if not arrays:
+        raise invalid_argument("Batching Run() must have at least one input tensor")
+    if any(array.ndim == 0 for array in arrays):
+        raise invalid_argument("Batching Run() input tensors must have at least one dimension")
+    size = len(arrays[0])
+    if any(len(array) != size for array in arrays):
+        raise invalid_argument("Batching Run() input tensors must have equal 0th-dimension size")
+    return size
+
+
 def _grow(array: np.ndarray, inner) -> np.ndarray:
-    """`array` with its dimensions behind the first grown to `inner`, filled with 0 or ''."""
+    """`array` with its dimensions after the first grown to `inner`, filled with 0 or ''."""
     grown = np.full((len(array), *inner), b"" if array.dtype == object else 0, array.dtype)
     grown[tuple(slice(0, size) for size in array.shape)] = array
     return grown
+
+
+AnyServable = Union[Servable, BatchedServable]

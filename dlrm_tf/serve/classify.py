@@ -1,9 +1,17 @@
-"""Classify, Regress and MultiInference on tf.Examples, after TensorFlow Serving's files of these names."""
+"""Classify, Regress and MultiInference on tf.Examples, after TensorFlow Serving's files of these names.
+
+Each takes a servable, its version number and the request, and raises RequestError with TensorFlow Serving's code and message.
+"""
 
 import grpc
 import numpy as np
-from tensorflow_serving.apis import classification_pb2, inference_pb2, regression_pb2
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+from tensorflow_serving.apis.classification_pb2 import ClassificationRequest, ClassificationResponse
+from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest, MultiInferenceResponse
+from tensorflow_serving.apis.input_pb2 import Input
+from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
 
+from dlrm_tf.serve.batching import AnyServable
 from dlrm_tf.serve.predict import CLASSIFY, DEFAULT_SIGNATURE, REGRESS, fill_model_spec
 from dlrm_tf.serving_api.status import RequestError, invalid_argument
 from dlrm_tf.serving_api.tensors import array_type_name
@@ -12,47 +20,34 @@ INPUTS, CLASSES, SCORES, OUTPUTS = "inputs", "classes", "scores", "outputs"
 _NAMES = {CLASSIFY: "classification", REGRESS: "regression"}
 
 
-def classify(servable, version: int, request) -> classification_pb2.ClassificationResponse:
-    """Answers one Classify call: a list of (label, score) an example; a model without labels gives ''.
-
-    Raises:
-      RequestError: with TensorFlow Serving's code and message.
-    """
-    response = classification_pb2.ClassificationResponse()
-    _one(servable, version, request, CLASSIFY, response)
-    return response
+def classify(servable: AnyServable, version: int, request: ClassificationRequest) -> ClassificationResponse:
+    """Answers one Classify call: a list of (label, score) for each example; '' where the model has no labels."""
+    return _one(servable, version, request, CLASSIFY, ClassificationResponse())
 
 
-def regress(servable, version: int, request) -> regression_pb2.RegressionResponse:
-    """Answers one Regress call: a value an example.
-
-    Raises:
-      RequestError: with TensorFlow Serving's code and message.
-    """
-    response = regression_pb2.RegressionResponse()
-    _one(servable, version, request, REGRESS, response)
-    return response
+def regress(servable: AnyServable, version: int, request: RegressionRequest) -> RegressionResponse:
+    """Answers one Regress call: a value for each example."""
+    return _one(servable, version, request, REGRESS, RegressionResponse())
 
 
-def _one(servable, version, request, method, response) -> None:
+def _one(servable: AnyServable, version: int, request, method: str, response):
     name = request.model_spec.signature_name or DEFAULT_SIGNATURE
     signature = servable.signatures.get(name)
     if signature is None:
         raise invalid_argument(f"No signature was found with the name: {name}")
     feed, fetches = _tensors(signature, method)
-    examples = serialized_examples(request.input)
+    examples = _serialized_examples(request.input)
     outputs = servable.run((feed,), [examples], fetches)
     _FILL[method](signature, dict(zip(fetches, outputs)), len(examples), response.result)
     fill_model_spec(response.model_spec, request.model_spec.name, name, version)
+    return response
 
 
-def multi_inference(servable, version: int, request) -> inference_pb2.MultiInferenceResponse:
-    """Answers one MultiInference call: several signatures of one model on the same examples, in one run.
-
-    Raises:
-      RequestError: with TensorFlow Serving's code and message.
-    """
-    tasks, feed, fetches = [], None, set()
+def multi_inference(servable: AnyServable, version: int, request: MultiInferenceRequest) -> MultiInferenceResponse:
+    """Answers one MultiInference call: several signatures of one model on the same examples, in one run."""
+    tasks: list[tuple[str, SignatureDef, str]] = []
+    feeds: set[str] = set()
+    wanted: set[str] = set()
     for task in request.tasks:
         if not task.model_spec.name:
             raise invalid_argument("Found ModelSpec with an empty model name.")
@@ -67,15 +62,15 @@ def multi_inference(servable, version: int, request) -> inference_pb2.MultiInfer
         if task.method_name not in _FILL:
             raise RequestError(grpc.StatusCode.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
         task_feed, task_fetches = _tensors(signature, task.method_name)
-        if feed is not None and feed != task_feed:
+        feeds.add(task_feed)
+        if len(feeds) > 1:
             raise invalid_argument("Input tensor must be the same for all Signatures.")
-        feed = task_feed
-        fetches.update(task_fetches)
+        wanted.update(task_fetches)
         tasks.append((name, signature, task.method_name))
-    examples = serialized_examples(request.input)
-    fetches = tuple(sorted(fetches))
-    outputs = dict(zip(fetches, servable.run((feed,), [examples], fetches)))
-    response = inference_pb2.MultiInferenceResponse()
+    examples = _serialized_examples(request.input)
+    fetches = tuple(sorted(wanted))
+    outputs = dict(zip(fetches, servable.run(tuple(feeds), [examples], fetches)))
+    response = MultiInferenceResponse()
     for name, signature, method in tasks:
         result = response.results.add()
         fill_model_spec(result.model_spec, request.tasks[0].model_spec.name, name, version)
@@ -83,12 +78,8 @@ def multi_inference(servable, version: int, request) -> inference_pb2.MultiInfer
     return response
 
 
-def serialized_examples(model_input) -> np.ndarray:
-    """The examples of an `Input` proto, serialized, object `[examples]`; a context is merged in, the example's features win.
-
-    Raises:
-      RequestError: "Input is empty."
-    """
+def _serialized_examples(model_input: Input) -> np.ndarray:
+    """Serialized examples, object `[examples]`; a context is merged in, an example's own features win."""
     if model_input.WhichOneof("kind") == "example_list_with_context":
         # Serialized messages one after the other parse as their merge, and a later map entry replaces an earlier one.
         context = model_input.example_list_with_context.context.SerializeToString()
@@ -102,7 +93,7 @@ def serialized_examples(model_input) -> np.ndarray:
     return array
 
 
-def _tensors(signature, method: str):
+def _tensors(signature: SignatureDef, method: str) -> tuple[str, tuple[str, ...]]:
     """Tensor names `(feed, fetches)` of a classify or regress signature."""
     kind = _NAMES[method]
     if signature.method_name != method:
@@ -153,7 +144,7 @@ def _fill_classification(signature, outputs, examples: int, result) -> None:
         for i in range(next(iter(widths.values()))):
             entry = classes.add()
             if CLASSES in columns:
-                # proto3 strings are UTF-8; the C++ server would send other bytes, which no client could parse.
+                # proto3 strings must be UTF-8; the C++ server sends any bytes, which clients then can't parse.
                 entry.label = columns[CLASSES][row][i].decode("utf-8", "replace")
             if SCORES in columns:
                 entry.score = columns[SCORES][row][i]

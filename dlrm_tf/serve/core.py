@@ -3,87 +3,118 @@
 import contextlib
 import logging
 import time
+from collections.abc import Iterator
+from typing import Any, Optional
 
 import grpc
-from tensorflow_serving.apis import model_management_pb2, model_pb2
+from tensorflow_serving.apis.classification_pb2 import ClassificationRequest, ClassificationResponse
+from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, GetModelMetadataResponse, SignatureDefMap
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest, GetModelStatusResponse
+from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest, MultiInferenceResponse
+from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, ReloadConfigResponse
+from tensorflow_serving.apis.model_pb2 import ModelSpec
+from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
 
-from dlrm_tf.serve import classify, model_info, predict
+from dlrm_tf.serve import classify
+from dlrm_tf.serve.batching import AnyServable
+from dlrm_tf.serve.manager import ModelManager
+from dlrm_tf.serve.metrics import Metrics
+from dlrm_tf.serve.predict import PredictCall, model_spec, predict
 from dlrm_tf.serving_api.status import RequestError, invalid_argument
 
 log = logging.getLogger("dlrm_tf.serve")
 
 
 class ServerCore:
-    """Answers requests with the models of a manager.
+    """Answers requests of both transports with the models of `manager`, counted in `metrics`.
 
-    Args:
-      manager: `ModelManager`.
-      metrics: `Metrics`.
-      as_content: Predict's outputs as raw bytes instead of the typed field.
-      max_repeated: values of an input that may be left out, because they repeat the last one.
+    Every method raises RequestError with TensorFlow Serving's code and message.
     """
 
-    def __init__(self, manager, metrics, as_content: bool, max_repeated: int):
-        self.manager, self.metrics = manager, metrics
-        self._as_content, self._max_repeated = as_content, max_repeated
+    def __init__(self, manager: ModelManager, metrics: Metrics):
+        self.metrics = metrics
+        self._manager = manager
 
-    def predict(self, request):
-        """Answers a `PredictRequest`."""
-        with self.measured("Predict", "GRPC", request.model_spec), self.servable(request) as (servable, version):
-            return predict.predict(servable, version, request, self._as_content, self._max_repeated)
+    def predict(self, call: PredictCall) -> Any:
+        """Answers a Predict call; gives what the call encodes."""
+        with self._serving("Predict", call.entrypoint, call.model_spec) as (servable, version):
+            return predict(servable, version, call)
 
-    def classify(self, request, entrypoint: str = "GRPC"):
-        """Answers a `ClassificationRequest`."""
-        with self.measured("Classify", entrypoint, request.model_spec), self.servable(request) as (servable, version):
+    def classify(self, request: ClassificationRequest, entrypoint: str = "GRPC") -> ClassificationResponse:
+        """Answers a Classify call; `entrypoint` is `GRPC` or `REST`, for the metrics."""
+        with self._serving("Classify", entrypoint, model_spec(request)) as (servable, version):
             return classify.classify(servable, version, request)
 
-    def regress(self, request, entrypoint: str = "GRPC"):
-        """Answers a `RegressionRequest`."""
-        with self.measured("Regress", entrypoint, request.model_spec), self.servable(request) as (servable, version):
+    def regress(self, request: RegressionRequest, entrypoint: str = "GRPC") -> RegressionResponse:
+        """Answers a Regress call; `entrypoint` is `GRPC` or `REST`, for the metrics."""
+        with self._serving("Regress", entrypoint, model_spec(request)) as (servable, version):
             return classify.regress(servable, version, request)
 
-    def multi_inference(self, request):
-        """Answers a `MultiInferenceRequest`; the first task says which model."""
-        spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
-        with self.measured("MultiInference", "GRPC", spec), self.manager.servable(spec) as (servable, version):
+    def multi_inference(self, request: MultiInferenceRequest) -> MultiInferenceResponse:
+        """Answers a MultiInference call; the first task says which model."""
+        spec = request.tasks[0].model_spec if request.tasks else ModelSpec()
+        with self._serving("MultiInference", "GRPC", spec) as (servable, version):
             return classify.multi_inference(servable, version, request)
 
-    def get_model_metadata(self, request):
-        """Answers a `GetModelMetadataRequest`."""
-        return model_info.get_model_metadata(self.manager, request)
+    def get_model_metadata(self, request: GetModelMetadataRequest) -> GetModelMetadataResponse:
+        """Answers a GetModelMetadata call: the signatures of a loaded version."""
+        spec = _required(model_spec(request))
+        if not request.metadata_field:
+            raise invalid_argument("GetModelMetadataRequest must specify at least one metadata_field")
+        for field in request.metadata_field:
+            if field != "signature_def":
+                raise invalid_argument(f"Metadata field {field} is not supported")
+        with self._manager.servable(spec) as (servable, version):
+            signatures = SignatureDefMap(signature_def=servable.signatures)
+        response = GetModelMetadataResponse()
+        response.model_spec.name = spec.name
+        response.model_spec.version.value = version
+        response.metadata["signature_def"].Pack(signatures)
+        return response
 
-    def get_model_status(self, request):
-        """Answers a `GetModelStatusRequest`."""
-        return model_info.get_model_status(self.manager, request)
+    def get_model_status(self, request: GetModelStatusRequest) -> GetModelStatusResponse:
+        """Answers a GetModelStatus call: the states of a model's versions, newest first."""
+        response = GetModelStatusResponse()
+        for version in self._manager.status(_required(model_spec(request))):
+            status = response.model_version_status.add(version=version.number, state=version.state)
+            status.status.error_code = version.error_code
+            status.status.error_message = version.error_message
+        return response
 
-    def reload_config(self, request):
-        """Answers a `ReloadConfigRequest`, when the models are as it says."""
+    def reload_config(self, request: ReloadConfigRequest) -> ReloadConfigResponse:
+        """Answers a HandleReloadConfigRequest call, once the models are as it says."""
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid_argument(
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently supported"
             )
-        self.manager.reload(request.config.model_config_list.config)
-        return model_management_pb2.ReloadConfigResponse()
-
-    def servable(self, request):
-        """The servable `request.model_spec` asks for, as a context manager."""
-        if not request.HasField("model_spec"):
-            raise invalid_argument("Missing ModelSpec")
-        return self.manager.servable(request.model_spec)
+        self._manager.reload(request.config.model_config_list.config)
+        return ReloadConfigResponse()
 
     @contextlib.contextmanager
-    def measured(self, api: str, entrypoint: str, spec):
-        """Counts and times what happens inside; a defect becomes INTERNAL."""
+    def _serving(self, api: str, entrypoint: str, spec: Optional[ModelSpec]) -> Iterator[tuple[AnyServable, int]]:
+        """Gives the servable `spec` asks for and its version; counts and times what happens inside."""
         start, status = time.perf_counter(), "OK"
         try:
-            yield
+            with self._manager.servable(_required(spec)) as found:
+                yield found
         except RequestError as e:
             status = e.code.name
             raise
         except Exception as e:
-            log.exception("a request failed in a way it never should")
             status = "INTERNAL"
-            raise RequestError(grpc.StatusCode.INTERNAL, f"{type(e).__name__}: {e}") from e
+            raise internal_error(e) from e
         finally:
-            name = spec.name if self.manager.knows(spec.name) else ""
+            name = spec.name if spec is not None and self._manager.knows(spec.name) else ""
             self.metrics.request(name, api, entrypoint, status, time.perf_counter() - start)
+
+
+def _required(spec: Optional[ModelSpec]) -> ModelSpec:
+    if spec is None:
+        raise invalid_argument("Missing ModelSpec")
+    return spec
+
+
+def internal_error(error: Exception) -> RequestError:
+    """A defect of the server: its traceback goes to the log, its one line to the client as INTERNAL."""
+    log.error("a request failed with an unexpected error", exc_info=error)
+    return RequestError(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")

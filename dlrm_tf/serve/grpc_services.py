@@ -1,35 +1,35 @@
-"""PredictionService and ModelService over gRPC: each call handed to the `ServerCore`, its failure told as gRPC's status."""
+"""PredictionService and ModelService over gRPC: each call goes to the `ServerCore`, its RequestError becomes gRPC's status."""
 
-import logging
+from collections.abc import Callable
+from typing import Any
 
 import grpc
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from dlrm_tf.serving_api.status import MAX_MESSAGE, RequestError
+from dlrm_tf.serve.core import ServerCore, internal_error
+from dlrm_tf.serve.predict import ProtoPredict
+from dlrm_tf.serving_api.status import RequestError
 
-log = logging.getLogger("dlrm_tf.serve")
 
-
-def _answer(context, function, request):
-    if not context.is_active():  # the caller gave up while the call waited for a thread: don't work for nobody
+def _answer(context: grpc.ServicerContext, function: Callable, request: Any) -> Any:
+    if not context.is_active():  # cancelled or timed out while it waited for a thread: nobody reads the answer
         context.abort(grpc.StatusCode.CANCELLED, "The call ended before its turn came")
     try:
         return function(request)
     except RequestError as e:
         context.abort(e.code, e.message)
     except Exception as e:
-        log.exception("a request failed in a way it never should")
-        context.abort(grpc.StatusCode.INTERNAL, f"{type(e).__name__}: {e}"[:MAX_MESSAGE])
+        context.abort(grpc.StatusCode.INTERNAL, internal_error(e).message)
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Inference calls."""
+    """Inference calls; `tensors` are the options of `ProtoPredict`."""
 
-    def __init__(self, core):
-        self._core = core
+    def __init__(self, core: ServerCore, **tensors: Any):
+        self._core, self._tensors = core, tensors
 
     def Predict(self, request, context):
-        return _answer(context, self._core.predict, request)
+        return _answer(context, self._core.predict, ProtoPredict(request, **self._tensors))
 
     def Classify(self, request, context):
         return _answer(context, self._core.classify, request)
@@ -45,9 +45,9 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """What is loaded, and what shall be."""
+    """States of the models, and their configuration."""
 
-    def __init__(self, core):
+    def __init__(self, core: ServerCore):
         self._core = core
 
     def GetModelStatus(self, request, context):

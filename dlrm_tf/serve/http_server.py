@@ -1,4 +1,4 @@
-"""The HTTP side: aiohttp on a thread of its own, with limits on sizes, times and connections; requests go to `rest.answer`."""
+"""The HTTP side of a server: aiohttp's event loop on a thread of its own, with limits on sizes, times and connections."""
 
 import asyncio
 import logging
@@ -7,48 +7,46 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import Optional
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from dlrm_tf.serve import rest
+from dlrm_tf.serve.core import ServerCore
 from dlrm_tf.serve.metrics import CONTENT_TYPE
+from dlrm_tf.serve.options import ServerOptions
 
-# All bodies being read or answered together may hold this many times one body's limit.
+# Request bodies in memory at a time may be this many times as large as the limit of one body, all together.
 BODIES_IN_MEMORY = 4
-SWEEP_SECONDS = 1.0
-# Bytes a compressed body is unpacked by at a time.
-UNPACKED = 1 << 20
-# zlib's number for "gzip or zlib, as the data says".
+# Seconds between two looks for connections that have been idle too long.
+IDLE_CHECK_SECONDS = 1.0
+# A compressed body is decompressed to so many bytes at a time.
+DECOMPRESSED_BYTES = 1 << 20
+# zlib's number for "gzip or zlib, whichever the data is".
 GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
-# Bytes that are no HTTP are the client's fault and answered with 400: nothing to log, whoever sends them and how often.
+# aiohttp answers malformed HTTP with 400; it must not log that, as clients could then fill the log.
 log = logging.getLogger("dlrm_tf.serve.http")
 log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 
 class HttpServer:
-    """Answers REST and, when a path is given, Prometheus.
+    """Answers REST and, with a metrics path, Prometheus, on a bound socket.
 
-    Args:
-      core: `ServerCore`.
-      sock: bound, not yet listening.
-      threads: requests worked on at a time.
-      timeout: seconds a request may take, from its first byte to its answer; also how long a connection may stay silent.
-      max_body: bytes of a body, decompressed.
-      metrics_path: of the Prometheus page, or None.
+    The timeout of the options limits the time of a request and how long a connection may stay idle.
     """
 
-    def __init__(self, core, sock: socket.socket, threads: int, timeout: float, max_body: int, metrics_path=None):
-        self._core, self._sock, self._timeout, self._max_body = core, sock, timeout, max_body
-        self._metrics_path = metrics_path
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="rest")
+    def __init__(self, core: ServerCore, options: ServerOptions, sock: socket.socket):
+        self._core, self._sock = core, sock
+        self._timeout = options.rest_api_timeout_in_ms / 1e3
+        self._max_body, self._metrics_path = options.rest_api_max_body_bytes, options.metrics_path
+        self._pool = ThreadPoolExecutor(options.threads(), thread_name_prefix="rest")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rest loop", daemon=True)
-        self._buffered = 0
-        # Connection -> when it last finished a request (or was first seen); None while a request is being worked on.
-        self._seen = {}
-        self._runner = self._site = self._sweeper = None
+        self._buffered_bytes = 0
+        # Connection -> time of its last answer (or when it was first seen); None while a request is being answered.
+        self._idle_since: dict[asyncio.Protocol, Optional[float]] = {}
 
     def start(self) -> None:
         """Starts listening."""
@@ -56,7 +54,7 @@ class HttpServer:
         asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
 
     def stop(self, grace: float) -> None:
-        """Takes no new connections, gives requests under way `grace` seconds."""
+        """Accepts no new connections, gives requests under way `grace` seconds; returns when all have ended."""
         asyncio.run_coroutine_threadsafe(self._stop(grace), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -64,39 +62,32 @@ class HttpServer:
         self._pool.shutdown()
 
     async def _start(self):
-        # Bodies are unpacked in `_unpacked`: aiohttp answers what it can't unpack with text and a traceback in the log.
+        # Bodies are decompressed in `_decompressed`: aiohttp would answer damaged ones with plain text and log a traceback.
         server = web.Application(client_max_size=0)
         server.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(
-            server,
-            access_log=None,
-            logger=log,
-            auto_decompress=False,
-            keepalive_timeout=self._timeout,
-            handle_signals=False,
-            shutdown_timeout=1.0,
-        )
+        limits = {"keepalive_timeout": self._timeout, "shutdown_timeout": 1.0}
+        self._runner = web.AppRunner(server, access_log=None, logger=log, auto_decompress=False, handle_signals=False, **limits)
         await self._runner.setup()
         self._site = web.SockSite(self._runner, self._sock, backlog=4096)
         await self._site.start()
-        self._sweeper = asyncio.ensure_future(self._sweep())
+        self._idle_check = asyncio.ensure_future(self._close_idle())
 
     async def _stop(self, grace: float):
-        self._sweeper.cancel()
+        self._idle_check.cancel()
         await self._site.stop()
         deadline = time.monotonic() + grace
-        while None in self._seen.values() and time.monotonic() < deadline:
+        while None in self._idle_since.values() and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         await self._runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.Response:
-        self._seen[request.protocol] = None
+        self._idle_since[request.protocol] = None
         try:
             return await asyncio.wait_for(self._answer(request), self._timeout)
         except asyncio.TimeoutError:
             return self._reply(504, rest.error_body(f"The request took longer than {self._timeout:g} s"), close=True)
         finally:
-            self._seen[request.protocol] = time.monotonic()
+            self._idle_since[request.protocol] = time.monotonic()
 
     async def _answer(self, request: web.Request) -> web.Response:
         path = request.rel_url.raw_path
@@ -112,10 +103,10 @@ class HttpServer:
             )
             return self._reply(status, answer)
         finally:
-            self._buffered -= len(body)
+            self._buffered_bytes -= len(body)
 
-    async def _read(self, request: web.Request, body: bytearray):
-        """Reads the body; gives `(status, error)` when it may not be had."""
+    async def _read(self, request: web.Request, body: bytearray) -> Optional[tuple[int, bytes]]:
+        """Reads the request's body into `body`; gives `(status, error)` when it is refused."""
         if (request.content_length or 0) > self._max_body:
             return self._too_large()
         encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
@@ -123,18 +114,18 @@ class HttpServer:
             return 415, rest.error_body(f"Unsupported Content-Encoding: {encoding}, wanted gzip, deflate or identity")
         pieces = request.content.iter_any()
         try:
-            async for piece in pieces if encoding == "identity" else _unpacked(pieces):
+            async for piece in pieces if encoding == "identity" else _decompressed(pieces):
                 body += piece
-                self._buffered += len(piece)
+                self._buffered_bytes += len(piece)
                 if len(body) > self._max_body:
                     return self._too_large()
-                if self._buffered > BODIES_IN_MEMORY * self._max_body:
+                if self._buffered_bytes > BODIES_IN_MEMORY * self._max_body:
                     return 429, rest.error_body("Too many large requests at a time; try again")
-        except (web.RequestPayloadError, zlib.error, ConnectionError) as e:  # the last one: the client has left
+        except (web.RequestPayloadError, zlib.error, ConnectionError) as e:  # ConnectionError: the client has disconnected
             return 400, rest.error_body(f"Malformed request body: {e}")
         return None
 
-    def _too_large(self):
+    def _too_large(self) -> tuple[int, bytes]:
         return 413, rest.error_body(f"Request body is larger than {self._max_body} bytes (--rest_api_max_body_bytes)")
 
     @staticmethod
@@ -144,32 +135,28 @@ class HttpServer:
             response.force_close()
         return response
 
-    async def _sweep(self):
-        """Closes connections that sent no whole request for `timeout` seconds: half-open ones, and dribblers of headers."""
+    async def _close_idle(self) -> None:
+        """Closes connections on which no complete request header arrived for `timeout` seconds, silent or very slow ones."""
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
+            await asyncio.sleep(IDLE_CHECK_SECONDS)
             now = time.monotonic()
-            open_now = {connection: self._seen.get(connection, now) for connection in self._runner.server.connections}
-            self._seen = open_now
+            open_now = {connection: self._idle_since.get(connection, now) for connection in self._runner.server.connections}
+            self._idle_since = open_now
             for connection, since in open_now.items():
                 if since is not None and now - since > self._timeout:
                     connection.force_close()
 
 
-async def _unpacked(pieces):
-    """The content of a gzip or zlib stream, in pieces.
-
-    Raises:
-      zlib.error: not such a stream, or cut short.
-    """
-    unpacker = zlib.decompressobj(GZIP_OR_ZLIB)
+async def _decompressed(pieces):
+    """The content of a gzip or zlib stream, in pieces; raises zlib.error when it is none or cut short."""
+    decompressor = zlib.decompressobj(GZIP_OR_ZLIB)
     async for piece in pieces:
         while piece:
-            if unpacker.eof:  # gzip streams may follow one another
-                unpacker = zlib.decompressobj(GZIP_OR_ZLIB)
-            yield unpacker.decompress(piece, UNPACKED)
-            piece = unpacker.unconsumed_tail or unpacker.unused_data
-            await asyncio.sleep(0)  # a body that unpacks to a thousand times its size must not stop the others
-    yield unpacker.flush()
-    if not unpacker.eof:
+            if decompressor.eof:  # a body may be several gzip streams, one after the other
+                decompressor = zlib.decompressobj(GZIP_OR_ZLIB)
+            yield decompressor.decompress(piece, DECOMPRESSED_BYTES)
+            piece = decompressor.unconsumed_tail or decompressor.unused_data
+            await asyncio.sleep(0)  # others get their turn: a body may decompress to a thousand times its size
+    yield decompressor.flush()
+    if not decompressor.eof:
         raise zlib.error("the compressed data ends too early")

@@ -1,4 +1,4 @@
-"""Models and their versions: loaded, swapped without a failed request, unloaded when their last request is done."""
+"""Models and their versions: loaded, replaced without a failed request, unloaded once their last request is answered."""
 
 import contextlib
 import dataclasses
@@ -7,38 +7,40 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Collection, Iterator
 from typing import Callable, Optional
 
 import grpc
 
 from dlrm_tf.errors import ServingError
-from dlrm_tf.serve.model import Model, State, Version, check_configs, resolve, wanted_version
-from dlrm_tf.serve.versions import aspired_versions
+from dlrm_tf.serve.batching import AnyServable
+from dlrm_tf.serve.model import Model, ModelConfig, ModelSpec, State, Version, check_configs
 from dlrm_tf.serving_api.status import RequestError
 from dlrm_tf.versions import versions_on_disk
 
-# Versions that ended stay listed in the model's status; so many of them, the newest.
+# Versions with state END are listed in the model's status; this many of them, the newest.
 MAX_ENDED = 100
 
 log = logging.getLogger("dlrm_tf.serve")
 
 
 class ModelManager:
-    """Keeps the versions on the disk and the versions in memory the same, as each model's policy says.
+    """Loads the versions on the disk that each model's policy wants, and unloads the others.
 
-    A new version is loaded before the old one is let go; one that does not load leaves the old one serving.
+    A new version is loaded before the old one is unloaded. If it does not load, the old one goes on serving.
 
     Args:
-      load: function `(model name, version, path) -> servable`, raising ServingError; the servable has `close()`.
-      poll_seconds: between two looks at the disk; 0 looks only when told (`poll`).
+      load: function `(model name, version, path) -> servable`, raising ServingError.
+      poll_seconds: seconds between two looks at the disk; 0 looks only when `poll` is called.
       max_load_retries: further attempts at a version that does not load.
-      retry_seconds: between those.
+      retry_seconds: seconds between two attempts.
       allow_unavailable_labels: a new label may name a version that is not available yet.
     """
 
     def __init__(
         self,
-        load: Callable,
+        load: Callable[[str, int, str], AnyServable],
+        *,
         poll_seconds: float = 1.0,
         max_load_retries: int = 5,
         retry_seconds: float = 60.0,
@@ -47,21 +49,21 @@ class ModelManager:
         self._load, self._allow_unavailable_labels = load, allow_unavailable_labels
         self._poll_seconds, self._max_load_retries, self._retry_seconds = poll_seconds, max_load_retries, retry_seconds
         self._models: dict[str, Model] = {}
-        # Guards models and versions; held for a moment only.
+        # Guards models and versions; never held while loading.
         self._lock = threading.Condition()
-        # One change of the set of loaded versions at a time; held while loading, never while a request is answered.
+        # Held while versions are loaded and unloaded, one change at a time; requests don't take it.
         self._changes = threading.RLock()
         self._stop = threading.Event()
         self._poller: Optional[threading.Thread] = None
 
-    def start(self, configs, timeout: Optional[float] = None) -> bool:
-        """Loads what `configs` names; returns when every model has a version that serves, then keeps polling.
+    def start(self, configs: Collection[ModelConfig], *, timeout: Optional[float] = None) -> bool:
+        """Loads models; returns when each has an available version. Polls the disk from then on.
 
-        A base path without a version yet is waited for.
+        Waits for a model whose base path has no version yet.
 
         Args:
-          configs: `ModelConfig`s.
-          timeout: seconds to wait for a first version; None waits for ever.
+          configs: the models.
+          timeout: seconds to wait for a first version; None waits without limit.
 
         Returns:
           False when `stop` was called meanwhile.
@@ -71,9 +73,9 @@ class ModelManager:
           ServingError: a version does not load, or none came in time.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        check_configs(configs, {}, self._allow_unavailable_labels)
+        check_configs(configs, {}, allow_unavailable_labels=self._allow_unavailable_labels)
         self._models = {config.name: Model(config) for config in configs}
-        said = set()
+        logged = set()
         while not self._stop.is_set():
             self.poll()
             waiting = [model for model in self._models.values() if not model.available()]
@@ -81,13 +83,12 @@ class ModelManager:
                 break
             for model in waiting:
                 line = self._why_unavailable(model)
-                if any(version.error_code for version in model.versions.values()):
+                failed = any(version.error_code for version in model.versions.values())
+                if failed or (deadline is not None and time.monotonic() >= deadline):
                     raise ServingError(line)
-                if deadline is not None and time.monotonic() >= deadline:
-                    raise ServingError(line)
-                if model.config.name not in said:
+                if model.config.name not in logged:
                     log.warning("%s; waiting for one", line)
-                    said.add(model.config.name)
+                    logged.add(model.config.name)
             self._stop.wait(min(self._poll_seconds or 1.0, 1.0))
         if self._poll_seconds > 0 and not self._stop.is_set():
             self._poller = threading.Thread(target=self._poll_forever, name="version poll", daemon=True)
@@ -113,14 +114,14 @@ class ModelManager:
                     self._unload(model.versions[number], wait=True)
 
     @contextlib.contextmanager
-    def servable(self, spec):
-        """The servable a `ModelSpec` asks for, held in memory while the context lasts; yields `(servable, version)`.
+    def servable(self, spec: ModelSpec) -> Iterator[tuple[AnyServable, int]]:
+        """A context that gives the servable that `spec` asks for and its version number; it stays loaded until the context ends.
 
         Raises:
           RequestError: NOT_FOUND or INVALID_ARGUMENT, in TensorFlow Serving's words.
         """
         with self._lock:
-            version = resolve(self._models.get(spec.name), spec)
+            version = self._model(spec).resolve(spec)
             version.requests += 1
         try:
             yield version.servable, version.number
@@ -130,34 +131,40 @@ class ModelManager:
                 if not version.requests and version.state != State.AVAILABLE:
                     self._lock.notify_all()
 
+    def _model(self, spec: ModelSpec) -> Model:
+        return self._models.get(spec.name) or Model(ModelConfig())  # an unknown model is one without versions and labels
+
     def knows(self, name: str) -> bool:
         """Whether a model of that name was ever configured."""
         return name in self._models
 
-    def status(self, spec) -> list[Version]:
-        """Snapshot of a model's versions, newest first; one version when the spec names it.
+    def status(self, spec: ModelSpec) -> list[Version]:
+        """Copies of a model's versions, newest first, without their servables; only the one `spec` names when it names one.
 
         Raises:
           RequestError: NOT_FOUND, or an unknown label.
         """
         with self._lock:
-            model = self._models.get(spec.name)
-            number = wanted_version(model, spec)
-            found = [version for n, version in model.versions.items() if number in (None, n)] if model else []
+            model = self._model(spec)
+            number = model.wanted_version(spec)
+            found = [version for n, version in model.versions.items() if number in (None, n)]
             versions = [dataclasses.replace(version, servable=None) for version in found]
         if not versions:
             which = f"version {number}" if number is not None else "any versions"
             raise RequestError(grpc.StatusCode.NOT_FOUND, f"Could not find {which} of model {spec.name}")
         return sorted(versions, key=lambda version: -version.number)
 
-    def reload(self, configs) -> None:
-        """Makes `configs` the models served: adds, removes, moves labels and policies; returns when that is done.
+    def reload(self, configs: Collection[ModelConfig]) -> None:
+        """Adds and removes models, moves labels, changes policies; returns when that is done.
+
+        Args:
+          configs: the models to serve from now on.
 
         Raises:
-          RequestError: refused, or a new model did not become available; then everything is as it was.
+          RequestError: refused, or a new model did not become available; the models are then as they were.
         """
         with self._changes:
-            check_configs(configs, self._models, self._allow_unavailable_labels)
+            check_configs(configs, self._models, allow_unavailable_labels=self._allow_unavailable_labels)
             wanted = {config.name: config for config in configs}
             served = {name for name, model in self._models.items() if not model.retired}
             added = {name: Model(config) for name, config in wanted.items() if name not in served}
@@ -185,15 +192,15 @@ class ModelManager:
         for version in list(model.versions.values()):
             self._unload(version)
 
-    def _poll_forever(self):
+    def _poll_forever(self) -> None:
         while not self._stop.wait(self._poll_seconds):
             try:
                 self.poll()
-            except Exception:  # the disk may be away for a while; what is loaded serves on
+            except Exception:  # the disk may be unreachable for a while; loaded versions go on serving
                 log.exception("looking for new versions failed")
 
     def poll(self) -> None:
-        """One look at the disk: loads and unloads what the policies now ask for."""
+        """Looks at the disk once; loads and unloads what the policies now ask for."""
         with self._changes:
             for model in list(self._models.values()):
                 if not self._stop.is_set() and not model.retired:
@@ -201,25 +208,25 @@ class ModelManager:
 
     def _reconcile(self, model: Model) -> None:
         if not os.path.isdir(model.config.base_path):
-            return  # as TF Serving: an empty folder unloads, a vanished one (a mount that is away) does not
+            return  # as TF Serving: an empty folder unloads, a missing one (an unmounted disk) does not
         on_disk = versions_on_disk(model.config.base_path)
-        aspired = aspired_versions(model.config.model_version_policy, on_disk)
+        aspired = model.aspired(on_disk)
         for number in sorted(aspired):
-            version = model.versions.get(number)
-            gone = version is not None and version.state == State.END and not version.error_code
-            due = version is not None and time.monotonic() >= version.retry_at
-            moved = due and version.path != on_disk[number] and version.state != State.UNLOADING
-            if version is None or gone or moved:
-                self._load_version(model, Version(number, on_disk[number]))
-            elif due and version.state == State.START:
-                self._load_version(model, version)
+            version, path = model.versions.get(number), on_disk[number]
+            if version is None or (version.state == State.END and not version.error_code):
+                self._load_version(model, Version(number, path))
+            elif time.monotonic() >= version.retry_at:
+                if version.path != path and version.state != State.UNLOADING:
+                    self._load_version(model, Version(number, path))
+                elif version.state == State.START:
+                    self._load_version(model, version)
         serving = model.available()
         if serving & aspired or not aspired:
             for number in serving - aspired:
                 self._unload(model.versions[number])
         with self._lock:
             for number in set(model.versions) - set(on_disk):
-                # A broken version whose folder is gone is forgotten, so that a repaired one is tried anew.
+                # A broken version whose folder was deleted is forgotten, so that a repaired one with its number is loaded.
                 if model.versions[number].error_code:
                     del model.versions[number]
             ended = sorted(n for n, v in model.versions.items() if v.state == State.END)
@@ -227,12 +234,13 @@ class ModelManager:
                 del model.versions[number]
 
     def _load_version(self, model: Model, version: Version) -> None:
-        """Loads `version` and puts it in the place of the one with its number, if that one is served from elsewhere."""
+        """Loads `version`; where a version of the same number is served from another path, it is replaced without a gap."""
         name, replaced = model.config.name, model.versions.get(version.number)
-        replaces = replaced is not None and replaced is not version and replaced.state == State.AVAILABLE
+        if replaced is version or (replaced is not None and replaced.state != State.AVAILABLE):
+            replaced = None
         with self._lock:
             version.state = State.LOADING
-            if not replaces:
+            if replaced is None:
                 model.versions[version.number] = version
         start = time.monotonic()
         try:
@@ -244,7 +252,7 @@ class ModelManager:
                 version.state = State.START if again else State.END
                 version.retry_at = time.monotonic() + self._retry_seconds
                 version.error_code, version.error_message = grpc.StatusCode.INVALID_ARGUMENT.value[0], str(e)
-                if replaces:
+                if replaced is not None:
                     replaced.retry_at = version.retry_at
             log.error("model %s version %d not loaded: %s", name, version.number, e)
             return
@@ -252,7 +260,7 @@ class ModelManager:
             version.servable, version.error_code, version.error_message = servable, 0, ""
             version.state = State.AVAILABLE
             model.versions[version.number] = version
-        if replaces:
+        if replaced is not None:
             self._unload(replaced)
         log.info("model %s version %d loaded in %.2f s", name, version.number, time.monotonic() - start)
 
@@ -272,7 +280,7 @@ class ModelManager:
             servable, version.servable = version.servable, None
         servable.close()
         del servable
-        gc.collect()  # a TensorFlow graph is full of reference cycles
+        gc.collect()  # a TensorFlow graph has reference cycles, which only the collector frees
         with self._lock:
             version.state = State.END
             self._lock.notify_all()

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, ge
 from prometheus_client.core import Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-# TF Serving's: scale 10, power 1.8, 33 buckets (about 20 minutes).
+# TF Serving's buckets: scale 10, power 1.8, 33 of them (up to about 20 minutes).
 _LATENCY_BUCKETS = tuple(10 * 1.8**i for i in range(33))
 _BATCH_BUCKETS = tuple(2**i for i in range(14))
 
@@ -15,8 +15,9 @@ _BATCH_BUCKETS = tuple(2**i for i in range(14))
 class _RequestCount:
     """`:tensorflow:serving:request_count`, without the `_total` that prometheus_client's own Counter appends."""
 
-    def __init__(self):
-        self._counts, self._lock = Counter(), threading.Lock()
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._lock = threading.Lock()
 
     def add(self, model: str, status: str) -> None:
         with self._lock:
@@ -34,7 +35,7 @@ class _RequestCount:
 class Metrics:
     """One server's metrics, in a registry of its own."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._count = _RequestCount()
         self._registry.register(self._count)
@@ -54,13 +55,16 @@ class Metrics:
         )
 
     def request(self, model: str, api: str, entrypoint: str, status: str, seconds: float) -> None:
-        """One request is answered; `model` must be a configured one, so that clients can't make labels."""
+        """Counts a request answered with `status` after `seconds` by `api` (`Predict`, ...) of `entrypoint` (`GRPC` or `REST`).
+
+        `model` is the name of a configured model, else '': names that clients make up must not become labels.
+        """
         self._count.add(model, status)
         if status == "OK":
             self._latency.labels(model, api, entrypoint).observe(seconds * 1e6)
 
     def batch(self, rows: int) -> None:
-        """One batch was run."""
+        """Counts a batch of `rows` rows, padding included."""
         self._batch.observe(rows)
 
     def page(self) -> bytes:

@@ -2,17 +2,17 @@
 
 import dataclasses
 import os
-from typing import Optional
+from typing import Any, Optional, Union
 
 from tensorflow_serving.config import model_server_config_pb2
 
 from dlrm_tf.errors import UsageError
 from dlrm_tf.serving_api.config_files import read_batching_parameters, read_model_config, read_monitoring_config, read_ssl_config
 from dlrm_tf.serving_api.config_protos import BatchingParameters
-from dlrm_tf.serving_api.limits import MAX_REPEATED_VALUES
+from dlrm_tf.serving_api.limits import MAX_BATCH_SIZE, MAX_REPEATED_VALUES
 
 
-def _flag(default, text: str, metavar: Optional[str] = None, kind=None):
+def _flag(default: Any, text: str, metavar: Optional[str] = None, kind: Optional[type] = None) -> Any:
     """A field and its flag; `kind` is the flag's type where the default does not tell it."""
     return dataclasses.field(default=default, metadata={"help": text, "metavar": metavar, "type": kind or type(default)})
 
@@ -21,7 +21,16 @@ def _flag(default, text: str, metavar: Optional[str] = None, kind=None):
 class ServerOptions:
     """How a server runs; each field is a flag of `dlrm-tf serve`, as `tensorflow_model_server` has it.
 
-    The metadata of a field is its help text. Raises UsageError for values out of range or that exclude each other.
+    A field's metadata holds its help text and its unit. The files that fields name are read here.
+
+    Attributes:
+      batching: `BatchingParameters`; None without batching.
+      metrics_path: URL path of the Prometheus page; None without one.
+      channel_arguments: gRPC's channel arguments by name.
+      ssl: `SSLConfig`; None without TLS.
+
+    Raises:
+      UsageError: values out of range or that exclude each other, or a file that can't be read as its flag wants.
     """
 
     model_name: str = _flag("default", "name clients ask for", "NAME")
@@ -37,10 +46,7 @@ class ServerOptions:
         "", "comma separated name=value, as grpc.max_receive_message_length=67108864 (default: messages of any size)", "ARGS"
     )
     grpc_max_threads: Optional[int] = _flag(
-        None,
-        "requests worked on at a time (default: 2 a core; with batching twice max_batch_size, 8 to 64)",
-        "N",
-        int,
+        None, "requests worked on at a time (default: 2 a core; with batching twice max_batch_size, 8 to 64)", "N", int
     )
     rest_api_timeout_in_ms: int = _flag(30_000, "a REST request that takes longer ends with 504", "MS")
     rest_api_max_body_bytes: int = _flag(256 << 20, "a larger REST body is refused with 413", "BYTES")
@@ -54,8 +60,8 @@ class ServerOptions:
     monitoring_config_file: Optional[str] = _flag(None, "MonitoringConfig: Prometheus metrics on the REST port", "FILE", str)
     enable_grpc_healthcheck_service: bool = _flag(True, "answer grpc.health.v1")
     file_system_poll_wait_seconds: float = _flag(1.0, "seconds between two looks for new versions; 0 looks once", "S")
-    max_num_load_retries: int = _flag(5, "attempts more at a version that does not load", "N")
-    load_retry_interval_micros: int = _flag(60_000_000, "between those", "US")
+    max_num_load_retries: int = _flag(5, "further attempts at a version that does not load", "N")
+    load_retry_interval_micros: int = _flag(60_000_000, "microseconds between two attempts", "US")
     allow_version_labels_for_unavailable_models: bool = _flag(
         False, "a label may name a version that is not loaded yet (as at the start)"
     )
@@ -64,7 +70,7 @@ class ServerOptions:
     )
     enable_serialization_as_tensor_content: bool = _flag(False, "outputs as raw bytes, not in the typed field")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("port", "rest_api_port"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 65536:
@@ -81,14 +87,15 @@ class ServerOptions:
             raise UsageError("--batching_parameters_file needs --enable_batching")
         if self.monitoring_config_file and self.rest_api_port is None:
             raise UsageError("--monitoring_config_file needs --rest_api_port: metrics are answered there")
-        self.batching = None
+        self.batching: Optional[BatchingParameters] = None
         if self.enable_batching:
             file = self.batching_parameters_file
             self.batching = read_batching_parameters(file) if file else BatchingParameters()
-        self.metrics_path = None
+        self.metrics_path: Optional[str] = None
         if self.monitoring_config_file:
             prometheus = read_monitoring_config(self.monitoring_config_file).prometheus_config
             self.metrics_path = prometheus.path if prometheus.enable else None
+        self.channel_arguments = _channel_arguments(self.grpc_channel_arguments)
         self.ssl = read_ssl_config(self.ssl_config_file) if self.ssl_config_file else None
 
     def model_server_config(self) -> model_server_config_pb2.ModelServerConfig:
@@ -116,27 +123,26 @@ class ServerOptions:
         config.model_config_list.config.add(name=self.model_name, base_path=self.model_base_path, model_platform="tensorflow")
         return config
 
-    def channel_arguments(self) -> dict:
-        """gRPC's arguments by name; numbers as numbers.
-
-        Raises:
-          UsageError: an argument without `=`.
-        """
-        arguments = {}
-        for argument in filter(None, self.grpc_channel_arguments.split(",")):
-            name, equals, value = argument.partition("=")
-            if not equals:
-                raise UsageError(f"--grpc_channel_arguments: wanted name=value. Received {argument!r}")
-            arguments[name.strip()] = int(value) if value.strip().lstrip("-").isdigit() else value.strip()
-        return arguments
-
     def threads(self) -> int:
-        """Requests worked on at a time."""
+        """Requests worked on at a time, on each of gRPC and REST."""
         if self.grpc_max_threads is not None:
             return self.grpc_max_threads
         if self.batching is None:
             # TF Serving's 4 a core cost Python 20 to 60 % of its requests a second: they wait for one interpreter.
             return 2 * (os.cpu_count() or 1)
-        # A waiting request holds its thread, so a batch can't hold more requests than there are threads.
-        size = self.batching.max_batch_size.value or 1000
-        return min(max(2 * size, 8), 64)
+        # A request waiting for its batch occupies a thread, so a batch can't have more requests than there are threads.
+        return min(max(2 * (self.batching.max_batch_size.value or MAX_BATCH_SIZE), 8), 64)
+
+    def batch_threads(self) -> int:
+        """Batches run at a time, those of all models together; with batching only."""
+        return (self.batching.num_batch_threads.value if self.batching is not None else 0) or os.cpu_count() or 1
+
+
+def _channel_arguments(text: str) -> dict[str, Union[int, str]]:
+    arguments: dict[str, Union[int, str]] = {}
+    for argument in filter(None, text.split(",")):
+        name, equals, value = argument.partition("=")
+        if not equals:
+            raise UsageError(f"--grpc_channel_arguments: wanted name=value. Received {argument!r}")
+        arguments[name.strip()] = int(value) if value.strip().lstrip("-").isdigit() else value.strip()
+    return arguments

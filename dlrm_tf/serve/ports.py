@@ -1,4 +1,4 @@
-"""What a server needs of the operating system: ports, file descriptors, and keys in gRPC's form."""
+"""Ports, file descriptors and TLS credentials of a server."""
 
 import resource
 import socket
@@ -6,10 +6,11 @@ import socket
 import grpc
 
 from dlrm_tf.errors import ServingError
+from dlrm_tf.serving_api.config_protos import SSLConfig
 
 
 def bind(host: str, port: int, flag: str) -> socket.socket:
-    """A bound TCP socket that does not listen yet; port 0 takes any free one.
+    """A TCP socket bound to host and port (0: any free one), not listening yet; `flag` names the option in the error.
 
     Raises:
       ServingError: the port is in use, or the address is not this machine's.
@@ -19,7 +20,7 @@ def bind(host: str, port: int, flag: str) -> socket.socket:
         sock = socket.socket(family, kind, protocol)
     except OSError as e:
         raise ServingError(f"{flag}: {host} is no address of this machine ({e.strerror})") from e
-    # Past connections don't hold the port; a listener still makes the bind fail.
+    # Connections closed a moment ago don't keep the port; a listener still makes the bind fail.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind(address)
@@ -32,13 +33,13 @@ def bind(host: str, port: int, flag: str) -> socket.socket:
 
 
 def allow_many_files() -> None:
-    """Raises this process's soft limit of open files to the hard one: each connection is a file."""
+    """Raises this process's soft limit of open files to the hard limit: each connection is a file."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def server_credentials(ssl) -> grpc.ServerCredentials:
-    """gRPC's form of an `SSLConfig`."""
+def server_credentials(ssl: SSLConfig) -> grpc.ServerCredentials:
+    """gRPC's credentials from an `SSLConfig`."""
     return grpc.ssl_server_credentials(
         [(ssl.server_key.encode(), ssl.server_cert.encode())],
         root_certificates=ssl.custom_ca.encode() or None,

@@ -1,8 +1,15 @@
-"""PredictionService.Predict, after TensorFlow Serving's predict_util.cc."""
+"""Predict, after TensorFlow Serving's predict_util.cc: a call's inputs decoded, the signature run, its outputs encoded."""
+
+import abc
+from collections.abc import Collection, Sequence
+from typing import Any, Optional
 
 import grpc
-from tensorflow_serving.apis import predict_pb2
+import numpy as np
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+from tensorflow_serving.apis import model_pb2, predict_pb2
 
+from dlrm_tf.serve.batching import AnyServable
 from dlrm_tf.serving_api.limits import MAX_REPEATED_VALUES
 from dlrm_tf.serving_api.status import RequestError, invalid_argument
 from dlrm_tf.serving_api.tensors import to_array, to_proto
@@ -11,63 +18,84 @@ DEFAULT_SIGNATURE = "serving_default"
 PREDICT, CLASSIFY, REGRESS = (f"tensorflow/serving/{method}" for method in ("predict", "classify", "regress"))
 
 
-def predict(
-    servable,
-    version: int,
-    request: predict_pb2.PredictRequest,
-    as_content: bool = False,
-    max_repeated: int = MAX_REPEATED_VALUES,
-) -> predict_pb2.PredictResponse:
-    """Answers one Predict call.
+class PredictCall(abc.ABC):
+    """One Predict call in its transport's form.
+
+    Attributes:
+      entrypoint: `GRPC` or `REST`, for the metrics.
+      model_spec: which model is asked for; None when the request does not say.
+    """
+
+    entrypoint: str
+    model_spec: Optional[model_pb2.ModelSpec]
+
+    @abc.abstractmethod
+    def decode(self, signatures: dict[str, SignatureDef]) -> tuple[SignatureDef, dict[str, np.ndarray], Sequence[str]]:
+        """Chooses one of the model's `signatures`; gives it, arrays by input name, and names of outputs wanted (none: all)."""
+
+    @abc.abstractmethod
+    def encode(self, outputs: dict[str, np.ndarray], version: int) -> Any:
+        """The response, from arrays by output name and the version number of the model."""
+
+
+class ProtoPredict(PredictCall):
+    """A call over gRPC: a `PredictRequest`, answered by a `PredictResponse`.
 
     Args:
-      servable: the version asked for.
-      version: its number.
       request: as it came over the wire.
       as_content: outputs as raw bytes in `tensor_content` instead of the typed field.
       max_repeated: values of an input that may be left out, because they repeat the last one.
-
-    Raises:
-      RequestError: with TensorFlow Serving's code and message.
     """
-    name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-    signature = predict_signature(servable, name)
-    check_inputs(signature, request.inputs)
-    inputs = {alias: to_array(proto, alias, max_repeated) for alias, proto in request.inputs.items()}
-    outputs = run_signature(servable, signature, inputs, request.output_filter)
-    response = predict_pb2.PredictResponse()
-    fill_model_spec(response.model_spec, request.model_spec.name, name, version)
-    for alias, value in outputs.items():
-        response.outputs[alias].CopyFrom(to_proto(value, as_content))
-    return response
+
+    entrypoint = "GRPC"
+
+    def __init__(self, request: predict_pb2.PredictRequest, *, as_content: bool = False, max_repeated: int = MAX_REPEATED_VALUES):
+        self.model_spec = model_spec(request)
+        self._request, self._as_content, self._max_repeated = request, as_content, max_repeated
+        self._signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+
+    def decode(self, signatures: dict[str, SignatureDef]) -> tuple[SignatureDef, dict[str, np.ndarray], Sequence[str]]:
+        signature = signatures.get(self._signature_name)
+        if signature is None:
+            raise RequestError(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{self._signature_name}" not found.')
+        if signature.method_name not in (PREDICT, CLASSIFY, REGRESS):
+            raise RequestError(
+                grpc.StatusCode.INTERNAL,
+                f"Expected prediction signature method_name to be one of {{{PREDICT}, {CLASSIFY}, {REGRESS}}}. "
+                f"Was: {signature.method_name}",
+            )
+        sent = self._request.inputs
+        _check_inputs(signature, sent)
+        inputs = {alias: to_array(proto, alias, self._max_repeated) for alias, proto in sent.items()}
+        return signature, inputs, self._request.output_filter
+
+    def encode(self, outputs: dict[str, np.ndarray], version: int) -> predict_pb2.PredictResponse:
+        response = predict_pb2.PredictResponse()
+        fill_model_spec(response.model_spec, self._request.model_spec.name, self._signature_name, version)
+        for alias, value in outputs.items():
+            response.outputs[alias].CopyFrom(to_proto(value, self._as_content))
+        return response
 
 
-def fill_model_spec(spec, name: str, signature_name: str, version: int) -> None:
-    """The resolved `ModelSpec` of a response."""
+def predict(servable: AnyServable, version: int, call: PredictCall) -> Any:
+    """Answers `call` with a servable and its version number; raises RequestError with TensorFlow Serving's code and message."""
+    signature, inputs, aliases = call.decode(servable.signatures)
+    return call.encode(_run(servable, signature, inputs, aliases), version)
+
+
+def model_spec(request: Any) -> Optional[model_pb2.ModelSpec]:
+    """The ModelSpec of any request message; None when it has none."""
+    return request.model_spec if request.HasField("model_spec") else None
+
+
+def fill_model_spec(spec: model_pb2.ModelSpec, name: str, signature_name: str, version: int) -> None:
+    """Writes model name, signature name and version number into a response's `spec`."""
     spec.name = name
     spec.signature_name = signature_name
     spec.version.value = version
 
 
-def predict_signature(servable, name: str):
-    """The signature `name`, which Predict may call whatever its method.
-
-    Raises:
-      RequestError: FAILED_PRECONDITION or INTERNAL.
-    """
-    signature = servable.signatures.get(name)
-    if signature is None:
-        raise RequestError(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
-    if signature.method_name not in (PREDICT, CLASSIFY, REGRESS):
-        raise RequestError(
-            grpc.StatusCode.INTERNAL,
-            f"Expected prediction signature method_name to be one of {{{PREDICT}, {CLASSIFY}, {REGRESS}}}. "
-            f"Was: {signature.method_name}",
-        )
-    return signature
-
-
-def check_inputs(signature, inputs) -> None:
+def _check_inputs(signature: SignatureDef, inputs: Collection[str]) -> None:
     """Refuses a set of input names that is not the signature's; inputs with a default value may be left out."""
     sent, wanted = sorted(inputs), sorted(signature.inputs)
     extra = [alias for alias in sent if alias not in signature.inputs]
@@ -79,12 +107,7 @@ def check_inputs(signature, inputs) -> None:
         )
 
 
-def run_signature(servable, signature, inputs: dict, output_filter=()) -> dict:
-    """Runs `signature` on arrays by name; gives the outputs asked for (all when none is named), as arrays by name.
-
-    Raises:
-      RequestError: an unknown or repeated output, or what the graph says.
-    """
+def _run(servable: AnyServable, signature: SignatureDef, inputs: dict[str, np.ndarray], output_filter: Sequence[str]) -> dict:
     aliases = list(output_filter) or sorted(signature.outputs)
     for alias in aliases:
         if alias not in signature.outputs:

@@ -1,46 +1,46 @@
-"""Who may hold a thread of the gRPC server: a call that does not send its message must not keep the others waiting.
+"""Calls that have not sent their request message yet must not occupy the gRPC server's threads.
 
-gRPC's Python server gives a call its thread first and waits there for the message, without a time limit.
+gRPC's Python server gives a call a thread and waits there for the message, without a time limit. A few calls that send nothing
+("half-open" calls) would stop the server. Here a thread that waits is replaced by another one until its message comes, and a call
+that sends nothing for too long is cancelled.
 """
 
 import queue
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any, Callable
 
 import grpc
 
-# So many threads may wait for messages at most.
-WAITING_THREADS = 256
-# A call that has waited for its message this long is counted as holding its thread, and another thread is added for it.
-HELD_SECONDS = 0.02
-# It is ended after the first of these, and after the second as soon as half of `WAITING_THREADS` wait.
-MESSAGE_SECONDS, HURRIED_SECONDS = 30.0, 2.0
+# Threads that may wait for messages at most.
+MAX_WAITING_THREADS = 256
+# A thread that has waited this long for a message is replaced by another one until the message comes.
+REPLACE_SECONDS = 0.02
+# A call without a message is cancelled after this time; after the second one while more than half of the threads above wait.
+MESSAGE_SECONDS, CROWDED_MESSAGE_SECONDS = 30.0, 2.0
 
 
 class Workers(Executor):
-    """A pool of `count` threads, and as many more as `hold` says are held up; ThreadPoolExecutor can't grow and shrink.
-
-    Args:
-      name: of the threads.
-      count: jobs worked on at a time.
-    """
+    """A pool of `count` threads that can grow and shrink, which ThreadPoolExecutor can't."""
 
     def __init__(self, name: str, count: int):
         self._name, self._count = name, count
-        self._jobs, self._lock = queue.SimpleQueue(), threading.Lock()
+        self._jobs: queue.SimpleQueue = queue.SimpleQueue()
+        self._lock = threading.Lock()
         self._alive = self._wanted = 0
-        self.hold(0)
+        self.resize(0)
 
-    def submit(self, fn, /, *args, **kwargs) -> Future:
-        future = Future()
+    def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
+        future: Future = Future()
         self._jobs.put((future, fn, args, kwargs))
         return future
 
-    def hold(self, held: int) -> None:
-        """Has `count` threads beside the `held` ones; surplus threads end with their job."""
+    def resize(self, waiting: int) -> None:
+        """Keeps `count` threads and one more for each of `waiting` threads; surplus threads end after their job."""
         with self._lock:
-            self._wanted = self._count + held
+            self._wanted = self._count + waiting
             while self._alive < self._wanted:
                 self._alive += 1
                 threading.Thread(target=self._work, name=self._name, daemon=True).start()
@@ -56,7 +56,7 @@ class Workers(Executor):
                 future.set_result(fn(*args, **kwargs))
             except BaseException as e:
                 future.set_exception(e)
-            del job, future, fn, args, kwargs  # not held until the next job comes
+            del job, future, fn, args, kwargs  # a request's memory is freed before the next one comes
             if self._alive > self._wanted:
                 with self._lock:
                     if self._alive > self._wanted:
@@ -64,18 +64,14 @@ class Workers(Executor):
                         return
 
 
-class Waiting:
-    """The calls that wait for a message."""
+class PendingMessages:
+    """The calls whose next message has not arrived."""
 
-    def __init__(self):
-        self._since = {}
+    def __init__(self) -> None:
+        self._since: dict[grpc.ServicerContext, float] = {}
 
-    def messages(self, requests, context):
-        """The messages of a call as they come; ends with the client's side of it.
-
-        Raises:
-          grpc.RpcError: the call was ended, by the client or by `sweep`.
-        """
+    def messages(self, requests: Iterator, context: grpc.ServicerContext) -> Iterator:
+        """The messages of a call, from gRPC's iterator `requests`; raises grpc.RpcError when the call is cancelled."""
         while True:
             self._since[context] = time.monotonic()
             try:
@@ -86,40 +82,37 @@ class Waiting:
                 return
             yield message
 
-    def sweep(self) -> int:
-        """Ends the calls that wait too long; gives how many others hold their thread."""
-        waiting, now = list(self._since.items()), time.monotonic()
-        limit = HURRIED_SECONDS if len(waiting) > WAITING_THREADS // 2 else MESSAGE_SECONDS
-        for context, since in waiting:
+    def cancel_overdue(self) -> int:
+        """Cancels the calls that wait too long; returns how many threads wait for messages, short waits left out."""
+        pending, now = list(self._since.items()), time.monotonic()
+        limit = CROWDED_MESSAGE_SECONDS if len(pending) > MAX_WAITING_THREADS // 2 else MESSAGE_SECONDS
+        for context, since in pending:
             if now - since > limit:
                 context.cancel()
-        return min(sum(now - since > HELD_SECONDS for _, since in waiting), WAITING_THREADS)
+        return min(sum(now - since > REPLACE_SECONDS for _, since in pending), MAX_WAITING_THREADS)
 
 
 class Reception(grpc.ServerInterceptor):
-    """Has one service's calls worked on by `workers` threads, and everything else (health, reflection) by others.
+    """Runs the calls of `service` on `workers` threads, and all other calls (health, reflection) on a pool of their own.
 
-    gRPC gives a handler of single messages no hold on a call before its message, so all are handled as streams, which is the same
-    on the wire.
-
-    Args:
-      service: full name of the service.
-      workers: its calls worked on at a time.
+    A handler of a single message gets no access to a call before its message, so every handler is registered as one that reads a
+    stream of messages. On the wire that is the same.
 
     Attributes:
-      workers: the pool for the service, to be the server's own.
+      workers: executor of the service's calls, to be the gRPC server's own.
     """
 
     def __init__(self, service: str, workers: int):
         self._prefix = f"/{service}/"
-        self.workers, self._others = Workers("grpc", workers), ThreadPoolExecutor(WAITING_THREADS, "grpc other")
-        self._waiting, self._others_waiting = Waiting(), Waiting()
-        self._handlers = {}
+        self.workers = Workers("grpc", workers)
+        self._others = ThreadPoolExecutor(MAX_WAITING_THREADS, "grpc other")
+        self._pending, self._others_pending = PendingMessages(), PendingMessages()
+        self._handlers: dict[str, grpc.RpcMethodHandler] = {}
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Begins to watch the waiting calls."""
-        threading.Thread(target=self._sweep, name="grpc sweep", daemon=True).start()
+        """Begins to watch the pending calls."""
+        threading.Thread(target=self._watch, name="grpc pending", daemon=True).start()
 
     def stop(self) -> None:
         """Ends the threads; no call may be under way."""
@@ -127,42 +120,43 @@ class Reception(grpc.ServerInterceptor):
         self.workers.shutdown()
         self._others.shutdown(wait=False)
 
-    def _sweep(self) -> None:
-        while not self._stopped.wait(HELD_SECONDS):
-            self.workers.hold(self._waiting.sweep())
-            self._others_waiting.sweep()
+    def _watch(self) -> None:
+        while not self._stopped.wait(REPLACE_SECONDS):
+            self.workers.resize(self._pending.cancel_overdue())
+            self._others_pending.cancel_overdue()
 
     def intercept_service(self, continuation, handler_call_details):
         method = handler_call_details.method
         if method not in self._handlers:
             handler = continuation(handler_call_details)
-            if handler is None:  # an unknown method; not remembered, for there is no end of them
+            if handler is None:  # an unknown method; not kept, as clients can send any number of names
                 return None
-            self._handlers[method] = self._received(method, handler)
+            self._handlers[method] = self._wrapped(method, handler)
         return self._handlers[method]
 
-    def _received(self, method: str, handler) -> grpc.RpcMethodHandler:
+    def _wrapped(self, method: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         ours = method.startswith(self._prefix)
-        waiting = self._waiting if ours else self._others_waiting
+        pending = self._pending if ours else self._others_pending
         inner = handler.stream_stream or handler.unary_stream or handler.unary_unary
 
         def stream(requests, context):
-            return inner(waiting.messages(requests, context), context)
+            return inner(pending.messages(requests, context), context)
 
         def single(requests, context, *callback):
-            message = next(waiting.messages(requests, context), None)
+            message = next(pending.messages(requests, context), None)
             if message is None:
                 context.abort(grpc.StatusCode.UNIMPLEMENTED, f'"{method}" requires exactly one request message.')
             try:
                 request = handler.request_deserializer(message)
-            except Exception:  # protobuf's DecodeError, in the words gRPC has for it
+            except Exception:  # protobuf's DecodeError; the message is gRPC's own
                 context.abort(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
             return inner(request, context, *callback)
 
-        behavior, deserializer = (stream, handler.request_deserializer) if handler.request_streaming else (single, None)
+        behavior: Any = stream if handler.request_streaming else single
+        deserializer = handler.request_deserializer if handler.request_streaming else None
+        # gRPC reads these two from a handler's function: the pool it runs on, and whether it returns at once (health's Watch).
         if not ours:
             behavior.experimental_thread_pool = self._others
-        # Health's Watch, which keeps no thread.
         behavior.experimental_non_blocking = getattr(inner, "experimental_non_blocking", False)
         make = grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler
         return make(behavior, deserializer, handler.response_serializer)

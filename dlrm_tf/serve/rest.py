@@ -1,7 +1,6 @@
 """The REST API: routes, statuses and bodies, after TensorFlow Serving's http_rest_api_handler.cc; knows no HTTP library."""
 
 import json
-import logging
 import re
 import urllib.parse
 
@@ -16,10 +15,9 @@ from tensorflow_serving.apis import (
 )
 
 from dlrm_tf.serve import rest_examples, rest_json
-from dlrm_tf.serve.predict import DEFAULT_SIGNATURE, run_signature
+from dlrm_tf.serve.core import ServerCore, internal_error
+from dlrm_tf.serve.rest_predict import JsonPredict
 from dlrm_tf.serving_api.status import RequestError, invalid_argument
-
-log = logging.getLogger("dlrm_tf.serve")
 
 _WHICH = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _CALL = re.compile(rf"/v1/models/(?P<name>[^/:]+){_WHICH}:(?P<method>classify|regress|predict)", re.IGNORECASE | re.ASCII)
@@ -44,11 +42,10 @@ HTTP_STATUS = {
 }
 
 
-def answer(core, method: str, path: str, body: bytes) -> tuple[int, bytes]:
-    """Answers one HTTP request.
+def answer(core: ServerCore, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+    """Answers one HTTP request by `core`.
 
     Args:
-      core: `ServerCore`.
       method: `GET` or `POST`.
       path: as sent, percent-encoded, without query.
       body: of a POST, decompressed.
@@ -70,8 +67,7 @@ def answer(core, method: str, path: str, body: bytes) -> tuple[int, bytes]:
     except RequestError as e:
         return HTTP_STATUS.get(e.code, 500), error_body(e.message)
     except Exception as e:
-        log.exception("a request failed in a way it never should")
-        return 500, error_body(f"{type(e).__name__}: {e}")
+        return 500, error_body(internal_error(e).message)
 
 
 def error_body(message: str) -> bytes:
@@ -79,7 +75,7 @@ def error_body(message: str) -> bytes:
     return rest_json.dump({"error": message})
 
 
-def _model_spec(match) -> model_pb2.ModelSpec:
+def _model_spec(match: re.Match) -> model_pb2.ModelSpec:
     if match["name"] is None:
         raise invalid_argument("Missing model name in request.")
     spec = model_pb2.ModelSpec(name=urllib.parse.unquote(match["name"]))
@@ -93,29 +89,17 @@ def _model_spec(match) -> model_pb2.ModelSpec:
     return spec
 
 
-def _predict(core, spec, body: bytes) -> bytes:
-    with core.measured("Predict", "REST", spec), core.manager.servable(spec) as (servable, _):
-        document = rest_json.parse(body)
-        name = rest_json.signature_name(document) or DEFAULT_SIGNATURE
-        signature = servable.signatures.get(name)
-        if signature is None:
-            raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
-        if not signature.inputs:
-            raise invalid_argument(f"Failed to get input map for signature: {name}")
-        inputs, rows = rest_json.predict_inputs(document, dict(signature.inputs))
-        outputs = run_signature(servable, signature, inputs)
-        if not outputs:
-            raise invalid_argument("Cannot convert empty tensor map to JSON")
-        return rest_json.predictions(outputs, rows)
+def _predict(core: ServerCore, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
+    return core.predict(JsonPredict(spec, body))
 
 
-def _classify(core, spec, body: bytes) -> bytes:
+def _classify(core: ServerCore, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
     request = classification_pb2.ClassificationRequest(model_spec=spec)
     rest_examples.fill_request(body, request)
     return rest_examples.classifications(core.classify(request, "REST").result)
 
 
-def _regress(core, spec, body: bytes) -> bytes:
+def _regress(core: ServerCore, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
     request = regression_pb2.RegressionRequest(model_spec=spec)
     rest_examples.fill_request(body, request)
     return rest_examples.regressions(core.regress(request, "REST").result)
@@ -125,12 +109,12 @@ def _to_dict(message) -> dict:
     return json_format.MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
-def _status(core, spec) -> bytes:
+def _status(core: ServerCore, spec: model_pb2.ModelSpec) -> bytes:
     response = core.get_model_status(get_model_status_pb2.GetModelStatusRequest(model_spec=spec))
     return json.dumps(_to_dict(response), indent=1).encode()
 
 
-def _metadata(core, spec) -> bytes:
+def _metadata(core: ServerCore, spec: model_pb2.ModelSpec) -> bytes:
     request = get_model_metadata_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
     response = core.get_model_metadata(request)
     signatures = get_model_metadata_pb2.SignatureDefMap()

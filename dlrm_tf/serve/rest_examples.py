@@ -1,7 +1,11 @@
 """JSON of REST's classify and regress to tf.Examples, and their results to JSON, after TensorFlow Serving's json_tensor.cc."""
 
+from typing import Any, Union
+
 import numpy as np
 from tensorflow.core.example import example_pb2, feature_pb2
+from tensorflow_serving.apis.classification_pb2 import ClassificationRequest, ClassificationResult
+from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResult
 
 from dlrm_tf.serve.rest_json import check_size, decode_base64, dump, parse, shown, signature_name
 from dlrm_tf.serving_api.status import invalid_argument
@@ -9,8 +13,8 @@ from dlrm_tf.serving_api.status import invalid_argument
 _FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
-def fill_request(body: bytes, request) -> None:
-    """Fills signature and examples of a `ClassificationRequest` or `RegressionRequest`.
+def fill_request(body: bytes, request: Union[ClassificationRequest, RegressionRequest]) -> None:
+    """Fills in the signature name and the examples from a JSON body.
 
     Raises:
       RequestError: INVALID_ARGUMENT saying where.
@@ -32,7 +36,7 @@ def fill_request(body: bytes, request) -> None:
     target.examples.extend(_example(example) for example in examples)
 
 
-def _example(document) -> example_pb2.Example:
+def _example(document: Any) -> example_pb2.Example:
     if not isinstance(document, dict):
         raise invalid_argument(f"Example must be JSON object but got JSON {shown(document)}")
     example = example_pb2.Example()
@@ -70,16 +74,16 @@ def _feature(name: str, values: list) -> feature_pb2.Feature:
     return feature
 
 
-def classifications(result) -> bytes:
+def classifications(result: ClassificationResult) -> bytes:
     """A ClassificationResult as `results`: a list of `[label, score]` an example."""
     return dump({"results": [[[entry.label, _short(entry.score)] for entry in one.classes] for one in result.classifications]})
 
 
-def regressions(result) -> bytes:
+def regressions(result: RegressionResult) -> bytes:
     """A RegressionResult as `results`: a number an example."""
     return dump({"results": [_short(one.value) for one in result.regressions]})
 
 
 def _short(value: float) -> float:
-    """The double whose shortest digits are those of the float32."""
+    """The float32 `value` as the double that prints with the same few digits: 0.1, not 0.10000000149."""
     return float(str(np.float32(value)))

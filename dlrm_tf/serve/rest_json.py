@@ -1,9 +1,10 @@
-"""JSON of the REST API to arrays and back, after TensorFlow Serving's json_tensor.cc."""
+"""JSON values of the REST API to arrays and back, after TensorFlow Serving's json_tensor.cc."""
 
 import base64
 import binascii
 import json
 from itertools import chain
+from typing import Any
 
 import grpc
 import numpy as np
@@ -15,7 +16,7 @@ from dlrm_tf.serving_api.tensors import numpy_dtype, type_name
 
 
 class Literal(float):
-    """NaN, Infinity or -Infinity as the text has it; an infinity that is not of this class is a number too large for a float."""
+    """NaN, Infinity or -Infinity written as a literal. An infinity of any other class was a number too large for a double."""
 
 
 def parse(body: bytes) -> dict:
@@ -37,7 +38,7 @@ def parse(body: bytes) -> dict:
 
 
 def signature_name(document: dict) -> str:
-    """The optional `signature_name`; '' when there is none."""
+    """The optional `signature_name` of a parsed request; '' when there is none. Raises RequestError when it is no string."""
     name = document.get("signature_name", "")
     if not isinstance(name, str):
         raise invalid_argument(
@@ -46,103 +47,19 @@ def signature_name(document: dict) -> str:
     return name
 
 
-def predict_inputs(document: dict, infos) -> tuple[dict, bool]:
-    """Arrays by input name.
-
-    Args:
-      document: parsed request with `instances` (a row each) or `inputs` (a tensor each).
-      infos: input name -> `TensorInfo` of the signature.
-
-    Returns:
-      `(arrays, whether the request is in row format)`.
-
-    Raises:
-      RequestError: INVALID_ARGUMENT saying where.
-    """
-    if "instances" in document and "inputs" in document:
-        raise invalid_argument("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
-    if "instances" in document:
-        return _from_instances(document["instances"], infos), True
-    if "inputs" in document:
-        return _from_inputs(document["inputs"], infos), False
-    raise invalid_argument("Missing 'inputs' or 'instances' key")
-
-
-def _is_object(value) -> bool:
-    return isinstance(value, dict) and not _is_base64(value)
-
-
-def _is_base64(value: dict) -> bool:
+def is_base64(value: dict) -> bool:
+    """Whether `value` is `{"b64": "..."}`, JSON's form of bytes."""
     return len(value) == 1 and isinstance(value.get("b64"), str)
 
 
-def _from_inputs(value, infos) -> dict:
-    if not _is_object(value):
-        if len(infos) != 1:
-            raise invalid_argument(
-                "inputs is a plain value/list, but expecting an object as multiple input tensors required as per tensorinfo_map"
-            )
-        (name,) = infos
-        return {name: to_array(value, infos[name].dtype)}
-    for name in infos:
-        if name not in value:
-            raise invalid_argument(f"Missing named input: {name} in 'inputs' object.")
-    return {name: to_array(value[name], infos[name].dtype) for name in infos}
-
-
-def _from_instances(instances, infos) -> dict:
-    if not isinstance(instances, list):
-        raise invalid_argument("Excepting 'instances' to be an list/array")
-    if not instances:
-        raise invalid_argument("No values in 'instances' array")
-    objects = _is_object(instances[0])
-    if not objects and len(infos) != 1:
-        raise invalid_argument(
-            "instances is a plain list, but expecting list of objects as multiple input tensors required as per tensorinfo_map"
-        )
-    for i, instance in enumerate(instances):
-        if _is_object(instance) != objects:
-            wanted = "Expecting object but got list" if objects else "Expecting value/list but got object"
-            raise invalid_argument(f"{wanted} at item {i} of input list")
-        if objects and instance.keys() != infos.keys():
-            raise invalid_argument(
-                f"Failed to process element: {i} of 'instances' list. JSON object: {shown(instance)} keys must be equal to: "
-                f"{','.join(sorted(infos))}"
-            )
-    columns = {name: [instance[name] for instance in instances] if objects else instances for name in infos}
-    arrays = {}
-    for name, column in columns.items():
-        try:
-            arrays[name] = to_array(column, infos[name].dtype)
-        except RequestError as error:
-            _blame_instance(name if objects else None, column, infos[name].dtype, error)
-    return arrays
-
-
-def _blame_instance(name, column, dtype: int, error: RequestError) -> None:
-    """Raises for the first element that is wrong by itself or unlike the first one; `error` when it is none of them."""
-    shape = None
-    for i, value in enumerate(column):
-        key = f" key: {name}" if name else ""
-        try:
-            array = to_array(value, dtype)
-            if shape is not None and array.shape != shape:
-                raise invalid_argument(f"Expecting shape {list(shape)} but got: {list(array.shape)}")
-            shape = array.shape
-        except RequestError as e:
-            raise invalid_argument(
-                f"Failed to process element: {i}{key} of 'instances' list. Error: {e.code.name}: {e.message}"
-            ) from None
-    raise error
-
-
-def to_array(value, dtype: int) -> np.ndarray:
-    """A JSON value or nested list as an array of DataType `dtype`; nothing is converted that could lose anything.
+def to_array(value: Any, dtype: int) -> np.ndarray:
+    """A JSON value or nested list as an array of a `DataType`; a number that it can't hold exactly is refused.
 
     Raises:
       RequestError: ragged, or a value of another type.
     """
-    shape, level = [], [value]
+    shape: list[int] = []
+    level = [value]
     while level and isinstance(level[0], list):
         sizes = set(map(len, level)) if all(type(item) is list for item in level) else set()
         if len(sizes) != 1:
@@ -165,7 +82,8 @@ def _leaves(values: list, dtype: int) -> np.ndarray:
         array = np.empty(len(values), object)
         array[:] = [_string(value) for value in values]
         return array
-    wanted = {"f": {int, float, Literal}, "b": {bool}}.get(target.kind, {int})
+    kinds: dict[str, set[type]] = {"f": {int, float, Literal}, "b": {bool}}
+    wanted = kinds.get(target.kind, {int})
     for value in values if set(map(type, values)) - wanted else ():
         if type(value) not in wanted:
             raise _type_error(value, dtype)
@@ -193,8 +111,8 @@ def _floats(values: list, target: np.dtype) -> np.ndarray:
     return np.array(values, target)
 
 
-def check_size(value) -> None:
-    """Refuses an infinity that was written as a number, like 1e400."""
+def check_size(value: Any) -> None:
+    """Refuses a number too large for a double, like 1e400, which Python parses as an infinity."""
     if type(value) is float and abs(value) == float("inf"):
         raise invalid_argument("JSON Parse error: Number too big to be stored in double.")
 
@@ -208,8 +126,8 @@ def _string(value) -> bytes:
 
 
 def decode_base64(value: dict) -> bytes:
-    """The bytes of `{"b64": "…"}`."""
-    if not _is_base64(value):
+    """The bytes of `{"b64": "..."}`; raises RequestError for any other object and text."""
+    if not is_base64(value):
         raise invalid_argument(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
     try:
         return base64.b64decode(value["b64"], validate=True)
@@ -223,8 +141,8 @@ def _type_error(value, dtype: int) -> RequestError:
     return invalid_argument(f"JSON Value: {shown(value)} Type: {kind} is not of expected type: {type_name(dtype)}")
 
 
-def shown(value, limit: int = 200) -> str:
-    """`value` as JSON for an error, cut."""
+def shown(value: Any, limit: int = 200) -> str:
+    """`value` as JSON for an error message, cut at `limit` characters."""
     try:
         text = json.dumps(value)
     except (ValueError, RecursionError):
@@ -232,28 +150,8 @@ def shown(value, limit: int = 200) -> str:
     return text if len(text) <= limit else text[:limit] + "..."
 
 
-def predictions(outputs: dict, rows: bool) -> bytes:
-    """A Predict response: `predictions` (a row each) or `outputs`; a single output goes without its name.
-
-    Raises:
-      RequestError: an output without rows where rows were asked for, or of a type JSON has no form for.
-    """
-    plain = {name: _plain(name, array) for name, array in outputs.items()}
-    if not rows:
-        return dump({"outputs": plain if len(plain) > 1 else next(iter(plain.values()))})
-    size = None
-    for name, array in outputs.items():
-        if np.ndim(array) == 0:
-            raise invalid_argument(f"Tensor name: {name} has no shape information ")
-        if size not in (None, len(array)):
-            raise invalid_argument(f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {size}")
-        size = len(array)
-    if len(plain) == 1:
-        return dump({"predictions": next(iter(plain.values()))})
-    return dump({"predictions": [dict(zip(plain, row)) for row in zip(*plain.values())]})
-
-
-def _plain(name: str, array: np.ndarray):
+def to_json(name: str, array: np.ndarray) -> Any:
+    """The value of output `name` as JSON, strings of one named `*_bytes` as base64; raises RequestError for complex numbers."""
     if array.dtype == object:
         if name.endswith("_bytes"):
             return _mapped(array, lambda value: {"b64": base64.b64encode(value).decode()})
@@ -274,6 +172,6 @@ def _mapped(array: np.ndarray, function):
     return result.tolist()
 
 
-def dump(document) -> bytes:
+def dump(document: Any) -> bytes:
     """JSON bytes; NaN and the infinities as the literals TensorFlow Serving writes."""
     return json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")

@@ -1,42 +1,53 @@
 """One loaded SavedModel version: its signatures, and calls into its session."""
 
+import logging
 import os
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Callable
 
 import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
 from dlrm_tf.errors import ServingError
 from dlrm_tf.serving_api.status import invalid_argument, runtime_error
 from dlrm_tf.serving_api.tensors import array_type_name, numpy_dtype, type_name
 
 SERVE_TAG = "serve"
-# A client chooses which outputs it wants; so many different choices are kept compiled.
+# Compiled calls kept: a client may ask for any choice of outputs, and each choice is a call of its own.
 MAX_CALLS = 64
 
 
 class Servable:
     """A SavedModel in a session of its own, called the way TensorFlow Serving calls it.
 
-    The session's callables check neither rank nor shape against the signature (the graph does), and cost about a fifth of a
-    TF2 signature call at batch 1.
+    The session's callables don't compare rank and shape with the signature (the graph does), and take about a fifth of the time
+    of a TF2 signature call at batch 1.
 
     Args:
       path: folder with `saved_model.pb`.
       inter_op_threads: operations of one run worked on at a time; 1 runs them one after the other on the caller's thread, which
-        is the fastest for small graphs (a DLRM: a fifth less at batch 1); 0 leaves it to TensorFlow.
+        is fastest for small graphs (a fifth less time at batch 1 for a DLRM); 0 leaves it to TensorFlow.
       intra_op_threads: threads of one operation; 0 leaves it to TensorFlow.
       tags: of the meta graph.
+
+    Attributes:
+      path: as given.
+      signatures: `SignatureDef` by name.
 
     Raises:
       ServingError: no SavedModel, damaged, or without a meta graph with these tags.
     """
 
-    def __init__(self, path: str, inter_op_threads: int = 1, intra_op_threads: int = 0, tags=(SERVE_TAG,)):
+    def __init__(self, path: str, *, inter_op_threads: int = 1, intra_op_threads: int = 0, tags: Sequence[str] = (SERVE_TAG,)):
         self.path = path
         if not any(os.path.isfile(os.path.join(path, name)) for name in ("saved_model.pb", "saved_model.pbtxt")):
             raise ServingError(f"{path}: wanted a SavedModel (saved_model.pb), there is none")
-        # (feeds, fetches) -> (callable of the session, the feeds' DataTypes)
-        self._calls = {}
+        # (feeds, fetches) -> (the session's callable, DataTypes of the feeds)
+        self._calls: dict[tuple, tuple[Callable, list[int]]] = {}
         self._lock = threading.Lock()
         try:
             self._load(tags, inter_op_threads, intra_op_threads)
@@ -49,34 +60,36 @@ class Servable:
             except Exception as e:
                 raise ServingError(f"{path}: the SavedModel does not load ({_first_line(e)})") from e
 
-    def _load(self, tags, inter_op_threads: int, intra_op_threads: int) -> None:
-        import tensorflow as tf
-
+    def _load(self, tags: Sequence[str], inter_op_threads: int, intra_op_threads: int) -> None:
         config = tf.compat.v1.ConfigProto(
             inter_op_parallelism_threads=inter_op_threads, intra_op_parallelism_threads=intra_op_threads
         )
         if inter_op_threads == 1:
             config.experimental.executor_type = "SINGLE_THREADED_EXECUTOR"
-        self._op_error = tf.errors.OpError
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         try:
             with self._session.graph.as_default(), _quiet():
                 meta_graph = tf.compat.v1.saved_model.load(self._session, list(tags), self.path)
-            self.signatures = dict(meta_graph.signature_def)
+            self.signatures: dict[str, SignatureDef] = dict(meta_graph.signature_def)
             for signature in self.signatures.values():
                 feeds, fetches = _call_of(signature)
-                # The one that initializes the model has no method and no tensors; sparse ones have no name and can't be called.
+                # The initializing signature has neither method nor tensors; a sparse tensor has no name and can't be fed.
                 if signature.method_name and all(feeds + fetches):
                     self._compile(feeds, fetches)
         except BaseException:
             self.close()
             raise
 
-    def run(self, feeds: tuple[str, ...], arrays, fetches: tuple[str, ...]) -> list[np.ndarray]:
-        """Feeds `arrays` to the tensors named `feeds` and returns the tensors named `fetches`.
+    def run(self, feeds: tuple[str, ...], arrays: Sequence[np.ndarray], fetches: tuple[str, ...]) -> list[np.ndarray]:
+        """Runs the graph.
+
+        Args:
+          feeds: names of the tensors fed.
+          arrays: their values, in the dtypes of the graph.
+          fetches: names of the tensors to return.
 
         Raises:
-          RequestError: the graph refused it; code and text are the runtime's.
+          RequestError: the graph refused the values; code and text are the runtime's.
         """
         compiled = self._calls.get((feeds, fetches))
         try:
@@ -84,17 +97,15 @@ class Servable:
                 compiled = self._compile(feeds, fetches)
             call, dtypes = compiled
             for i, (array, dtype) in enumerate(zip(arrays, dtypes)):
-                # TensorFlow's single-threaded executor does not check, and ends the process on a wrong type.
+                # TensorFlow's single-threaded executor does not check types; a wrong one would end the process.
                 if array.dtype != numpy_dtype(dtype):
                     sent, wanted = array_type_name(array), type_name(dtype)
                     raise invalid_argument(f"Expects arg[{i}] to be {wanted} but {sent} is provided")
             return [_as_array(value) for value in call(*arrays)]
-        except self._op_error as e:
+        except tf.errors.OpError as e:
             raise runtime_error(e) from None
 
-    def _compile(self, feeds: tuple[str, ...], fetches: tuple[str, ...]):
-        from tensorflow.core.protobuf import config_pb2
-
+    def _compile(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> tuple[Callable, list[int]]:
         options = config_pb2.CallableOptions()
         options.feed.extend(feeds)
         options.fetch.extend(fetches)
@@ -114,9 +125,10 @@ class Servable:
             self._session = None
 
 
-def _call_of(signature):
-    """The call Predict makes when it wants all outputs: `(feeds, fetches)`."""
-    return tuple(tuple(tensors[alias].name for alias in sorted(tensors)) for tensors in (signature.inputs, signature.outputs))
+def _call_of(signature: SignatureDef) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """`(feeds, fetches)` of a Predict call that asks for all outputs."""
+    inputs, outputs = signature.inputs, signature.outputs
+    return tuple(inputs[alias].name for alias in sorted(inputs)), tuple(outputs[alias].name for alias in sorted(outputs))
 
 
 def _as_array(value) -> np.ndarray:
@@ -129,15 +141,13 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-class _quiet:
-    """Hides TensorFlow's advice that TF1 session loading is old: it is what TF Serving runs on."""
-
-    def __enter__(self):
-        import logging
-
-        self._logger = logging.getLogger("tensorflow")
-        self._level = self._logger.level
-        self._logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *exc):
-        self._logger.setLevel(self._level)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides TensorFlow's warning that loading in a session is deprecated; TensorFlow Serving itself does so."""
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

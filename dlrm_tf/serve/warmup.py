@@ -1,37 +1,41 @@
 """Runs a version's recorded requests before it serves, after TensorFlow Serving's saved_model_warmup_util.cc."""
 
 import os
+from collections.abc import Callable
+from typing import Any
 
+import tensorflow as tf
 from google.protobuf import message
-from tensorflow_serving.apis import prediction_log_pb2
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from dlrm_tf.errors import ServingError
+from dlrm_tf.serve.batching import AnyServable
 from dlrm_tf.serve.classify import classify, multi_inference, regress
-from dlrm_tf.serve.predict import predict
+from dlrm_tf.serve.predict import ProtoPredict, predict
 from dlrm_tf.serving_api.status import RequestError
+from dlrm_tf.versions import WARMUP_FILE
 
-WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 MAX_RECORDS = 1000
 
-_ANSWER = {
-    "predict_log": predict,
+
+def _predict(servable: AnyServable, version: int, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
+    return predict(servable, version, ProtoPredict(request))
+
+
+_ANSWER: dict[str, Callable[..., Any]] = {
+    "predict_log": _predict,
     "classify_log": classify,
     "regress_log": regress,
     "multi_inference_log": multi_inference,
 }
 
 
-def warm_up(servable, version: int) -> int:
-    """Runs the requests of `<version>/assets.extra/tf_serving_warmup_requests`, a TFRecord file of `PredictionLog`.
-
-    Returns:
-      How many were run; 0 when there is no such file.
+def warm_up(servable: AnyServable, version: int) -> int:
+    """Runs the requests of a version's warm-up file, a TFRecord file of `PredictionLog`; gives how many.
 
     Raises:
       ServingError: not a TFRecord file of PredictionLogs, more than `MAX_RECORDS`, or a request the model refuses.
     """
-    import tensorflow as tf
-
     path = os.path.join(servable.path, WARMUP_FILE)
     if not os.path.isfile(path):
         return 0

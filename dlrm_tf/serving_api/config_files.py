@@ -1,4 +1,6 @@
-"""Reads TensorFlow Serving's text configuration files, saying which file and line is wrong."""
+"""Reads TensorFlow Serving's text configuration files; errors name file and line."""
+
+from typing import Any
 
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
@@ -11,7 +13,7 @@ DEFAULT_METRICS_PATH = "/monitoring/prometheus/metrics"
 MAX_BYTES = 16 << 20
 
 
-def _read(path: str, message):
+def _read(path: str, message: Any) -> Any:
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(MAX_BYTES)
@@ -23,7 +25,7 @@ def _read(path: str, message):
 
 
 def read_model_config(path: str) -> model_server_config_pb2.ModelServerConfig:
-    """`--model_config_file`: which models to serve, from where, which versions, under which labels.
+    """The file `path` of `--model_config_file`: which models to serve, from where, which versions, under which labels.
 
     Raises:
       UsageError: not such a file, or it lists no model.
@@ -35,10 +37,10 @@ def read_model_config(path: str) -> model_server_config_pb2.ModelServerConfig:
 
 
 def read_batching_parameters(path: str) -> BatchingParameters:
-    """`--batching_parameters_file`.
+    """The file `path` of `--batching_parameters_file`.
 
     Raises:
-      UsageError: not such a file, or values that don't fit each other.
+      UsageError: not such a file, or values that contradict each other.
     """
     parameters = _read(path, BatchingParameters())
     for name in ("max_batch_size", "num_batch_threads", "max_enqueued_batches", "max_execution_batch_size"):
@@ -64,7 +66,7 @@ def read_batching_parameters(path: str) -> BatchingParameters:
 
 
 def read_monitoring_config(path: str) -> MonitoringConfig:
-    """`--monitoring_config_file`; an enabled Prometheus gets TF Serving's path when the file names none.
+    """The file `path` of `--monitoring_config_file`; an enabled Prometheus gets TF Serving's URL path when the file names none.
 
     Raises:
       UsageError: not such a file.
@@ -79,7 +81,7 @@ def read_monitoring_config(path: str) -> MonitoringConfig:
 
 
 def read_ssl_config(path: str) -> SSLConfig:
-    """`--ssl_config_file`: PEM texts, not paths, as TF Serving has it.
+    """The file `path` of `--ssl_config_file`: PEM texts, not paths, as in TF Serving.
 
     Raises:
       UsageError: not such a file, or key or certificate missing.

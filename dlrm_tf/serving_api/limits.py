@@ -1,7 +1,9 @@
-"""How large a tensor in a message may be."""
+"""Limits of requests: values a tensor's message may leave out, dimensions, rows of a batch."""
 
-# A shape may promise more values than the message carries (the last one is repeated): by how many. What the graph makes of them
-# may be a hundred times larger, so a request of 100 bytes must not stand for millions; a batch of 1024 rows is 26,624 ids.
+# A tensor's shape may have more values than its message carries; the last one is then repeated. This limits the repetitions: a
+# request of 100 bytes must not make the graph work on millions of values. A batch of 1024 rows has 26,624 ids.
 MAX_REPEATED_VALUES = 1 << 16
-# NumPy 1's limit; TensorFlow's is 254, but few of its operations take more than 8.
+# Dimensions of a tensor: NumPy 1's limit. TensorFlow's is 254, but few of its operations take more than 8.
 MAX_RANK = 32
+# Of a batch, unless BatchingParameters say otherwise: defaults of tensorflow/core/kernels/batching_util/shared_batch_scheduler.h.
+MAX_BATCH_SIZE, MAX_ENQUEUED_BATCHES = 1000, 10

@@ -1,4 +1,6 @@
-"""What a request ends with when it does not end well: a gRPC status code and TensorFlow Serving's message for it."""
+"""The error status of a request: a gRPC status code and TensorFlow Serving's message for it."""
+
+from typing import Any
 
 import grpc
 
@@ -10,7 +12,7 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class RequestError(Exception):
-    """One request failed; nothing else did.
+    """A request is answered with an error status.
 
     Args:
       code: `grpc.StatusCode`.
@@ -30,16 +32,16 @@ def _cut(message: str) -> str:
     return encoded[:MAX_MESSAGE].decode("utf-8", "ignore") + TRUNCATED
 
 
-def code_number(name) -> int:
+def code_number(name: str) -> int:
     """The number of a status code given by name, as protobuf's JSON has it."""
     return grpc.StatusCode[name].value[0]
 
 
 def invalid_argument(message: str) -> RequestError:
-    """The request itself is wrong."""
+    """The error of a request that is wrong in itself."""
     return RequestError(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
-def runtime_error(error) -> RequestError:
+def runtime_error(error: Any) -> RequestError:
     """An error of TensorFlow's runtime (`tf.errors.OpError`), with the same code and text."""
     return RequestError(_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), error.message)

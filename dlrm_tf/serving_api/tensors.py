@@ -1,9 +1,10 @@
 """`TensorProto` to numpy and back, as TensorFlow's C++ `Tensor::FromProto` and `AsProtoField` do it.
 
-`tf.make_ndarray` is several times slower, and it trusts the sizes a message claims.
+`tf.make_ndarray` is several times slower and allocates whatever size a message names.
 """
 
 import math
+from typing import Optional
 
 import numpy as np
 from tensorflow.core.framework import tensor_pb2, types_pb2
@@ -34,8 +35,8 @@ _BITS = (types_pb2.DT_HALF, types_pb2.DT_BFLOAT16)
 _COMPLEX = (types_pb2.DT_COMPLEX64, types_pb2.DT_COMPLEX128)
 
 
-def numpy_dtype(enum: int):
-    """The numpy dtype of a `DataType`, or None when TensorProto can't carry it here."""
+def numpy_dtype(enum: int) -> Optional[np.dtype]:
+    """The numpy dtype of a `DataType`, or None when there is no conversion for it."""
     return _NUMPY.get(enum)
 
 
@@ -45,7 +46,7 @@ def type_name(enum: int) -> str:
 
 
 def array_type_name(array: np.ndarray) -> str:
-    """As `type_name`, of an array."""
+    """`type_name` of an array's dtype."""
     return type_name(types_pb2.DT_STRING if array.dtype == object else _ENUM[array.dtype])
 
 
@@ -53,9 +54,9 @@ def to_array(proto: tensor_pb2.TensorProto, name: str, max_repeated: int = MAX_R
     """The tensor in `proto`; a value list shorter than the shape repeats its last value.
 
     Args:
-      proto: from a request, not to be trusted.
+      proto: from a request; nothing in it is taken to be right.
       name: of the input, for the error.
-      max_repeated: values that may be missing in the list.
+      max_repeated: values that may be missing at the end of the list.
 
     Returns:
       Array of the proto's shape; strings are an object array of bytes. May be a read-only view of the message.
@@ -73,9 +74,9 @@ def to_array(proto: tensor_pb2.TensorProto, name: str, max_repeated: int = MAX_R
             raise invalid_argument(f"tensor parsing error: {name}")
         return np.frombuffer(content, dtype).reshape(shape)
     values = getattr(proto, _FIELDS[proto.dtype])
-    # A 0 among the sizes makes a tensor empty, but what the graph makes of the other sizes may not be.
-    promised = math.prod(max(size, 1) for size in shape)
-    if promised - len(values) > max_repeated:
+    # A size of 0 makes the tensor empty, but the graph may compute with the other sizes.
+    declared = math.prod(max(size, 1) for size in shape)
+    if declared - len(values) > max_repeated:
         raise invalid_argument(
             f"tensor parsing error: {name} (shape {list(shape)} with {len(values)} values; this server repeats the last value "
             f"{max_repeated} times at most, --max_repeated_values)"
@@ -106,7 +107,7 @@ def to_proto(array: np.ndarray, as_content: bool = False) -> tensor_pb2.TensorPr
     """`array` as a TensorProto: values in the typed field, or as raw bytes with `as_content`.
 
     Raises:
-      TypeError: a dtype TensorProto has no field for.
+      TypeError: a dtype that TensorProto has no field for.
     """
     array = np.asarray(array)
     if array.dtype.kind in "US":

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
+from dlrm_tf import score, serve
 from dlrm_tf.errors import ServingError
 from dlrm_tf.score import Client, Tls
 from dlrm_tf.serving_api.tensors import to_array, to_proto
@@ -148,7 +149,7 @@ def http():
 
 def test_rest_retries_503_only(http):
     ScriptedHttp.script = [503, 503]
-    with Client(http, "a b", version=3) as client:
+    with Client(http, model_name="a b", version=3) as client:
         assert client.score(*rows(1)).tolist() == [0.5]
         assert ScriptedHttp.seen == ["/v1/models/a%20b/versions/3:predict"] * 3
         for status in (400, 404, 429, 500, 504):
@@ -198,14 +199,20 @@ def test_arguments_are_checked():
     with Client("127.0.0.1:1") as client, pytest.raises(ServingError, match="must have the same rows. Received 1 and 2"):
         client.score(rows(1)[0], rows(2)[1])
     with Client("http://127.0.0.1:1") as client, pytest.raises(ServingError, match="over gRPC only"):
-        client._transport.reload(None, 1)
+        client.reload("models.config")
+
+
+@pytest.mark.parametrize("name", ["Client", "Tls", "open_target"])
+def test_the_names_that_were_in_serve_are_deprecated_aliases(name):
+    with pytest.warns(DeprecationWarning, match=f"dlrm_tf.serve.{name} is dlrm_tf.score.{name} now"):
+        assert getattr(serve, name) is getattr(score, name)
 
 
 @pytest.mark.slow
 def test_a_program_with_keras_3_can_be_a_client(scripted):
     program = (
         "import tensorflow as tf, numpy as np\nassert tf.keras.__version__.startswith('3')\n"
-        "from dlrm_tf.serve import Client\n"
+        "from dlrm_tf.score import Client\n"
         f"print(Client('{scripted.target}').score(np.ones((1, 13)), np.zeros((1, 26), int)))"
     )
     environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}

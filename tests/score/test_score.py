@@ -133,7 +133,7 @@ def test_raw_rows_examples_and_prepared_rows_give_the_same_scores(exports, tmp_p
         with Client(server.target) as over_grpc, Client(server.rest_target) as over_rest:
             expected = over_grpc.score(dense, categorical)
             for client in (over_grpc, over_rest):
-                answer = client.predict(raw, "raw", ("probability",))["probability"].reshape(-1)
+                answer = client.predict(raw, signature_name="raw", outputs=("probability",))["probability"].reshape(-1)
                 np.testing.assert_allclose(answer, expected, atol=1e-6)
         # In an example dense features stand as in the log.
         examples = [{"dense": row, "categorical": ids} for row, ids in zip(raw["dense"].tolist(), categorical.tolist())]

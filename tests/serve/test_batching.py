@@ -12,7 +12,7 @@ from waiting import eventually
 from dlrm_tf.errors import ServingError
 from dlrm_tf.score import Client
 from dlrm_tf.serve import ModelServer
-from dlrm_tf.serve.batching import Batcher
+from dlrm_tf.serve.batching import BatchedServable
 from dlrm_tf.serving_api.config_protos import BatchingParameters
 from dlrm_tf.serving_api.status import RequestError, invalid_argument
 
@@ -26,8 +26,10 @@ def parameters(allowed=(), pad=False, **values):
     return result
 
 
-class Graph:
-    """Doubles; remembers the sizes it ran; can be held; a negative value fails the whole run."""
+class Doubling:
+    """A servable that doubles; notes the sizes it ran; waits while `open` is not set; a negative value fails the whole run."""
+
+    path, signatures = "", {}
 
     def __init__(self):
         self.sizes, self.open, self.entered = [], threading.Event(), threading.Semaphore(0)
@@ -42,8 +44,8 @@ class Graph:
         return [array * 2 for array in arrays]
 
 
-def batcher(graph, threads=1, **values):
-    return Batcher(graph.run, parameters(**values), threading.Semaphore(threads))
+def batched(servable, threads=1, **values):
+    return BatchedServable(servable, parameters(**values), slots=threading.Semaphore(threads), observe=lambda rows: None)
 
 
 def start(function, *arguments):
@@ -89,14 +91,14 @@ def held(graph, subject):
 
 
 def test_a_lone_request_runs_at_once_and_alone():
-    graph = Graph()
-    (y,) = batcher(graph, batch_timeout_micros=0).run(FEEDS, [np.arange(3.0)], FETCHES)
+    graph = Doubling()
+    (y,) = batched(graph, batch_timeout_micros=0).run(FEEDS, [np.arange(3.0)], FETCHES)
     assert y.tolist() == [0, 2, 4] and graph.sizes == [3]
 
 
 def test_requests_waiting_for_a_slot_become_one_batch_each_with_its_own_rows():
-    graph = Graph()
-    subject = batcher(graph, max_batch_size=8)
+    graph = Doubling()
+    subject = batched(graph, max_batch_size=8)
     release = held(graph, subject)
     waiting = [start(subject.run, FEEDS, [np.full(size, float(size))], FETCHES) for size in (1, 2, 3)]
     wait_until_queued(subject, 6)
@@ -106,15 +108,15 @@ def test_requests_waiting_for_a_slot_become_one_batch_each_with_its_own_rows():
 
 
 def test_batches_are_padded_to_an_allowed_size_with_the_first_row():
-    graph = Graph()
-    subject = batcher(graph, max_batch_size=8, allowed=(2, 4, 8))
+    graph = Doubling()
+    subject = batched(graph, max_batch_size=8, allowed=(2, 4, 8))
     assert subject.run(FEEDS, [np.array([1.0, 2.0, 3.0])], FETCHES)[0].tolist() == [2, 4, 6]
     assert graph.sizes == [4]
 
 
 def test_one_bad_request_fails_alone():
-    graph = Graph()
-    subject = batcher(graph, max_batch_size=8)
+    graph = Doubling()
+    subject = batched(graph, max_batch_size=8)
     release = held(graph, subject)
     waiting = [start(subject.run, FEEDS, [np.array([value])], FETCHES) for value in (1.0, -1.0, 3.0)]
     wait_until_queued(subject, 3)
@@ -125,8 +127,8 @@ def test_one_bad_request_fails_alone():
 
 
 def test_other_shapes_and_types_never_share_a_batch():
-    graph = Graph()
-    subject = batcher(graph, threads=1, max_batch_size=8)
+    graph = Doubling()
+    subject = batched(graph, threads=1, max_batch_size=8)
     release = held(graph, subject)
     arrays = [np.ones((1, 2)), np.ones((1, 3)), np.ones((1, 2), np.float32), np.ones((1, 2))]
     waiting = [start(subject.run, FEEDS, [array], FETCHES) for array in arrays]
@@ -139,8 +141,8 @@ def test_other_shapes_and_types_never_share_a_batch():
 
 
 def test_variable_lengths_are_padded_when_asked_for():
-    graph = Graph()
-    subject = batcher(graph, max_batch_size=8, pad=True)
+    graph = Doubling()
+    subject = batched(graph, max_batch_size=8, pad=True)
     release = held(graph, subject)
     waiting = [start(subject.run, FEEDS, [np.ones((1, size))], FETCHES) for size in (1, 3)]
     wait_until_queued(subject, 2)
@@ -149,8 +151,8 @@ def test_variable_lengths_are_padded_when_asked_for():
 
 
 def test_a_full_queue_is_unavailable():
-    graph = Graph()
-    subject = batcher(graph, max_batch_size=2, max_enqueued_batches=1)
+    graph = Doubling()
+    subject = batched(graph, max_batch_size=2, max_enqueued_batches=1)
     release = held(graph, subject)
     waiting = start(subject.run, FEEDS, [np.ones(2)], FETCHES)
     wait_until_queued(subject, 2)
@@ -163,16 +165,16 @@ def test_a_full_queue_is_unavailable():
 
 def test_too_many_rows_are_refused_or_split():
     with pytest.raises(RequestError, match="Task size 5 is larger than maximum input batch size 4"):
-        batcher(Graph(), max_batch_size=4).run(FEEDS, [np.ones(5)], FETCHES)
-    graph = Graph()
-    subject = batcher(graph, max_batch_size=10, enable_large_batch_splitting=True, max_execution_batch_size=4)
+        batched(Doubling(), max_batch_size=4).run(FEEDS, [np.ones(5)], FETCHES)
+    graph = Doubling()
+    subject = batched(graph, max_batch_size=10, enable_large_batch_splitting=True, max_execution_batch_size=4)
     assert subject.run(FEEDS, [np.arange(9.0)], FETCHES)[0].tolist() == list(range(0, 18, 2))
     assert graph.sizes == [4, 4, 1]
 
 
 def test_a_full_batch_does_not_wait_for_the_timeout():
-    graph = Graph()
-    subject = batcher(graph, max_batch_size=2, batch_timeout_micros=600_000_000)
+    graph = Doubling()
+    subject = batched(graph, max_batch_size=2, batch_timeout_micros=600_000_000)
     waiting = [start(subject.run, FEEDS, [np.ones(1)], FETCHES) for _ in range(2)]
     assert [wait()[0].tolist() for wait in waiting] == [[2], [2]] and graph.sizes == [2]
 
@@ -187,12 +189,14 @@ def test_a_full_batch_does_not_wait_for_the_timeout():
 )
 def test_inputs_that_make_no_rows(arrays, message):
     with pytest.raises(RequestError) as caught:
-        batcher(Graph()).run(tuple(map(str, range(len(arrays)))), [np.asarray(array) for array in arrays], FETCHES)
+        batched(Doubling()).run(tuple(map(str, range(len(arrays)))), [np.asarray(array) for array in arrays], FETCHES)
     assert caught.value.message == message
 
 
 def test_an_output_without_the_batch_dimension_is_refused():
-    subject = Batcher(lambda feeds, arrays, fetches: [np.float32(1)], parameters(), threading.Semaphore(1))
+    graph = Doubling()
+    graph.run = lambda feeds, arrays, fetches: [np.float32(1)]
+    subject = batched(graph)
     with pytest.raises(RequestError, match="Batched output tensor's 0th dimension") as caught:
         subject.run(FEEDS, [np.ones(1)], FETCHES)
     assert caught.value.code == grpc.StatusCode.FAILED_PRECONDITION
@@ -206,8 +210,8 @@ def test_an_output_without_the_batch_dimension_is_refused():
     allowed=st.sampled_from([(), (1, 2, 4, 6), (6,)]),
 )
 def test_whatever_waits_together_gets_its_own_answer(sizes, threads, timeout, allowed):
-    graph = Graph()
-    subject = batcher(graph, threads, max_batch_size=6, batch_timeout_micros=timeout, allowed=allowed, max_enqueued_batches=100)
+    graph = Doubling()
+    subject = batched(graph, threads, max_batch_size=6, batch_timeout_micros=timeout, allowed=allowed, max_enqueued_batches=100)
     waiting = [start(subject.run, FEEDS, [np.full((size, 2), float(i))], FETCHES) for i, size in enumerate(sizes)]
     for i, (wait, size) in enumerate(zip(waiting, sizes)):
         np.testing.assert_array_equal(wait()[0], np.full((size, 2), 2.0 * i))

@@ -4,6 +4,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from serving_models import refused
 from tensorflow_serving.apis import classification_pb2, inference_pb2, prediction_service_pb2_grpc, regression_pb2
 
 from dlrm_tf.serve import ModelServer
@@ -42,12 +43,6 @@ def classification(*arguments, **keywords):
 
 def regression(*arguments, **keywords):
     return request(regression_pb2.RegressionRequest, *arguments, **keywords)
-
-
-def refused(call, message):
-    with pytest.raises(grpc.RpcError) as caught:
-        call(message, timeout=120)
-    return caught.value.code(), caught.value.details()
 
 
 def sigmoid(x):

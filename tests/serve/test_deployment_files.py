@@ -5,10 +5,10 @@ import os
 import pathlib
 import re
 
-import numpy as np
 import pytest
 import yaml
 from google.protobuf import text_format
+from serving_models import bias
 from tensorflow_serving.config import model_server_config_pb2
 
 from dlrm_tf.errors import ServingError, UsageError
@@ -18,7 +18,6 @@ from dlrm_tf.serving_api.config_files import read_batching_parameters, read_mode
 from dlrm_tf.serving_api.config_protos import BatchingParameters, MonitoringConfig, SSLConfig
 
 SERVING = pathlib.Path(__file__).parents[2] / "serving"
-INPUTS = {"dense": np.zeros((1, 13), np.float32), "categorical": np.zeros((1, 26), np.int32)}
 # Weights, the vocabulary's tables in the graph, the process without a model.
 MODEL_GIGABYTES, VOCABULARY_GIGABYTES, SERVER_GIGABYTES = 2.16, 0.405, 0.3
 
@@ -147,7 +146,7 @@ def test_canary_promotion_and_rollback_with_these_settings(save_linear, tmp_path
 
     def served(label):
         with Client(server.target, label=label) as client:
-            return int(client.predict(INPUTS)["logit"][0, 0])
+            return bias(client)
 
     def reload(path):
         with Client(server.target, timeout=120) as client:

@@ -1,4 +1,4 @@
-"""gRPC calls that begin and never send their message: nobody else waits for them."""
+"""Half-open gRPC calls, which never send their request message, must not delay other calls."""
 
 import contextlib
 import threading
@@ -23,7 +23,7 @@ OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 
 @contextlib.contextmanager
 def half_open(target, method, count):
-    """Begins `count` calls that send no message until the block ends; gives their futures."""
+    """Begins `count` calls that send no message and are cancelled at the end of the block; gives their futures."""
     end = threading.Event()
 
     def nothing():
@@ -41,8 +41,8 @@ def half_open(target, method, count):
             end.set()
 
 
-def everybody_is_served(server):
-    """Scores, asks for health and reflection, on connections of their own."""
+def others_are_served(server):
+    """Other connections get answers to Predict, health and reflection calls."""
     with Client(server.target, retries=0, timeout=120) as client:
         assert client.score(DENSE, CATEGORICAL).shape == (1,)
     with grpc.insecure_channel(server.target, OWN_CONNECTION) as channel:
@@ -56,38 +56,38 @@ def everybody_is_served(server):
 
 
 @pytest.mark.parametrize("method", [PREDICT, CHECK, WATCH, REFLECTION])
-def test_half_open_calls_keep_nobody_waiting(save_linear, monkeypatch, method):
+def test_half_open_calls_delay_no_others(save_linear, monkeypatch, method):
     monkeypatch.setattr(reception, "MESSAGE_SECONDS", 600.0)
     with ModelServer(model_name="dlrm", model_base_path=save_linear(1), grpc_max_threads=2) as server:
         with half_open(server.target, method, 40) as futures:
-            everybody_is_served(server)
+            others_are_served(server)
             assert not any(future.done() for future in futures)
-        everybody_is_served(server)
+        others_are_served(server)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [PREDICT, CHECK, REFLECTION])
-def test_more_of_them_than_threads_are_ended(save_linear, monkeypatch, method):
-    monkeypatch.setattr(reception, "WAITING_THREADS", 8)
-    monkeypatch.setattr(reception, "HURRIED_SECONDS", 0.3)
+def test_more_of_them_than_threads_are_cancelled_soon(save_linear, monkeypatch, method):
+    monkeypatch.setattr(reception, "MAX_WAITING_THREADS", 8)
+    monkeypatch.setattr(reception, "CROWDED_MESSAGE_SECONDS", 0.3)
     with ModelServer(model_name="dlrm", model_base_path=save_linear(1), grpc_max_threads=2) as server:
         with half_open(server.target, method, 40) as futures:
-            everybody_is_served(server)
+            others_are_served(server)
             eventually(lambda: sum(future.done() and future.code() == grpc.StatusCode.CANCELLED for future in futures) >= 8)
-        everybody_is_served(server)
+        others_are_served(server)
 
 
-def test_a_few_are_ended_after_a_longer_time(save_linear, monkeypatch):
+def test_a_few_are_cancelled_after_a_longer_time(save_linear, monkeypatch):
     monkeypatch.setattr(reception, "MESSAGE_SECONDS", 0.5)
     with ModelServer(model_name="dlrm", model_base_path=save_linear(1)) as server:
         with half_open(server.target, PREDICT, 1) as (predict,), half_open(server.target, REFLECTION, 1) as (reflection,):
             assert predict.code() == reflection.code() == grpc.StatusCode.CANCELLED
         monkeypatch.undo()
-        everybody_is_served(server)
+        others_are_served(server)
 
 
-def test_watchers_of_health_hold_no_thread_and_are_not_ended(save_linear, monkeypatch):
-    monkeypatch.setattr(reception, "WAITING_THREADS", 4)
+def test_watchers_of_health_occupy_no_thread_and_are_not_cancelled(save_linear, monkeypatch):
+    monkeypatch.setattr(reception, "MAX_WAITING_THREADS", 4)
     with (
         ModelServer(model_name="dlrm", model_base_path=save_linear(1)) as server,
         grpc.insecure_channel(server.target, OWN_CONNECTION) as channel,
@@ -98,8 +98,8 @@ def test_watchers_of_health_hold_no_thread_and_are_not_ended(save_linear, monkey
         with monkeypatch.context() as patch:
             patch.setattr(reception, "MESSAGE_SECONDS", 0.1)
             time.sleep(0.5)
-        everybody_is_served(server)
-        stopping = threading.Thread(target=server.stop, args=(PATIENCE,))
+        others_are_served(server)
+        stopping = threading.Thread(target=server.stop, kwargs={"grace": PATIENCE})
         stopping.start()
         assert all(next(watcher).status == health_pb2.HealthCheckResponse.NOT_SERVING for watcher in watchers)
         for watcher in watchers:

@@ -1,4 +1,4 @@
-"""Hostile gRPC input: the right error for that request alone; everybody else's score stays what it was."""
+"""Hostile gRPC input: that request gets the right error, and the scores of others don't change."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ DENSE, CATEGORICAL = np.full((3, 13), 0.25, np.float32), np.ones((3, 26), np.int
 PREDICTION = "/tensorflow.serving.PredictionService/"
 METHODS = [PREDICTION + name for name in ("Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata")]
 METHODS += ["/tensorflow.serving.ModelService/GetModelStatus", "/tensorflow.serving.ModelService/HandleReloadConfigRequest"]
-# INTERNAL is what gRPC itself says of bytes that are no message.
+# INTERNAL is gRPC's own status for bytes that are no message.
 EXPECTED = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "UNIMPLEMENTED", "INTERNAL"}
 
 
@@ -153,7 +153,7 @@ def test_huge_shapes_with_little_content_take_no_memory(channel):
     assert resident_bytes() - before < 100 << 20
 
 
-def test_a_small_request_does_not_stand_for_millions_of_values(channel):
+def test_a_small_request_can_not_have_millions_of_repeated_values(channel):
     before = resident_bytes()
     for rows, expected in ((2000, "OK"), (20_000, "INVALID_ARGUMENT"), (640_000, "INVALID_ARGUMENT")):
         request = predict_pb2.PredictRequest(output_filter=["probability"])

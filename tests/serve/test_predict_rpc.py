@@ -4,6 +4,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from serving_models import refused
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -35,12 +36,6 @@ def echo_request(text=(b"a", b"b"), number=(1, 2)):
     request.inputs["text"].CopyFrom(tf.make_tensor_proto(list(text), tf.string, [len(text)]))
     request.inputs["number"].CopyFrom(tf.make_tensor_proto(list(number), tf.int64, [len(number)]))
     return request
-
-
-def refused(call, request):
-    with pytest.raises(grpc.RpcError) as caught:
-        call(request, timeout=120)
-    return caught.value.code(), caught.value.details()
 
 
 def test_predict_answers_in_typed_fields_with_the_resolved_spec(stubs):
@@ -87,11 +82,7 @@ def test_missing_inputs_are_named(stubs):
             Code.NOT_FOUND,
             "Servable not found for request: Specific(echo, 9)",
         ),
-        (
-            lambda r: setattr(r.model_spec, "version_label", "L"),
-            Code.INVALID_ARGUMENT,
-            "Unrecognized servable version label: L",
-        ),
+        (lambda r: setattr(r.model_spec, "version_label", "L"), Code.INVALID_ARGUMENT, "Unrecognized servable version label: L"),
         (
             lambda r: setattr(r.model_spec, "signature_name", "s"),
             Code.FAILED_PRECONDITION,
@@ -102,21 +93,13 @@ def test_missing_inputs_are_named(stubs):
             Code.INVALID_ARGUMENT,
             "output tensor alias not found in signature: z Outputs expected to be in the set {number,text}.",
         ),
-        (
-            lambda r: r.output_filter.extend(["text", "text"]),
-            Code.INVALID_ARGUMENT,
-            "duplicate output tensor alias: text",
-        ),
+        (lambda r: r.output_filter.extend(["text", "text"]), Code.INVALID_ARGUMENT, "duplicate output tensor alias: text"),
         (
             lambda r: setattr(r.inputs["number"].tensor_shape.dim[0], "size", -1),
             Code.INVALID_ARGUMENT,
             "tensor parsing error: number",
         ),
-        (
-            lambda r: setattr(r.inputs["number"], "tensor_content", b"123"),
-            Code.INVALID_ARGUMENT,
-            "tensor parsing error: number",
-        ),
+        (lambda r: setattr(r.inputs["number"], "tensor_content", b"123"), Code.INVALID_ARGUMENT, "tensor parsing error: number"),
     ],
 )
 def test_wrong_requests_get_tensorflow_servings_code_and_message(stubs, change, code, message):
@@ -149,7 +132,7 @@ def test_error_texts_are_cut_at_1024_characters(stubs):
     assert code == Code.NOT_FOUND and len(message) == 1024 + len("...TRUNCATED") and message.endswith("...TRUNCATED")
 
 
-def test_a_promise_of_many_values_is_refused_before_memory_is_taken(stubs):
+def test_a_shape_of_many_values_is_refused_before_memory_is_allocated(stubs):
     request = echo_request()
     request.inputs["number"].tensor_shape.dim[0].size = 1 << 40
     code, message = refused(stubs[0].Predict, request)

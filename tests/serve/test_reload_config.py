@@ -4,17 +4,14 @@ import os
 import shutil
 
 import grpc
-import numpy as np
 import pytest
+from serving_models import bias, refused
 from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
-from waiting import PATIENCE, eventually
+from waiting import eventually
 
 from dlrm_tf.errors import ServingError
 from dlrm_tf.score import Client
 from dlrm_tf.serve import ModelServer
-
-INPUTS = {"dense": np.zeros((1, 13), np.float32), "categorical": np.zeros((1, 26), np.int32)}
-Code = grpc.StatusCode
 
 
 def model(name, base, labels=(), policy="", platform='model_platform: "tensorflow"'):
@@ -36,20 +33,9 @@ def write(tmp_path):
     return write
 
 
-@pytest.fixture
-def start(request):
-    def start(file, **options):
-        options = {"file_system_poll_wait_seconds": 0.05, **options}
-        server = ModelServer(model_config_file=file, **options).start(timeout=PATIENCE)
-        request.addfinalizer(server.stop)
-        return server
-
-    return start
-
-
 def served(server, name="dlrm", **which):
-    with Client(server.target, name, **which) as client:
-        return int(client.predict(INPUTS)["logit"][0, 0])
+    with Client(server.target, model_name=name, **which) as client:
+        return bias(client)
 
 
 def reload(server, file):
@@ -57,7 +43,7 @@ def reload(server, file):
         client.reload(file)
 
 
-def refused(server, file):
+def refused_reload(server, file):
     with pytest.raises(ServingError) as caught:
         reload(server, file)
     return str(caught.value)
@@ -65,14 +51,14 @@ def refused(server, file):
 
 def test_models_are_added_and_removed(save_linear, write, start):
     one, two = save_linear(1, model="one"), save_linear(2, model="two")
-    server = start(write(model("one", one)))
+    server = start(model_config_file=write(model("one", one)))
     reload(server, write(model("one", one), model("two", two)))
     assert (served(server, "one"), served(server, "two")) == (1, 2)
     reload(server, write(model("two", two)))
     assert served(server, "two") == 2
     with pytest.raises(ServingError, match=r"NOT_FOUND: Servable not found for request: Latest\(one\)"):
         served(server, "one")
-    with Client(server.target, "one") as client:
+    with Client(server.target, model_name="one") as client:
         assert [status["version"] for status in client.status()] == [1]
     reload(server, write(model("one", one)))
     assert served(server, "one") == 1
@@ -83,7 +69,7 @@ def test_policies_change(save_linear, write, start):
     for version in (2, 3):
         save_linear(version)
     specific = "model_version_policy { specific { versions: 1 versions: 2 } }"
-    server = start(write(model("dlrm", base, policy=specific)))
+    server = start(model_config_file=write(model("dlrm", base, policy=specific)))
     assert [served(server, version=version) for version in (1, 2)] == [1, 2] and served(server) == 2
     reload(server, write(model("dlrm", base, policy="model_version_policy { all {} }")))
     assert [served(server, version=version) for version in (1, 2, 3)] == [1, 2, 3]
@@ -98,14 +84,15 @@ def test_labels_move_between_available_versions_and_roll_back(save_linear, write
     save_linear(2)
     both = "model_version_policy { all {} }"
     server = start(
-        write(model("dlrm", base, [("stable", 1), ("canary", 2)], both)), allow_version_labels_for_unavailable_models=True
+        model_config_file=write(model("dlrm", base, [("stable", 1), ("canary", 2)], both)),
+        allow_version_labels_for_unavailable_models=True,
     )
     assert (served(server, label="stable"), served(server, label="canary")) == (1, 2)
     reload(server, write(model("dlrm", base, [("stable", 2)], both)))
     assert served(server, label="stable") == 2
     with pytest.raises(ServingError, match="INVALID_ARGUMENT: Unrecognized servable version label: canary"):
         served(server, label="canary")
-    message = refused(server, write(model("dlrm", base, [("stable", 7)], both)))
+    message = refused_reload(server, write(model("dlrm", base, [("stable", 7)], both)))
     assert "FAILED_PRECONDITION: Request to assign label to version 7 of model dlrm, which is not currently available" in message
     assert served(server, label="stable") == 2
     reload(server, write(model("dlrm", base, [("stable", 1)], both)))
@@ -120,22 +107,19 @@ def test_labels_at_the_start_need_the_flag(save_linear, write):
 
 def test_refused_and_failed_reloads_leave_everything_as_it_was(save_linear, write, start, tmp_path):
     base, other = save_linear(1), save_linear(5, model="other")
-    server = start(write(model("dlrm", base)))
-    assert "INVALID_ARGUMENT: Expected model dlrm to have an absolute path or URI; got base_path()=dlrm" in refused(
-        server, write(model("dlrm", "dlrm"))
-    )
-    assert "INVALID_ARGUMENT: Illegal to list model dlrm multiple times in config list" in refused(
-        server, write(model("dlrm", base), model("dlrm", other))
-    )
-    assert "INVALID_ARGUMENT: Illegal to change a model's platform." in refused(
-        server, write(model("dlrm", base, platform='model_platform: "other"'))
-    )
-    assert "INVALID_ARGUMENT: Model new requests unsupported platform tflite" in refused(
-        server, write(model("new", base, platform='model_platform: "tflite"'))
-    )
-    assert "INVALID_ARGUMENT: Illegal setting neither" in refused(server, write(model("new", base, platform="")))
+    server = start(model_config_file=write(model("dlrm", base)))
+    for models, message in (
+        ([model("dlrm", "dlrm")], "Expected model dlrm to have an absolute path or URI; got base_path()=dlrm"),
+        ([model("dlrm", base), model("dlrm", other)], "Illegal to list model dlrm multiple times in config list"),
+        ([model("dlrm", base, platform='model_platform: "other"')], "Illegal to change a model's platform."),
+        ([model("new", base, platform='model_platform: "tflite"')], "Model new requests unsupported platform tflite"),
+        ([model("new", base, platform="")], "Illegal setting neither"),
+    ):
+        assert f"INVALID_ARGUMENT: {message}" in refused_reload(server, write(*models))
     (tmp_path / "broken" / "1").mkdir(parents=True)
-    message = refused(server, write(model("other", other), model("new", tmp_path / "broken"), model("gone", tmp_path / "gone")))
+    message = refused_reload(
+        server, write(model("other", other), model("new", tmp_path / "broken"), model("gone", tmp_path / "gone"))
+    )
     assert "UNKNOWN: 2 model(s) did not become available" in message and "broken/1" in message and "no version in" in message
     assert served(server) == 1
     with pytest.raises(ServingError, match="NOT_FOUND"):
@@ -143,19 +127,18 @@ def test_refused_and_failed_reloads_leave_everything_as_it_was(save_linear, writ
 
 
 def test_only_a_list_of_models_can_be_reloaded(save_linear, write, start):
-    server = start(write(model("dlrm", save_linear(1))))
+    server = start(model_config_file=write(model("dlrm", save_linear(1))))
     with grpc.insecure_channel(server.target) as channel:
         stub = model_service_pb2_grpc.ModelServiceStub(channel)
-        with pytest.raises(grpc.RpcError) as caught:
-            stub.HandleReloadConfigRequest(model_management_pb2.ReloadConfigRequest(), timeout=PATIENCE)
-    assert caught.value.code() == Code.INVALID_ARGUMENT
-    assert caught.value.details().startswith("ServerModelConfig type not supported by HandleReloadConfigRequest.")
+        code, details = refused(stub.HandleReloadConfigRequest, model_management_pb2.ReloadConfigRequest())
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert details.startswith("ServerModelConfig type not supported by HandleReloadConfigRequest.")
 
 
 def test_the_configuration_file_is_polled_and_a_bad_one_changes_nothing(save_linear, write, start, caplog):
     one, two = save_linear(1, model="one"), save_linear(2, model="two")
     file = write(model("one", one))
-    server = start(file, model_config_file_poll_wait_seconds=0.05)
+    server = start(model_config_file=file, model_config_file_poll_wait_seconds=0.05)
     with open(file, "w") as f:
         f.write("model_config_list { nonsense")
     eventually(lambda: "not reloaded, the models stay as they are" in caplog.text)
@@ -173,7 +156,7 @@ def test_the_configuration_file_is_polled_and_a_bad_one_changes_nothing(save_lin
 
 def test_a_version_served_from_a_new_place_is_replaced_without_a_gap(save_linear, write, start, tmp_path):
     base, moved = save_linear(1, bias=10), save_linear(1, bias=20, model="moved")
-    server = start(write(model("dlrm", base)))
+    server = start(model_config_file=write(model("dlrm", base)))
     assert served(server) == 10
     reload(server, write(model("dlrm", moved)))
     assert served(server) == 20
@@ -181,7 +164,7 @@ def test_a_version_served_from_a_new_place_is_replaced_without_a_gap(save_linear
 
 def test_a_base_path_that_vanishes_keeps_serving_and_an_empty_one_unloads(save_linear, write, start):
     base = save_linear(1)
-    server = start(write(model("dlrm", base)))
+    server = start(model_config_file=write(model("dlrm", base)))
     os.rename(base, base + ".away")
     server._manager.poll()
     assert served(server) == 1

@@ -118,59 +118,49 @@ def test_large_bodies_are_refused_and_so_are_gzip_bombs(call):
 
 
 @pytest.mark.parametrize(
-    "body, status, message",
+    "body, message",
     [
-        (b"", 400, "JSON Parse error: The document is empty"),
-        (b'{"instances": [1, 2', 400, "JSON Parse error: Invalid value. "),
-        (b"[" * 100_000, 400, "JSON Parse error: nested too deeply"),
-        (b"[1]", 400, "JSON Value: [1] Is not object"),
-        ({}, 400, "Missing 'inputs' or 'instances' key"),
-        ({"inputs": [1.0], "instances": [1.0]}, 400, "Not formatted correctly expecting only one of"),
-        ({"instances": {}}, 400, "Excepting 'instances' to be an list/array"),
-        ({"instances": []}, 400, "No values in 'instances' array"),
-        ({"instances": ["x", "y"]}, 400, "Failed to process element: 0 of 'instances' list. Error: INVALID_ARGUMENT: "),
-        ({"instances": ["x"]}, 400, 'JSON Value: "x" Type: String is not of expected type: float'),
-        (
-            {"instances": [1.0, [2.0]]},
-            400,
-            "Failed to process element: 1 of 'instances' list. Error: INVALID_ARGUMENT: Expecting",
-        ),
-        ({"instances": [[1.0], [[2.0]]]}, 400, "Expecting shape [1] but got: [1, 1]"),
-        ({"instances": [{"x": 1.0}, 2.0]}, 400, "Expecting object but got list at item 1 of input list"),
-        ({"instances": [1.0, {"x": 2.0}]}, 400, "Expecting value/list but got object at item 1 of input list"),
-        ({"instances": [{"z": 2.0}]}, 400, "keys must be equal to: x"),
-        ({"inputs": {"z": 1.0}}, 400, "Missing named input: x in 'inputs' object."),
-        ({"inputs": [16777217]}, 400, "Cannot convert JSON value: 16777217 to float32 without loss of precision."),
-        ({"inputs": [1e39]}, 400, "Cannot convert JSON value: 1e+39 to float32 without loss of precision."),
-        (b'{"inputs": [1' + b"0" * 400 + b"]}", 400, "without loss of precision."),
-        ({"inputs": [True]}, 400, "Type: True is not of expected type: float"),
-        ({"inputs": [None]}, 400, "JSON Value: null Type: Null is not of expected type: float"),
-        ({"inputs": [[1.0], 2.0]}, 400, "that are not all lists of size"),
-        ({"inputs": [[1.0, 2.0], [3.0]]}, 400, "that are not all lists of size"),
-        ({"signature_name": 100}, 400, "'signature_name' key must be a string value."),
-        ({"signature_name": "none", "inputs": [1]}, 400, 'Serving signature name: "none" not found in signature def'),
-        ({"signature_name": "echo", "instances": [1]}, 400, "instances is a plain list, but expecting list of objects"),
-        ({"signature_name": "echo", "inputs": [1]}, 400, "inputs is a plain value/list, but expecting an object"),
+        (b"", "JSON Parse error: The document is empty"),
+        (b'{"instances": [1, 2', "JSON Parse error: Invalid value. "),
+        (b"[" * 100_000, "JSON Parse error: nested too deeply"),
+        (b"[1]", "JSON Value: [1] Is not object"),
+        ({}, "Missing 'inputs' or 'instances' key"),
+        ({"inputs": [1.0], "instances": [1.0]}, "Not formatted correctly expecting only one of"),
+        ({"instances": {}}, "Excepting 'instances' to be an list/array"),
+        ({"instances": []}, "No values in 'instances' array"),
+        ({"instances": ["x", "y"]}, "Failed to process element: 0 of 'instances' list. Error: INVALID_ARGUMENT: "),
+        ({"instances": ["x"]}, 'JSON Value: "x" Type: String is not of expected type: float'),
+        ({"instances": [1.0, [2.0]]}, "Failed to process element: 1 of 'instances' list. Error: INVALID_ARGUMENT: Expecting"),
+        ({"instances": [[1.0], [[2.0]]]}, "Expecting shape [1] but got: [1, 1]"),
+        ({"instances": [{"x": 1.0}, 2.0]}, "Expecting object but got list at item 1 of input list"),
+        ({"instances": [1.0, {"x": 2.0}]}, "Expecting value/list but got object at item 1 of input list"),
+        ({"instances": [{"z": 2.0}]}, "keys must be equal to: x"),
+        ({"inputs": {"z": 1.0}}, "Missing named input: x in 'inputs' object."),
+        ({"inputs": [16777217]}, "Cannot convert JSON value: 16777217 to float32 without loss of precision."),
+        ({"inputs": [1e39]}, "Cannot convert JSON value: 1e+39 to float32 without loss of precision."),
+        (b'{"inputs": [1' + b"0" * 400 + b"]}", "without loss of precision."),
+        ({"inputs": [True]}, "Type: True is not of expected type: float"),
+        ({"inputs": [None]}, "JSON Value: null Type: Null is not of expected type: float"),
+        ({"inputs": [[1.0], 2.0]}, "that are not all lists of size"),
+        ({"inputs": [[1.0, 2.0], [3.0]]}, "that are not all lists of size"),
+        ({"signature_name": 100}, "'signature_name' key must be a string value."),
+        ({"signature_name": "none", "inputs": [1]}, 'Serving signature name: "none" not found in signature def'),
+        ({"signature_name": "echo", "instances": [1]}, "instances is a plain list, but expecting list of objects"),
+        ({"signature_name": "echo", "inputs": [1]}, "inputs is a plain value/list, but expecting an object"),
         (
             {"signature_name": "echo", "inputs": {"text": "a", "number": 1.0, "flag": True}},
-            400,
             "JSON Value: 1.0 Type: Number is not of expected type: int32",
         ),
         (
             {"signature_name": "echo", "inputs": {"text": "a", "number": 2**31, "flag": True}},
-            400,
             "JSON Value: 2147483648 Type: Number is not of expected type: int32",
         ),
-        (
-            {"signature_name": "echo", "inputs": {"text": {"b64": "?"}, "number": 1, "flag": True}},
-            400,
-            "Unable to base64 decode",
-        ),
+        ({"signature_name": "echo", "inputs": {"text": {"b64": "?"}, "number": 1, "flag": True}}, "Unable to base64 decode"),
     ],
 )
-def test_wrong_predict_bodies(call, body, status, message):
+def test_wrong_predict_bodies(call, body, message):
     code, answer = call("POST", "/v1/models/m:predict", body)
-    assert code == status and list(answer) == ["error"] and message in answer["error"]
+    assert code == 400 and list(answer) == ["error"] and message in answer["error"]
 
 
 @pytest.mark.parametrize(
@@ -242,7 +232,7 @@ def test_wrong_examples(call, body, message):
 
 def test_client_over_rest_gives_what_grpc_gives(server):
     rows = np.array([0.1, 1 / 3, 1e-20, 123456.7], np.float32)
-    with Client(server.target, "m") as over_grpc, Client(server.rest_target, "m") as over_rest:
+    with Client(server.target, model_name="m") as over_grpc, Client(server.rest_target, model_name="m") as over_rest:
         expected = over_grpc.predict({"x": rows})
         answer = over_rest.predict({"x": rows})
         assert answer["y"].dtype == np.float32
@@ -250,5 +240,5 @@ def test_client_over_rest_gives_what_grpc_gives(server):
         assert over_rest.status() == over_grpc.status()
         assert set(over_rest.metadata()) == set(over_grpc.metadata())
         text = {"text": np.array([b"\xff", b"a"], object), "number": np.array([1, 2], np.int32), "flag": np.array([True, False])}
-        answer = over_rest.predict(text, "echo", ("number", "flag"))
+        answer = over_rest.predict(text, signature_name="echo", outputs=("number", "flag"))
         assert answer["number"].tolist() == [1, 2] and answer["flag"].tolist() == [True, False] and len(answer) == 2

@@ -16,8 +16,9 @@ v1 = tf.compat.v1
 
 
 @pytest.fixture(params=[0, 1])
-def inter_op_threads(request):
-    return request.param
+def load(request, tmp_path):
+    """Function that loads what a test saved as `m`, with either executor."""
+    return lambda: Servable(str(tmp_path / "m"), inter_op_threads=request.param)
 
 
 def save_v1(path, build):
@@ -42,7 +43,7 @@ def run(servable, *arrays):
     return servable.run(feeds, arrays, tuple(signature.outputs[name].name for name in sorted(signature.outputs)))
 
 
-def test_tf1_control_flow_and_reference_variables(tmp_path, inter_op_threads):
+def test_tf1_control_flow_and_reference_variables(tmp_path, load):
     def build():
         x = v1.placeholder(tf.float32, [None])
         _, doubled = tf.while_loop(lambda i, _: i < 5, lambda i, v: [i + 1, v * 2], [tf.constant(0), x])
@@ -55,21 +56,21 @@ def test_tf1_control_flow_and_reference_variables(tmp_path, inter_op_threads):
     finally:
         if v2:
             v1.enable_control_flow_v2()
-    servable = Servable(str(tmp_path / "m"), inter_op_threads)
+    servable = load()
     assert run(servable, np.array([1.0, 2.0], np.float32))[0].tolist() == [96.0, 192.0]
 
 
-def test_scalars_and_strings_are_arrays(tmp_path, inter_op_threads):
+def test_scalars_and_strings_are_arrays(tmp_path, load):
     def build():
         x = v1.placeholder(tf.string, [])
         return {"x": x}, {"a": tf.strings.length(x), "b": tf.strings.join([x, "\0"])}
 
     save_v1(tmp_path / "m", build)
-    length, text = run(Servable(str(tmp_path / "m"), inter_op_threads), np.array(b"ab", object))
+    length, text = run(load(), np.array(b"ab", object))
     assert length.shape == text.shape == () and int(length) == 2 and text.item() == b"ab\0" and text.dtype == object
 
 
-def test_tables_are_initialized_from_assets(tmp_path, inter_op_threads):
+def test_tables_are_initialized_from_assets(tmp_path, load):
     words = tmp_path / "words.txt"
     words.write_text("a\nb\n")
 
@@ -87,7 +88,7 @@ def test_tables_are_initialized_from_assets(tmp_path, inter_op_threads):
     module = Lookup()
     tf.saved_model.save(module, str(tmp_path / "m"), signatures={"serving_default": module.find})
     words.unlink()
-    assert run(Servable(str(tmp_path / "m"), inter_op_threads), np.array([b"b", b"z"], object))[0].tolist() == [1, -1]
+    assert run(load(), np.array([b"b", b"z"], object))[0].tolist() == [1, -1]
 
 
 def test_many_choices_of_outputs_keep_few_compiled_calls(tmp_path):
@@ -107,13 +108,13 @@ def test_many_choices_of_outputs_keep_few_compiled_calls(tmp_path):
     assert len(servable._calls) == MAX_CALLS
 
 
-def test_calls_from_many_threads_at_once(tmp_path, inter_op_threads):
+def test_calls_from_many_threads_at_once(tmp_path, load):
     def build():
         x = v1.placeholder(tf.float32, [None])
         return {"x": x}, {"y": tf.cumsum(x)}
 
     save_v1(tmp_path / "m", build)
-    servable, wrong = Servable(str(tmp_path / "m"), inter_op_threads), []
+    servable, wrong = load(), []
 
     def call(value):
         for size in range(1, 50):
@@ -141,7 +142,7 @@ def test_the_runtimes_error_keeps_its_code(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [np.array([b"a"], object), np.zeros(1), np.zeros(1, np.int32), np.zeros(1, bool)])
-def test_a_wrong_type_never_reaches_the_graph(tmp_path, inter_op_threads, wrong):
+def test_a_wrong_type_never_reaches_the_graph(tmp_path, load, wrong):
     """TensorFlow's single-threaded executor would end the process."""
 
     def build():
@@ -150,7 +151,7 @@ def test_a_wrong_type_never_reaches_the_graph(tmp_path, inter_op_threads, wrong)
 
     save_v1(tmp_path / "m", build)
     with pytest.raises(RequestError, match=r"Expects arg\[0\] to be float but \w+ is provided") as caught:
-        run(Servable(str(tmp_path / "m"), inter_op_threads), wrong)
+        run(load(), wrong)
     assert caught.value.code.name == "INVALID_ARGUMENT"
 
 

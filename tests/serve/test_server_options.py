@@ -1,4 +1,4 @@
-"""What surrounds the models: TLS, unix socket, health, reflection, metrics, warm-up, a stop without a lost request."""
+"""The server around the models: TLS, unix socket, health, reflection, metrics, a stop without a lost request."""
 
 import pathlib
 import subprocess
@@ -14,18 +14,13 @@ import urllib3
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tensorflow_serving.apis import prediction_log_pb2
+from serving_models import INPUTS, bias
+from tensorflow_serving.apis import model_pb2
 from waiting import PATIENCE, eventually
 
 from dlrm_tf.errors import ServingError, UsageError
 from dlrm_tf.score import Client, Tls
 from dlrm_tf.serve import ModelServer
-
-INPUTS = {"dense": np.zeros((1, 13), np.float32), "categorical": np.zeros((1, 26), np.int32)}
-
-
-def logit(client):
-    return int(client.predict(INPUTS)["logit"][0, 0])
 
 
 @pytest.fixture(scope="module")
@@ -61,19 +56,19 @@ def test_tls_with_and_without_client_verification(save_linear, tmp_path, authori
     tls = Tls(files["ca"], files["client"], files["key"], "localhost")
     with ModelServer(model_name="dlrm", model_base_path=save_linear(4), ssl_config_file=config) as server:
         with Client(server.target, tls=tls) as client:
-            assert logit(client) == 4
+            assert bias(client) == 4
         with Client(server.target, retries=0) as client, pytest.raises(ServingError, match="UNAVAILABLE"):
-            logit(client)
+            bias(client)
         anonymous = Tls(files["ca"], server_name="localhost")
         with Client(server.target, tls=anonymous, retries=0) as client:
             if client_verify:
                 with pytest.raises(ServingError, match="UNAVAILABLE"):
-                    logit(client)
+                    bias(client)
             else:
-                assert logit(client) == 4
+                assert bias(client) == 4
 
 
-def test_ssl_files_that_can_not_be(save_linear, tmp_path):
+def test_bad_ssl_files(save_linear, tmp_path):
     path = tmp_path / "ssl.config"
     for text, message in (
         ('server_key: "/etc/key.pem" server_cert: "x"', "server_key must be the PEM text itself"),
@@ -93,7 +88,7 @@ def test_unix_socket(save_linear, tmp_path):
     path = tmp_path / "s"
     options = {"model_name": "dlrm", "model_base_path": save_linear(4)}
     with ModelServer(grpc_socket_path=str(path), **options), Client(f"unix://{path}") as client:
-        assert logit(client) == 4
+        assert bias(client) == 4
 
 
 def test_health_says_serving_then_not_serving(save_linear):
@@ -144,7 +139,11 @@ def test_prometheus_counts_requests(save_linear, tmp_path, path):
     config.write_text("prometheus_config { enable: true" + (f' path: "{path}"' if path else "") + " }")
     options = {"rest_api_port": 0, "monitoring_config_file": str(config)}
     with ModelServer(model_name="dlrm", model_base_path=save_linear(1), **options) as server:
-        with Client(server.target) as over_grpc, Client(server.rest_target) as over_rest, Client(server.target, "no") as unknown:
+        with (
+            Client(server.target) as over_grpc,
+            Client(server.rest_target) as over_rest,
+            Client(server.target, model_name="no") as unknown,
+        ):
             over_grpc.predict(INPUTS)
             over_grpc.predict(INPUTS)
             over_rest.predict(INPUTS)
@@ -157,77 +156,10 @@ def test_prometheus_counts_requests(save_linear, tmp_path, path):
     assert response.status == 200 and response.headers["Content-Type"].startswith("text/plain")
     assert ':tensorflow:serving:request_count{model_name="dlrm",status="OK"} 3.0' in lines
     assert ':tensorflow:serving:request_count{model_name="dlrm",status="INVALID_ARGUMENT"} 1.0' in lines
-    # A client's invention must not become a label: that would be a way to fill memory.
+    # A name a client made up must not become a label: clients could fill the server's memory.
     assert ':tensorflow:serving:request_count{model_name="",status="NOT_FOUND"} 1.0' in lines
     count = ':tensorflow:serving:request_latency_count{API="Predict",entrypoint="%s",model_name="dlrm"} %s.0'
     assert count % ("GRPC", 2) in lines and count % ("REST", 1) in lines
-
-
-def write_warmup(path, records):
-    path.parent.mkdir(exist_ok=True)
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for record in records:
-            writer.write(record)
-
-
-def predict_log(signature="serving_default", **inputs):
-    log = prediction_log_pb2.PredictionLog()
-    request = log.predict_log.request
-    request.model_spec.name, request.model_spec.signature_name = "dlrm", signature
-    for name, value in (inputs or INPUTS).items():
-        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
-    return log.SerializeToString()
-
-
-def test_warm_up_runs_before_a_version_serves(save_linear, tmp_path, monkeypatch):
-    from dlrm_tf.serve import servable
-
-    runs = []
-    monkeypatch.setattr(
-        servable.Servable, "run", lambda self, *call, run=servable.Servable.run: runs.append(1) or run(self, *call)
-    )
-    base = save_linear(1)
-    write_warmup(tmp_path / "dlrm" / "1" / "assets.extra" / "tf_serving_warmup_requests", [predict_log()] * 3)
-    with ModelServer(model_name="dlrm", model_base_path=base):
-        assert len(runs) == 3
-    with ModelServer(model_name="dlrm", model_base_path=base, enable_model_warmup=False):
-        assert len(runs) == 3
-
-
-def test_warm_up_of_every_kind_of_call(example_model):
-    from dlrm_tf.serve.servable import Servable
-    from dlrm_tf.serve.warmup import _ANSWER
-
-    assert set(_ANSWER) == {"predict_log", "classify_log", "regress_log", "multi_inference_log"}
-    loaded = Servable(example_model + "/3")
-    example = tf.train.Example(features=tf.train.Features(feature={"x": tf.train.Feature(float_list={"value": [1.0]})}))
-    for kind, signature in (("classify_log", "classify"), ("regress_log", "regress")):
-        request = getattr(prediction_log_pb2.PredictionLog(), kind).request
-        request.model_spec.signature_name = signature
-        request.input.example_list.examples.add().CopyFrom(example)
-        assert _ANSWER[kind](loaded, 3, request).result.ByteSize()
-    loaded.close()
-
-
-@pytest.mark.parametrize(
-    "records, message",
-    [
-        ([predict_log("none")], 'record 1: FAILED_PRECONDITION: Serving signature key "none" not found.'),
-        ([predict_log(), predict_log(x=[1.0])], "record 2: INVALID_ARGUMENT: input size does not match signature"),
-        ([predict_log(), b"\xff\xff"], "record 2 is not a PredictionLog"),
-        ([b""], "record 1: unsupported log type None"),
-        ([predict_log()] * 1001, "wanted at most 1000 warm-up records"),
-        (None, "Please verify your warmup data is in TFRecord format."),
-    ],
-)
-def test_a_bad_warm_up_file_stops_the_start(save_linear, tmp_path, records, message):
-    base, path = save_linear(1), tmp_path / "dlrm" / "1" / "assets.extra" / "tf_serving_warmup_requests"
-    write_warmup(path, records or [])
-    if records is None:
-        path.write_bytes(b"no records at all")
-    with pytest.raises(ServingError) as caught:
-        ModelServer(model_name="dlrm", model_base_path=base).start()
-    assert message in str(caught.value)
 
 
 def test_options_that_exclude_each_other(tmp_path):
@@ -251,10 +183,10 @@ def test_message_limit_of_the_channel_arguments(save_linear):
         ModelServer(grpc_channel_arguments="grpc.max_receive_message_length=4096", **options) as server,
         Client(server.target) as client,
     ):
-        assert logit(client) == 1
+        assert bias(client) == 1
         with pytest.raises(ServingError, match="RESOURCE_EXHAUSTED"):
             client.score(np.zeros((100, 13)), np.zeros((100, 26), np.int32))
-        assert logit(client) == 1
+        assert bias(client) == 1
 
 
 class Waits(tf.Module):
@@ -271,7 +203,7 @@ def test_a_stop_lets_requests_under_way_finish(tmp_path):
     tf.saved_model.save(module, str(tmp_path / "1"), signatures={"serving_default": module.wait})
     options = {"rest_api_port": 0, "rest_api_timeout_in_ms": 120_000}
     server = ModelServer(model_name="slow", model_base_path=str(tmp_path), **options).start()
-    clients = [Client(target, "slow") for target in (server.target, server.rest_target)]
+    clients = [Client(target, model_name="slow") for target in (server.target, server.rest_target)]
     for client in clients:
         client.metadata()
     threads = [
@@ -280,13 +212,13 @@ def test_a_stop_lets_requests_under_way_finish(tmp_path):
     ]
     for thread in threads:
         thread.start()
-    eventually(lambda: any(version.requests == 2 for version in server._manager.status(_spec("slow"))))
-    threads.append(threading.Thread(target=server.stop, args=(PATIENCE,)))
+    eventually(lambda: any(v.requests == 2 for v in server._manager.status(model_pb2.ModelSpec(name="slow"))))
+    threads.append(threading.Thread(target=server.stop, kwargs={"grace": PATIENCE}))
     threads[-1].start()
 
     def new_ones_are_refused():
         try:
-            with Client(server.target, "slow", retries=0) as client:
+            with Client(server.target, model_name="slow", retries=0) as client:
                 client.status()
         except ServingError:
             return True
@@ -298,12 +230,6 @@ def test_a_stop_lets_requests_under_way_finish(tmp_path):
     for thread in threads:
         thread.join(PATIENCE)
     assert answers == [1, 1]
-
-
-def _spec(name):
-    from tensorflow_serving.apis import model_pb2
-
-    return model_pb2.ModelSpec(name=name)
 
 
 @pytest.mark.slow
@@ -319,7 +245,7 @@ def test_every_flag_reaches_the_server(save_linear, tmp_path, authority):
             ready = dict(word.split("=") for word in process.stdout.readline().split()[1:])
             for target in (ready["grpc"], ready["rest"], f"unix://{tmp_path / 's'}"):
                 with Client(target) as client:
-                    assert logit(client) == 7
+                    assert bias(client) == 7
             page = urllib3.request("GET", ready["rest"] + "/monitoring/prometheus/metrics").data.decode()
             assert "processed_batch_size_count 3.0" in page
             process.terminate()

@@ -4,87 +4,72 @@ import os
 import shutil
 import threading
 
-import numpy as np
 import pytest
+from serving_models import INPUTS, bias
+from tensorflow_serving.apis import model_pb2
 from waiting import eventually
 
 from dlrm_tf.errors import ServingError, UsageError
 from dlrm_tf.score import Client
 from dlrm_tf.serve import ModelServer
-from dlrm_tf.serve.versions import VersionPolicy, aspired_versions
+from dlrm_tf.serve.manager import ModelManager
+from dlrm_tf.serve.model import Model, ModelConfig
+from dlrm_tf.serve.servable import Servable
 from dlrm_tf.versions import versions_on_disk
-
-DENSE, CATEGORICAL = np.zeros((2, 13), np.float32), np.zeros((2, 26), np.int32)
-
-
-def served_version(client):
-    logit = client.predict({"dense": DENSE, "categorical": CATEGORICAL})["logit"]
-    return int(logit[0, 0])
 
 
 def states(client):
     return {status["version"]: status["state"] for status in client.status()}
 
 
-@pytest.fixture
-def start(request):
-    def start(base, **options):
-        options = {"model_name": "dlrm", "file_system_poll_wait_seconds": 0.05, **options}
-        server = ModelServer(model_base_path=base, **options).start(timeout=120)
-        request.addfinalizer(server.stop)
-        return server
-
-    return start
-
-
 def test_new_version_swaps_in_and_deleting_it_rolls_back(save_linear, start):
     base = save_linear(1)
-    with Client(start(base).target) as client:
-        assert served_version(client) == 1
+    with Client(start(model_base_path=base).target) as client:
+        assert bias(client) == 1
         save_linear(2)
-        eventually(lambda: served_version(client) == 2)
+        eventually(lambda: bias(client) == 2)
         eventually(lambda: states(client) == {2: "AVAILABLE", 1: "END"})
         shutil.rmtree(os.path.join(base, "2"))
-        eventually(lambda: served_version(client) == 1)
+        eventually(lambda: bias(client) == 1)
         eventually(lambda: states(client) == {2: "END", 1: "AVAILABLE"})
 
 
 def test_broken_version_never_displaces_the_good_one_and_a_repaired_one_is_tried_anew(save_linear, start):
     base = save_linear(1)
-    with Client(start(base, max_num_load_retries=0).target) as client:
+    with Client(start(model_base_path=base, max_num_load_retries=0).target) as client:
         os.mkdir(os.path.join(base, "2"))
         eventually(lambda: states(client).get(2) == "END")
-        assert served_version(client) == 1 and states(client)[1] == "AVAILABLE"
+        assert bias(client) == 1 and states(client)[1] == "AVAILABLE"
         assert "saved_model.pb" in client.status()[0]["error_message"]
         os.rmdir(os.path.join(base, "2"))
         eventually(lambda: states(client) == {1: "AVAILABLE"})
         save_linear(2)
-        eventually(lambda: served_version(client) == 2)
+        eventually(lambda: bias(client) == 2)
 
 
 def test_a_version_still_being_copied_is_retried(save_linear, start):
     base = save_linear(1)
-    with Client(start(base, load_retry_interval_micros=50_000, max_num_load_retries=1000).target) as client:
+    with Client(start(model_base_path=base, load_retry_interval_micros=50_000, max_num_load_retries=1000).target) as client:
         os.mkdir(os.path.join(base, "2"))
         eventually(lambda: 2 in states(client))
         save_linear(3, bias=2, model="elsewhere")
         other = os.path.join(os.path.dirname(base), "elsewhere", "3")
         for name in sorted(os.listdir(other), reverse=True):
             os.rename(os.path.join(other, name), os.path.join(base, "2", name))
-        eventually(lambda: served_version(client) == 2)
+        eventually(lambda: bias(client) == 2)
 
 
 @pytest.mark.slow
 def test_no_request_fails_while_versions_swap(save_linear, start):
     base = save_linear(1)
-    server = start(base)
+    server = start(model_base_path=base)
     failures, seen, stop = [], set(), threading.Event()
 
     def call():
         with Client(server.target) as client:
             while not stop.is_set():
                 try:
-                    seen.add(served_version(client))
+                    seen.add(bias(client))
                 except ServingError as e:
                     failures.append(str(e))
 
@@ -102,12 +87,6 @@ def test_no_request_fails_while_versions_swap(save_linear, start):
 
 
 def test_a_version_is_kept_until_its_last_request_has_left(save_linear):
-    from tensorflow_serving.apis import model_pb2
-
-    from dlrm_tf.serve.manager import ModelManager
-    from dlrm_tf.serve.model import ModelConfig
-    from dlrm_tf.serve.servable import Servable
-
     base = save_linear(1)
     manager = ModelManager(lambda name, version, path: Servable(path), poll_seconds=0)
     manager.start([ModelConfig(name="dlrm", base_path=base, model_platform="tensorflow")])
@@ -118,8 +97,8 @@ def test_a_version_is_kept_until_its_last_request_has_left(save_linear):
         manager.poll()
         assert {v.number: v.state for v in manager.status(spec)} == {2: 30, 1: 40}
         signature = servable.signatures["serving_default"]
-        feeds = tuple(signature.inputs[name].name for name in ("dense", "categorical"))
-        (logit,) = servable.run(feeds, (DENSE, CATEGORICAL), (signature.outputs["logit"].name,))
+        feeds = tuple(signature.inputs[name].name for name in INPUTS)
+        (logit,) = servable.run(feeds, tuple(INPUTS.values()), (signature.outputs["logit"].name,))
         assert logit[0, 0] == 1.0
     eventually(lambda: {v.number: v.state for v in manager.status(spec)} == {2: 30, 1: 50})
     manager.stop()
@@ -133,12 +112,12 @@ def test_folders_that_are_no_versions_are_ignored(tmp_path):
     assert versions_on_disk(str(tmp_path / "nowhere")) == {}
 
 
-def test_policies():
-    on_disk = {1: "", 2: "", 5: ""}
-    assert aspired_versions(VersionPolicy(), on_disk) == {5}
-    assert aspired_versions(VersionPolicy(latest={"num_versions": 2}), on_disk) == {2, 5}
-    assert aspired_versions(VersionPolicy(all={}), on_disk) == {1, 2, 5}
-    assert aspired_versions(VersionPolicy(specific={"versions": [1, 9]}), on_disk) == {1}
+@pytest.mark.parametrize(
+    "policy, versions",
+    [({}, {5}), ({"latest": {"num_versions": 2}}, {2, 5}), ({"all": {}}, {1, 2, 5}), ({"specific": {"versions": [1, 9]}}, {1})],
+)
+def test_policies(policy, versions):
+    assert Model(ModelConfig(model_version_policy=policy)).aspired({1, 2, 5}) == versions
 
 
 def test_a_base_path_that_does_not_exist_yet_is_waited_for(save_linear, tmp_path):
@@ -149,7 +128,7 @@ def test_a_base_path_that_does_not_exist_yet_is_waited_for(save_linear, tmp_path
     starter.join(120)
     assert not starter.is_alive()
     with server, Client(server.target) as client:
-        assert served_version(client) == 1
+        assert bias(client) == 1
 
 
 def test_start_says_what_is_missing(save_linear, tmp_path):
@@ -167,6 +146,6 @@ def test_start_says_what_is_missing(save_linear, tmp_path):
 
 def test_a_port_in_use_is_said_before_the_model_loads(save_linear, start):
     base = save_linear(1)
-    server = start(base)
+    server = start(model_base_path=base)
     with pytest.raises(ServingError, match=f"cannot listen on 127.0.0.1:{server.port}"):
         ModelServer(model_name="dlrm", model_base_path=base, port=server.port).start()

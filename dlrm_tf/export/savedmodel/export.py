@@ -12,13 +12,12 @@ from dlrm_tf.export.savedmodel.signatures import Scorer, warmup_inputs, write_me
 from dlrm_tf.files import atomic_dir
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import load
-from dlrm_tf.versions import versions_on_disk
+from dlrm_tf.versions import WARMUP_FILE, versions_on_disk
 from dlrm_tf.weights.reader import WeightsReader
 
 # Beside the graph, for people and tools: configuration, fingerprints, signatures. TF Serving ignores assets.extra's other files.
 METADATA = os.path.join("assets.extra", "dlrm_tf.json")
 VOCABULARY = os.path.join("assets.extra", "vocabulary")
-WARMUP = os.path.join("assets.extra", "tf_serving_warmup_requests")
 # None is over TF Serving's default max_batch_size of 1000, beyond which a batching server refuses the request and the model.
 WARMUP_BATCHES = (1, 64, 1000)
 
@@ -75,7 +74,7 @@ def export_savedmodel(
         tf.saved_model.save(scorer, folder, signatures=scorer.signatures())
         write_method_names(folder)
         os.makedirs(os.path.join(folder, "assets.extra"))
-        _write_warmup(os.path.join(folder, WARMUP), prediction_log, model.config, name, warmup_batches)
+        _write_warmup(os.path.join(folder, WARMUP_FILE), prediction_log, model.config, name, warmup_batches)
         if vocabulary is not None:
             shutil.copyfile(vocabulary, os.path.join(folder, VOCABULARY))
         metadata = {

@@ -9,9 +9,9 @@ import pytest
 import dlrm_tf
 from dlrm_tf.cli.main import main
 from dlrm_tf.errors import CheckpointError, UsageError
-from dlrm_tf.export.savedmodel.export import METADATA, WARMUP, export_savedmodel
+from dlrm_tf.export.savedmodel.export import METADATA, export_savedmodel
 from dlrm_tf.keras2 import tensorflow
-from dlrm_tf.versions import versions_on_disk
+from dlrm_tf.versions import WARMUP_FILE, versions_on_disk
 
 tf = tensorflow()
 
@@ -65,7 +65,7 @@ def test_versions_count_up_and_are_never_overwritten(exported):
 def test_warmup_batches_from_the_command_line(exported, tmp_path):
     command = ["export", "savedmodel", "--weights", str(exported[1]), "-o", str(tmp_path), "--warmup-batches", "2,16"]
     assert main(command) == 0
-    assert len(list(tf.data.TFRecordDataset(str(tmp_path / "dlrm" / "1" / WARMUP)))) == 2
+    assert len(list(tf.data.TFRecordDataset(str(tmp_path / "dlrm" / "1" / WARMUP_FILE)))) == 2
     assert main([*command[:-1], "2,x"]) == 2
 
 
@@ -73,7 +73,9 @@ def test_warmup_and_metadata(exported):
     from tensorflow_serving.apis import prediction_log_pb2
 
     model, _, path = exported
-    logs = [prediction_log_pb2.PredictionLog.FromString(r.numpy()) for r in tf.data.TFRecordDataset(os.path.join(path, WARMUP))]
+    logs = [
+        prediction_log_pb2.PredictionLog.FromString(r.numpy()) for r in tf.data.TFRecordDataset(os.path.join(path, WARMUP_FILE))
+    ]
     requests = [log.predict_log.request for log in logs]
     assert [r.inputs["dense"].tensor_shape.dim[0].size for r in requests] == [1, 8]
     assert {r.model_spec.name for r in requests} == {"clicks"}

@@ -1,0 +1,94 @@
+"""The gRPC side of a server: its services, health, reflection and ports."""
+
+import threading
+from typing import Optional
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from tensorflow_serving.apis import (
+    model_service_pb2,
+    model_service_pb2_grpc,
+    prediction_service_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from dlrm_tf.errors import ServingError
+from dlrm_tf.serve.core import ServerCore
+from dlrm_tf.serve.grpc_services import ModelService, PredictionService
+from dlrm_tf.serve.options import ServerOptions
+from dlrm_tf.serve.ports import server_credentials
+from dlrm_tf.serve.reception import Reception
+
+_PREDICTION, _MODEL = (
+    file.DESCRIPTOR.services_by_name[name].full_name
+    for file, name in ((prediction_service_pb2, "PredictionService"), (model_service_pb2, "ModelService"))
+)
+# No limit on a message's size unless asked for, as in TF Serving; no second server may share the port.
+_CHANNEL_ARGUMENTS = {"grpc.max_receive_message_length": -1, "grpc.max_send_message_length": -1, "grpc.so_reuseport": 0}
+# Calls that may wait for a thread; the next one is refused with RESOURCE_EXHAUSTED.
+WAITING_CALLS = 4096
+
+
+class GrpcServer:
+    """Answers gRPC calls on `port` and, where the options say so, on a unix socket.
+
+    Raises:
+      ServingError: the port or the unix socket can't be opened.
+    """
+
+    def __init__(self, core: ServerCore, options: ServerOptions, *, port: int):
+        threads = options.threads()
+        self._reception = Reception(_PREDICTION, threads)
+        self._server = grpc.server(
+            self._reception.workers,
+            interceptors=(self._reception,),
+            options=list({**_CHANNEL_ARGUMENTS, **options.channel_arguments}.items()),
+            maximum_concurrent_rpcs=threads + WAITING_CALLS,
+        )
+        prediction = PredictionService(
+            core, as_content=options.enable_serialization_as_tensor_content, max_repeated=options.max_repeated_values
+        )
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, self._server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(core), self._server)
+        services = [_PREDICTION, _MODEL, reflection.SERVICE_NAME]
+        self._ended = threading.Event()
+        self._health: Optional[health.HealthServicer] = None
+        if options.enable_grpc_healthcheck_service:
+            self._health = health.HealthServicer()
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+            for name in ("", _PREDICTION, _MODEL):
+                self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+            services.append(health.SERVICE_NAME)
+        reflection.enable_server_reflection(services, self._server)
+        self._listen(options, f"{options.host}:{port}")
+
+    def _listen(self, options: ServerOptions, address: str) -> None:
+        try:
+            if options.ssl is None:
+                self._server.add_insecure_port(address)
+            else:
+                self._server.add_secure_port(address, server_credentials(options.ssl))
+            if options.grpc_socket_path:
+                address = f"unix:{options.grpc_socket_path}"
+                self._server.add_insecure_port(address)
+        except RuntimeError as e:
+            self.stop(grace=0)
+            self.wait()
+            raise ServingError(f"cannot listen on {address} (in use, not allowed, or a bad key or certificate)") from e
+
+    def start(self) -> None:
+        """Starts answering."""
+        self._reception.start()
+        self._server.start()
+
+    def stop(self, grace: float) -> None:
+        """Health checks answer NOT_SERVING, new calls are refused, those under way get `grace` seconds; returns at once."""
+        if self._health is not None:
+            self._health.enter_graceful_shutdown()
+        self._ended = self._server.stop(grace)
+
+    def wait(self) -> None:
+        """Returns when all calls have ended after `stop`."""
+        self._ended.wait()
+        self._reception.stop()

@@ -1,0 +1,72 @@
+"""Warm-up: a version's recorded requests are run before it serves, and a file that can't be run stops it."""
+
+import pytest
+import tensorflow as tf
+from serving_models import INPUTS
+from tensorflow_serving.apis import prediction_log_pb2
+
+from dlrm_tf.errors import ServingError
+from dlrm_tf.serve import ModelServer
+from dlrm_tf.serve.servable import Servable
+from dlrm_tf.serve.warmup import _ANSWER
+from dlrm_tf.versions import WARMUP_FILE
+
+
+def write_warmup(path, records):
+    path.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in records:
+            writer.write(record)
+
+
+def predict_log(signature="serving_default", **inputs):
+    log = prediction_log_pb2.PredictionLog()
+    request = log.predict_log.request
+    request.model_spec.name, request.model_spec.signature_name = "dlrm", signature
+    for name, value in (inputs or INPUTS).items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    return log.SerializeToString()
+
+
+def test_warm_up_runs_before_a_version_serves(save_linear, tmp_path, monkeypatch):
+    runs, run = [], Servable.run
+    monkeypatch.setattr(Servable, "run", lambda self, *call: runs.append(1) or run(self, *call))
+    base = save_linear(1)
+    write_warmup(tmp_path / "dlrm" / "1" / WARMUP_FILE, [predict_log()] * 3)
+    with ModelServer(model_name="dlrm", model_base_path=base):
+        assert len(runs) == 3
+    with ModelServer(model_name="dlrm", model_base_path=base, enable_model_warmup=False):
+        assert len(runs) == 3
+
+
+def test_warm_up_of_every_kind_of_call(example_model):
+    assert set(_ANSWER) == {"predict_log", "classify_log", "regress_log", "multi_inference_log"}
+    loaded = Servable(example_model + "/3")
+    example = tf.train.Example(features=tf.train.Features(feature={"x": tf.train.Feature(float_list={"value": [1.0]})}))
+    for kind, signature in (("classify_log", "classify"), ("regress_log", "regress")):
+        request = getattr(prediction_log_pb2.PredictionLog(), kind).request
+        request.model_spec.signature_name = signature
+        request.input.example_list.examples.add().CopyFrom(example)
+        assert _ANSWER[kind](loaded, 3, request).result.ByteSize()
+    loaded.close()
+
+
+@pytest.mark.parametrize(
+    "records, message",
+    [
+        ([predict_log("none")], 'record 1: FAILED_PRECONDITION: Serving signature key "none" not found.'),
+        ([predict_log(), predict_log(x=[1.0])], "record 2: INVALID_ARGUMENT: input size does not match signature"),
+        ([predict_log(), b"\xff\xff"], "record 2 is not a PredictionLog"),
+        ([b""], "record 1: unsupported log type None"),
+        ([predict_log()] * 1001, "wanted at most 1000 warm-up records"),
+        (None, "Please verify your warmup data is in TFRecord format."),
+    ],
+)
+def test_a_bad_warm_up_file_stops_the_start(save_linear, tmp_path, records, message):
+    base, path = save_linear(1), tmp_path / "dlrm" / "1" / WARMUP_FILE
+    write_warmup(path, records or [])
+    if records is None:
+        path.write_bytes(b"no records at all")
+    with pytest.raises(ServingError) as caught:
+        ModelServer(model_name="dlrm", model_base_path=base).start()
+    assert message in str(caught.value)
