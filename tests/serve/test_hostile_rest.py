@@ -12,7 +12,6 @@ import pytest
 import urllib3
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from serving_models import Echo, LinearScorer, save
 
 from dlrm_tf.score import Client
 from dlrm_tf.serve import ModelServer
@@ -23,17 +22,12 @@ PREDICT = "/v1/models/dlrm:predict"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    base = tmp_path_factory.mktemp("linear")
-    module, echo = LinearScorer(-20), Echo()
-    save(module, str(base / "1"), serving_default=module.predict)
-    config = base / "models.config"
-    (base / "echo").mkdir()
-    save(echo, str(base / "echo" / "1"), serving_default=echo.echo)
+def server(tmp_path_factory, linear_model, echo_model):
+    config = tmp_path_factory.mktemp("hostile") / "models.config"
     config.write_text(
         "model_config_list {"
-        f' config {{ name: "dlrm" base_path: "{base}" model_platform: "tensorflow" }}'
-        f' config {{ name: "echo" base_path: "{base}/echo" model_platform: "tensorflow" }} }}'
+        f' config {{ name: "dlrm" base_path: "{linear_model}" model_platform: "tensorflow" }}'
+        f' config {{ name: "echo" base_path: "{echo_model}" model_platform: "tensorflow" }} }}'
     )
     options = {"rest_api_timeout_in_ms": int(TIMEOUT * 1000), "rest_api_max_body_bytes": 1 << 20}
     with ModelServer(model_config_file=str(config), rest_api_port=0, file_system_poll_wait_seconds=0, **options) as server:
