@@ -107,6 +107,15 @@ def save_linear(tmp_path):
 
 
 @pytest.fixture(scope="session")
+def linear_model(tmp_path_factory):
+    """Base path of a `LinearScorer` with bias -20 as version 1."""
+    base = tmp_path_factory.mktemp("linear")
+    module = LinearScorer(-20)
+    save(module, str(base / "1"), serving_default=module.predict)
+    return str(base)
+
+
+@pytest.fixture(scope="session")
 def echo_model(tmp_path_factory):
     """Base path of `Echo` as version 1: signatures `serving_default` and `root`."""
     base = tmp_path_factory.mktemp("echo")

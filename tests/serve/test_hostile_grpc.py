@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving_models import LinearScorer, save
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import classification_pb2, predict_pb2
 
@@ -28,11 +27,8 @@ EXPECTED = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "UNIMP
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    base = tmp_path_factory.mktemp("linear")
-    module = LinearScorer(-20)
-    save(module, str(base / "1"), serving_default=module.predict)
-    with ModelServer(model_name="dlrm", model_base_path=str(base), file_system_poll_wait_seconds=0) as server:
+def server(linear_model):
+    with ModelServer(model_name="dlrm", model_base_path=linear_model, file_system_poll_wait_seconds=0) as server:
         yield server
 
 

@@ -11,7 +11,6 @@ import pytest
 import urllib3
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from serving_models import Echo, LinearScorer, save
 from waiting import eventually
 
 from dlrm_tf.score import Client
@@ -22,18 +21,13 @@ PREDICT = "/v1/models/dlrm:predict"
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
+def config(tmp_path_factory, linear_model, echo_model):
     """A models.config with a linear scorer and an echo."""
-    base = tmp_path_factory.mktemp("linear")
-    module, echo = LinearScorer(-20), Echo()
-    save(module, str(base / "1"), serving_default=module.predict)
-    config = base / "models.config"
-    (base / "echo").mkdir()
-    save(echo, str(base / "echo" / "1"), serving_default=echo.echo)
+    config = tmp_path_factory.mktemp("hostile") / "models.config"
     config.write_text(
         "model_config_list {"
-        f' config {{ name: "dlrm" base_path: "{base}" model_platform: "tensorflow" }}'
-        f' config {{ name: "echo" base_path: "{base}/echo" model_platform: "tensorflow" }} }}'
+        f' config {{ name: "dlrm" base_path: "{linear_model}" model_platform: "tensorflow" }}'
+        f' config {{ name: "echo" base_path: "{echo_model}" model_platform: "tensorflow" }} }}'
     )
     return str(config)
 
