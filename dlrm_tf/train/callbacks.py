@@ -250,8 +250,8 @@ class SaveRun(tf.keras.callbacks.Callback):
         position: EpochPosition,
         checkpoints: RunCheckpoints,
         finite: FiniteWeights,
-        every: Optional[int],
-        catch_signals: bool,
+        every: Optional[int] = None,
+        catch_signals: bool = True,
     ):
         super().__init__()
         self._catch_signals = catch_signals
