@@ -55,8 +55,8 @@ test-kernels: $(VENV)/.test
 	TF_ENABLE_ONEDNN_OPTS=0 $(BIN)/python -m pytest $(or $(RUN),$(NUMERIC_TESTS))
 
 # Without the tests that kill conversions and preparations for minutes: nothing of TensorFlow is in them.
-ASCEND_TESTS = tests/ascend tests/model tests/checkpoints tests/data tests/test_config.py tests/test_files.py tests/test_progress.py \
-	$(addprefix tests/train/test_,fit.py golden_sgd.py optimizers.py optimizer_state.py metrics.py) \
+ASCEND_TESTS = tests/ascend tests/model tests/checkpoints tests/weights tests/data $(addprefix tests/test_,config.py files.py progress.py) \
+	$(addprefix tests/train/test_,fit.py golden_sgd.py bad_numbers.py optimizer_state.py metrics.py) \
 	$(addprefix --ignore=tests/,checkpoints/test_interrupted.py checkpoints/test_fetch.py data/test_prepare_resume.py)
 ifeq ($(strip $(PYTHON39)),)
 test-ascend:
