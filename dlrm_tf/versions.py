@@ -1,6 +1,9 @@
-"""Numbered version folders of a model, as TensorFlow Serving names them."""
+"""Numbered version folders of a model, as TensorFlow Serving names them and what is in them."""
 
 import os
+
+# In a version's folder: requests that a server runs before the version serves, a TFRecord file of PredictionLog.
+WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 
 
 def versions_on_disk(base_path: str) -> dict[int, str]:

@@ -8,12 +8,14 @@ import os
 import numpy as np
 
 from dlrm_tf.checkpoints.names import weights_of
-from dlrm_tf.checkpoints.reference import logits, sigmoid
+from dlrm_tf.checkpoints.reference import logits
 from dlrm_tf.checkpoints.source import Source
 from dlrm_tf.checkpoints.tensor import TensorInfo, row_chunks
 from dlrm_tf.config import DLRMConfig
+from dlrm_tf.data.features import log_dense
 from dlrm_tf.errors import CheckpointError, DataError, reason
 from dlrm_tf.files import atomic_file
+from dlrm_tf.probability import sigmoid
 from dlrm_tf.progress import Progress
 from dlrm_tf.weights.reader import WeightsReader
 
@@ -185,7 +187,7 @@ def read_sample(sample, config: DLRMConfig) -> tuple[np.ndarray, np.ndarray]:
         from dlrm_tf.data.records import Records
 
         dense, categorical, _ = Records.open(sample).numpy("test", 0, ROWS_OF_A_FOLDER)
-        dense = np.log1p(np.maximum(dense, 0))
+        dense = log_dense(dense)
     else:
         try:
             with np.load(sample, allow_pickle=False) as arrays:
@@ -211,7 +213,7 @@ def read_sample(sample, config: DLRMConfig) -> tuple[np.ndarray, np.ndarray]:
 def _generated(rows: int, config: DLRMConfig) -> tuple[np.ndarray, np.ndarray]:
     """Seeded rows: counts like Criteo's, every id of a feature as likely as the other, its first and last always among them."""
     random = np.random.default_rng(0)
-    dense = np.log1p(random.geometric(0.1, (rows, config.dense_dim)) - 1.0).astype(np.float32)
+    dense = log_dense(random.geometric(0.1, (rows, config.dense_dim)) - 1.0)
     sizes = np.array(config.categorical_feature_sizes)
     categorical = random.integers(0, sizes, (rows, len(sizes)), np.int64).astype(np.int32)
     categorical[0], categorical[-1] = 0, sizes - 1

@@ -51,7 +51,7 @@ def demo(folder: str, rows: int = ROWS, seed: int = SEED):
     with report.step("synth") as step:
         from dlrm_tf import synth
 
-        made = synth(path("train.tsv"), rows, seed, quiet=False)
+        made = synth(path("train.tsv"), rows, seed=seed, quiet=False)
         step.figure("rows", f"{rows:,}")
         step.figure("best possible AUC (test rows)", f"{made.best_auc_test:.4f}")
     with report.step("prepare") as step:
@@ -116,6 +116,7 @@ def _parity(step, path) -> None:
     import numpy as np
 
     import dlrm_tf
+    from dlrm_tf.probability import sigmoid
 
     golden = os.path.join(os.path.dirname(dlrm_tf.__file__), "checkpoints", "golden")
     dlrm_tf.convert(os.path.join(golden, "tiny.trained.ckpt"), path("golden.weights.h5"), quiet=True)
@@ -123,7 +124,7 @@ def _parity(step, path) -> None:
     with np.load(os.path.join(golden, "tiny.npz")) as arrays:
         rows = {"dense": arrays["dense"][-1], "categorical": arrays["categorical"][-1]}
         wanted = arrays["prob_trained"]
-    difference = float(np.abs(_sigmoid(model.predict(rows, verbose=0)) - wanted).max())
+    difference = float(np.abs(sigmoid(model.predict(rows, verbose=0)) - wanted).max())
     step.figure("largest difference of 64 probabilities", f"{difference:.1e}")
     if not difference <= 1e-6:
         raise DLRMError(f"the converted golden model differs from MindSpore by {difference:.1e}, wanted at most 1e-6")
@@ -152,10 +153,10 @@ def _convert(step, path, records, seed) -> None:
 
 def _test_rows(records):
     """The first test rows as the model takes them: `(dense, categorical, label)`."""
-    import numpy as np
+    from dlrm_tf.data.features import log_dense
 
     dense, categorical, label = records.numpy("test", 0, SCORED_ROWS)
-    return np.log1p(dense).astype(np.float32), categorical, label
+    return log_dense(dense), categorical, label
 
 
 def _serve(step, path, report, weights, version, dense, categorical) -> dict:
@@ -164,10 +165,11 @@ def _serve(step, path, report, weights, version, dense, categorical) -> dict:
 
     import dlrm_tf
     from dlrm_tf.lite import Scorer
+    from dlrm_tf.probability import sigmoid
     from dlrm_tf.score import Client, open_target
 
     model = dlrm_tf.load(weights)
-    scores = {"Keras": _sigmoid(model.predict({"dense": dense, "categorical": categorical}, batch_size=1024, verbose=0))[:, 0]}
+    scores = {"Keras": sigmoid(model.predict({"dense": dense, "categorical": categorical}, batch_size=1024, verbose=0))[:, 0]}
     with open_target(version) as target:
         scores["SavedModel"] = target.score(dense, categorical)
     scorer = Scorer(path("dlrm.tflite"))
@@ -230,9 +232,3 @@ class _server:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
-
-
-def _sigmoid(logit):
-    import numpy as np
-
-    return 1.0 / (1.0 + np.exp(-logit))

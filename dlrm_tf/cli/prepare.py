@@ -29,8 +29,8 @@ def run(args) -> None:
     """Runs the verb."""
     from fractions import Fraction
 
-    from dlrm_tf.data.criteo import prepare
     from dlrm_tf.data.describe import describe_records
+    from dlrm_tf.data.prepare import prepare
     from dlrm_tf.data.spec import CRITEO, FeatureSpec
     from dlrm_tf.data.upstream import load_counts
     from dlrm_tf.data.vocabulary import Vocabulary

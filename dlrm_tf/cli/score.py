@@ -13,7 +13,7 @@ def add_arguments(parser):
     parser.add_argument(
         "rows",
         help=".npz with dense (already log(max(x,0)+1)) and categorical (ids), .npy of dense with --categorical, a folder of "
-        "records as prepare writes it, or a raw log (Criteo's columns, or --spec) with --vocabulary",
+        "records as prepare writes it, or a raw log, plain or gzip (Criteo's columns, or --spec), with --vocabulary",
     )
     parser.add_argument(
         "--target",
@@ -52,12 +52,14 @@ def run(args):
     from dlrm_tf.score.rows import read_rows
     from dlrm_tf.score.targets import open_target
 
-    batches = read_rows(args.rows, args.batch_size, args.categorical, args.vocabulary, args.split, args.spec)
+    rows = {name: getattr(args, name) for name in ("batch_size", "categorical", "vocabulary", "split", "spec")}
+    batches = read_rows(args.rows, **rows)
     options = {name: getattr(args, name) for name in ("timeout", "retries") if getattr(args, name) is not None}
     files = {name: getattr(args, name) for name in ("ca_file", "cert_file", "key_file", "server_name")}
     if args.tls or any(files.values()):
         options["tls"] = Tls(**files)
-    with open_target(args.target, args.model_name, args.model_version, args.model_label, **options) as target:
+    options.update(model_name=args.model_name, version=args.model_version, label=args.model_label)
+    with open_target(args.target, **options) as target:
         if args.output is None:
             for probability in _score(target, batches):
                 sys.stdout.write(_lines(probability))

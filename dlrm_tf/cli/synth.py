@@ -25,6 +25,6 @@ def run(args) -> None:
             cardinalities = [int(size) for size in cardinalities.split(",")]
         except ValueError:
             raise UsageError(f"--cardinalities: wanted small, criteo or 26 numbers. Received {cardinalities!r}") from None
-    report = synth(args.output, args.rows, args.seed, cardinalities, quiet=False)
+    report = synth(args.output, args.rows, seed=args.seed, cardinalities=cardinalities, quiet=False)
     print(f"{report.path}: {report.rows:,} rows, {report.positive_rate:.1%} positive")
     print(f"best AUC any model can reach: {report.best_auc:.4f}, on the last seventh {report.best_auc_test:.4f}")

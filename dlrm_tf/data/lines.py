@@ -30,7 +30,7 @@ class Piece:
     read: int
 
 
-def read_pieces(paths: Sequence[str], header: bool = False, file: int = 0, offset: int = 0) -> Iterator[Piece]:
+def read_pieces(paths: Sequence[str], *, header: bool = False, file: int = 0, offset: int = 0) -> Iterator[Piece]:
     """Yields all pieces from `offset` of file number `file` on, file after file.
 
     Args:

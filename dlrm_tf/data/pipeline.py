@@ -10,6 +10,7 @@ import os
 
 import numpy as np
 
+from dlrm_tf.data.features import log_dense_tensor
 from dlrm_tf.errors import DataError
 from dlrm_tf.keras2 import tensorflow
 
@@ -47,7 +48,7 @@ def build(records, split, batch_size, shuffle_seed, repeat, drop_remainder, work
     def features(table):
         table.set_shape([batch_size if drop_remainder else None, records.dtype.itemsize // 4])
         numbers = tf.bitcast(table[:, : 1 + dense_width], tf.float32)
-        return {"dense": tf.math.log1p(numbers[:, 1:]), "categorical": table[:, 1 + dense_width :]}, numbers[:, :1]
+        return {"dense": log_dense_tensor(numbers[:, 1:]), "categorical": table[:, 1 + dense_width :]}, numbers[:, :1]
 
     # Group number g of epoch e is e * groups + g.
     epoch, batch = start_batch // batches, start_batch % batches

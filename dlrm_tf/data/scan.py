@@ -8,11 +8,13 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
 
+from dlrm_tf.data.encoder import Encoder
 from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.lines import Piece, read_pieces, total_bytes
 from dlrm_tf.data.parse import Block, parse_block
 from dlrm_tf.data.records import row_dtype
 from dlrm_tf.data.spec import FeatureSpec
+from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.data.workspace import Workspace
 from dlrm_tf.errors import DataError
 from dlrm_tf.progress import Progress
@@ -61,6 +63,7 @@ class Scan:
             self.notes.append(note)
             for feature, (numeric, others) in zip(self.features, new_keys):
                 feature.append(numeric, others)
+        self.encoder = Encoder(spec, Vocabulary(list(zip(spec.categorical_names, self.features))))
 
     def run(self, threads: int, quiet: bool) -> None:
         """Scans to the end of the last file."""
@@ -73,7 +76,7 @@ class Scan:
         progress = Progress("prepare", total_bytes(self.paths), "B", quiet=quiet)
         with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as writer, progress:
             progress.update(read)
-            pieces = read_pieces(self.paths, self.spec.header, file, place["offset"])
+            pieces = read_pieces(self.paths, header=self.spec.header, file=file, offset=place["offset"])
             for piece, block in _parse_ahead(pieces, self.spec, pool, threads + 2):
                 if piece.file != file:
                     file, line = piece.file, 1 + self.spec.header
@@ -108,15 +111,7 @@ class Scan:
         rows = np.empty(len(block.label), row_dtype(self.spec))
         rows["label"], rows["dense"] = block.label, block.dense
 
-        def number(i: int) -> int:
-            feature = self.features[i]
-            ids = (feature.assign if self.learning else feature.find)(block.keys[i], block.empty[i], block.odd[i])
-            unknown = ids < 0
-            ids[unknown] = feature.size
-            rows["categorical"][:, i] = ids
-            return int(np.count_nonzero(unknown))
-
-        shard.out_of_vocabulary += np.array(list(pool.map(number, range(len(self.features)))))
+        shard.out_of_vocabulary += self.encoder.write_ids(block, rows["categorical"], learn=self.learning, run=pool.map)
         shard.missing += np.concatenate((block.dense_missing.sum(0), block.empty.sum(1)))
         shard.rows.append(rows)
         shard.lines += block.lines

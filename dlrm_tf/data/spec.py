@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 
 from dlrm_tf.errors import DataError
 
@@ -51,6 +52,12 @@ class FeatureSpec:
             raise DataError(
                 f"feature spec: separator must be one printable ASCII character, a tab or \\x01. Received {self.separator!r}"
             )
+
+    @classmethod
+    def of(cls, dense: Sequence[str], categorical: Sequence[str]) -> "FeatureSpec":
+        """The spec of rows that are no lines of text: a label, then features of these names."""
+        columns = [("(label)", "label"), *((name, "float") for name in dense), *((name, "categorical") for name in categorical)]
+        return cls(tuple(columns))
 
     def _positions(self, *kinds: str) -> tuple[int, ...]:
         return tuple(i for i, (_, kind) in enumerate(self.columns) if kind in kinds)

@@ -13,17 +13,15 @@ from typing import Union
 
 import numpy as np
 
+from dlrm_tf.config import CRITEO_KAGGLE_SIZES
+from dlrm_tf.data.spec import CRITEO
 from dlrm_tf.errors import UsageError
 from dlrm_tf.files import atomic_file
+from dlrm_tf.probability import histogram_auc
 from dlrm_tf.progress import Progress
 
-# Criteo Kaggle's numbers of categories (all lines of train.txt, unfiltered).
-CRITEO_CARDINALITIES = (
-    1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194,
-    27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572,
-)  # fmt: skip
-_SMALL = tuple(min(size, 20_000) for size in CRITEO_CARDINALITIES)  # 207 k categories in all
-_DENSE, _CATEGORICAL = 13, 26
+_SMALL = tuple(min(size, 20_000) for size in CRITEO_KAGGLE_SIZES)  # 207 k categories in all
+_DENSE, _CATEGORICAL = len(CRITEO.dense_columns), len(CRITEO.categorical_columns)
 _BLOCK = 65536  # rows made at once; part of the format of the random stream, so of what a seed gives
 _BINS = 1 << 20  # of the probability, for the AUC in bounded memory
 _FREQUENT = 8  # categories of a feature that have an effect
@@ -102,6 +100,7 @@ class _Signal:
             rng.random((rows, _DENSE), np.float32) < self.negative, -rng.integers(1, 4, (rows, _DENSE), np.int32), numbers
         )
         absent = rng.random((rows, _DENSE), np.float32) < self.dense_missing
+        # In float64, unlike `log_dense`: what a seed gives must stay the same bytes.
         seen = np.log1p(np.where(absent, 0, np.maximum(numbers, 0))) - self.mean
         logit += (seen * self.slope + (np.square(seen) - 1) * self.curve).sum(1).astype(np.float32)
 
@@ -151,17 +150,10 @@ def _text(label, numbers, absent, keys, blank) -> np.ndarray:
     return text
 
 
-def _auc(counts: np.ndarray) -> float:
-    """Area under the ROC curve from `counts` `[2, bins]` of negatives and positives by score, ties counted half."""
-    negatives, positives = counts.astype(np.float64)
-    below = np.cumsum(negatives) - negatives
-    pairs = negatives.sum() * positives.sum()
-    return float((positives * (below + negatives / 2)).sum() / pairs) if pairs else float("nan")
-
-
 def synth(
     path: str,
     rows: int,
+    *,
     seed: int,
     cardinalities: Union[str, Sequence[int]] = "small",
     quiet: bool = True,
@@ -180,7 +172,7 @@ def synth(
     Raises:
       UsageError: an argument is out of range.
     """
-    named = {"small": _SMALL, "criteo": CRITEO_CARDINALITIES}
+    named = {"small": _SMALL, "criteo": CRITEO_KAGGLE_SIZES}
     if isinstance(cardinalities, str):
         if cardinalities not in named:
             raise UsageError(f"cardinalities: wanted small, criteo or 26 numbers. Received {cardinalities!r}")
@@ -212,8 +204,8 @@ def synth(
         rows=rows,
         seed=seed,
         positive_rate=float(counts[:, 1].sum() / rows),
-        best_auc=_auc(counts.sum(0)),
-        best_auc_test=_auc(counts[1]),
+        best_auc=histogram_auc(counts.sum(0)),
+        best_auc_test=histogram_auc(counts[1]),
         cardinalities=cardinalities,
     )
     with atomic_file(f"{path}.json") as temporary, open(temporary, "w", encoding="utf-8") as file:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dlrm_tf.data.feature_keys import FeatureKeys, as_column
+from dlrm_tf.data.feature_keys import FeatureKeys
+from dlrm_tf.data.key_column import as_column
 from dlrm_tf.data.key_file import read_keys, write_keys
 from dlrm_tf.errors import DataError
 
@@ -32,7 +33,7 @@ class Vocabulary:
         features = []
         for name, column in keys.items():
             feature = FeatureKeys()
-            feature.assign(*as_column(column))
+            feature.assign(as_column(column, f"vocabulary: feature {name!r}, key {{}}".format))
             if feature.size != len(column):
                 raise DataError(f"vocabulary: feature {name!r} has {len(column) - feature.size} keys twice")
             features.append((name, feature))
@@ -80,9 +81,9 @@ class Vocabulary:
     def lookup(self, name: str, keys: Sequence[str]) -> np.ndarray:
         """Ids of `keys` (strings or bytes, any shape) of one feature: int32, same shape; an unknown key gives its size."""
         feature = self.feature(name)
-        found = feature.find(*as_column(np.asarray(keys, dtype=object).ravel()))
-        found[found < 0] = feature.size
-        return found.reshape(np.shape(keys))
+        cells = np.asarray(keys, dtype=object)
+        column = as_column(cells.reshape(-1).tolist(), f"feature {name!r}, key {{}}".format)
+        return feature.ids(column).reshape(cells.shape)
 
     def save(self, path: str) -> None:
         """Writes one `.npz` (4 bytes a hex key); the file appears whole or not at all."""

@@ -3,13 +3,15 @@
 import functools
 import io
 import os
+from typing import Optional
 
 import numpy as np
 
+from dlrm_tf.data.encoder import Encoder
+from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, DLRMError, require
 from dlrm_tf.lite.ids import KEPT_IDS, KeptIds
-from dlrm_tf.lite.keys import KeyTable
 from dlrm_tf.lite.metadata import VOCABULARY, read_entry, read_metadata
 
 SIGNATURE = "score"
@@ -88,27 +90,21 @@ class Scorer:
         """Click probabilities of raw rows, as they stand in a log; needs a file that carries its vocabulary.
 
         Args:
-          dense: numbers `[batch_size, dense_dim]`; NaN or None is a missing one.
-          categorical: strings `[batch_size, F]`; '' is a category like any other, one that is not known is out of vocabulary.
+          dense: numbers `[batch_size, dense_dim]`; None, NaN or '' where missing.
+          categorical: str, bytes or whole numbers `[batch_size, F]`; None, NaN or '' where missing. An unknown key is out of
+            vocabulary.
 
         Returns:
           float32 `[batch_size]`.
 
         Raises:
           DLRMError: the file carries no vocabulary.
-          DataError: an array of another width, numbers of rows that differ, or dense values that are no numbers.
+          DataError: an array of another width, numbers of rows that differ, or a value that is not what its column takes (row and
+            column are named).
         """
-        if self._keys is None:
+        if self._encoder is None:
             raise DLRMError(f"{self.path}: carries no vocabulary; export it with --vocabulary FILE to score raw rows")
-        try:
-            dense = np.asarray(dense, np.float32)
-        except (TypeError, ValueError) as e:
-            raise DataError(f"{self.path}: dense must be numbers, NaN or None where missing ({e})") from e
-        dense, categorical = self._checked("dense", dense), self._checked("categorical", np.asarray(categorical, object))
-        if np.isinf(dense).any():
-            raise DataError(f"{self.path}: dense must be finite, NaN or None where missing. Received infinity")
-        # NaN is not greater than 0.
-        return self._score(np.log1p(np.where(dense > 0, dense, np.float32(0))), self._keys.ids(categorical))
+        return self._score(*self._encoder.arrays(dense, categorical))
 
     @functools.cached_property
     def _kept_ids(self):
@@ -119,12 +115,15 @@ class Scorer:
         return KeptIds(read_entry(self.path, KEPT_IDS), sizes, self.metadata["original_sizes"], self.path)
 
     @functools.cached_property
-    def _keys(self):
-        """`KeyTable` of the file's own vocabulary, or None; read when first needed."""
+    def _encoder(self) -> Optional[Encoder]:
+        """Encoder with the file's own vocabulary, or None; made when first needed."""
         data = read_entry(self.path, VOCABULARY)
         if not data:
             return None
-        return KeyTable(Vocabulary.load(io.BytesIO(data)))
+        vocabulary = Vocabulary.load(io.BytesIO(data))
+        # Files of exports without data do not tell the names of the dense features.
+        dense = self.metadata.get("features", {}).get("dense") or [f"column {i}" for i in range(self._widths["dense"])]
+        return Encoder(FeatureSpec.of(dense, vocabulary.names), vocabulary, source=self.path)
 
     def _checked(self, name: str, array) -> np.ndarray:
         array = np.asarray(array)

@@ -9,8 +9,8 @@ from dlrm_tf.errors import ServingError
 from dlrm_tf.serve.classify import classify, multi_inference, regress
 from dlrm_tf.serve.predict import predict
 from dlrm_tf.serving_api.status import RequestError
+from dlrm_tf.versions import WARMUP_FILE
 
-WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 MAX_RECORDS = 1000
 
 _ANSWER = {

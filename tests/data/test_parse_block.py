@@ -5,7 +5,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dlrm_tf.data.parse import hex_keys, parse_block
+from dlrm_tf.data.key_column import hex_keys
+from dlrm_tf.data.parse import parse_block
 from dlrm_tf.data.spec import CRITEO, FeatureSpec
 
 SPEC = FeatureSpec((("y", "label"), ("a", "int"), ("b", "int"), ("c", "categorical"), ("d", "categorical")))

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlrm_tf.data.feature_keys import FeatureKeys, as_column
+from dlrm_tf.data.feature_keys import FeatureKeys
+from dlrm_tf.data.key_column import as_column
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
 
@@ -31,8 +32,8 @@ def test_ids_are_the_order_of_first_appearance(columns, journal_at):
             feature.take_new()
             copied = feature.copy()
         known = [expected.get(key, -1) for key in column]
-        assert feature.find(*as_column(column)).tolist() == known
-        ids = feature.assign(*as_column(column))
+        assert feature.find(as_column(column)).tolist() == known
+        ids = feature.assign(as_column(column))
         for one in column:
             expected.setdefault(one, len(expected))
         assert ids.tolist() == [expected[one] for one in column]

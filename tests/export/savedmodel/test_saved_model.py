@@ -9,9 +9,10 @@ import pytest
 import dlrm_tf
 from dlrm_tf.cli.main import main
 from dlrm_tf.errors import CheckpointError, UsageError
-from dlrm_tf.export.savedmodel.export import METADATA, WARMUP, export_savedmodel
+from dlrm_tf.export.savedmodel.export import export_savedmodel
+from dlrm_tf.export.savedmodel.metadata import METADATA
 from dlrm_tf.keras2 import tensorflow
-from dlrm_tf.versions import versions_on_disk
+from dlrm_tf.versions import WARMUP_FILE, versions_on_disk
 
 tf = tensorflow()
 
@@ -22,7 +23,7 @@ def exported(tmp_path_factory):
     model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig.preset("tiny"), seed=5)
     weights = folder / "m.weights.h5"
     model.save_weights(weights)
-    return model, weights, export_savedmodel(weights, folder / "models", "clicks", warmup_batches=(1, 8))
+    return model, weights, export_savedmodel(weights, folder / "models", name="clicks", warmup_batches=(1, 8))
 
 
 def test_same_probabilities_under_explicit_names(exported):
@@ -55,9 +56,9 @@ def test_versions_count_up_and_are_never_overwritten(exported):
     _, weights, path = exported
     model_dir = os.path.dirname(path)
     assert os.path.basename(path) == "1"
-    assert os.path.basename(export_savedmodel(weights, os.path.dirname(model_dir), "clicks")) == "2"
+    assert os.path.basename(export_savedmodel(weights, os.path.dirname(model_dir), name="clicks")) == "2"
     with pytest.raises(FileExistsError):
-        export_savedmodel(weights, os.path.dirname(model_dir), "clicks", version=2)
+        export_savedmodel(weights, os.path.dirname(model_dir), name="clicks", version=2)
     assert sorted(versions_on_disk(model_dir)) == [1, 2]
     assert sorted(os.listdir(model_dir)) == ["1", "2"]
 
@@ -65,7 +66,7 @@ def test_versions_count_up_and_are_never_overwritten(exported):
 def test_warmup_batches_from_the_command_line(exported, tmp_path):
     command = ["export", "savedmodel", "--weights", str(exported[1]), "-o", str(tmp_path), "--warmup-batches", "2,16"]
     assert main(command) == 0
-    assert len(list(tf.data.TFRecordDataset(str(tmp_path / "dlrm" / "1" / WARMUP)))) == 2
+    assert len(list(tf.data.TFRecordDataset(str(tmp_path / "dlrm" / "1" / WARMUP_FILE)))) == 2
     assert main([*command[:-1], "2,x"]) == 2
 
 
@@ -73,7 +74,9 @@ def test_warmup_and_metadata(exported):
     from tensorflow_serving.apis import prediction_log_pb2
 
     model, _, path = exported
-    logs = [prediction_log_pb2.PredictionLog.FromString(r.numpy()) for r in tf.data.TFRecordDataset(os.path.join(path, WARMUP))]
+    logs = [
+        prediction_log_pb2.PredictionLog.FromString(r.numpy()) for r in tf.data.TFRecordDataset(os.path.join(path, WARMUP_FILE))
+    ]
     requests = [log.predict_log.request for log in logs]
     assert [r.inputs["dense"].tensor_shape.dim[0].size for r in requests] == [1, 8]
     assert {r.model_spec.name for r in requests} == {"clicks"}

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Optional, Union
 
+from dlrm_tf.data.encoder import check_features
 from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.finish import Finish
 from dlrm_tf.data.records import MANIFEST, Records
@@ -25,6 +26,7 @@ SHARD_LINES = 1 << 17
 def prepare(
     tsv_paths: Union[str, Sequence[str]],
     out_dir: str,
+    *,
     spec: FeatureSpec = CRITEO,
     vocabulary: Optional[Vocabulary] = None,
     grow: bool = False,
@@ -59,8 +61,8 @@ def prepare(
     paths = [tsv_paths] if isinstance(tsv_paths, (str, os.PathLike)) else list(tsv_paths)
     paths, out_dir = [os.fspath(path) for path in paths], os.fspath(out_dir)
     _check_arguments(paths, vocabulary, grow, min_count, test_fraction, on_bad_line, shard_lines, threads)
-    if vocabulary is not None and vocabulary.names != spec.categorical_names:
-        raise DataError(f"the vocabulary has features {vocabulary.names}, the log {spec.categorical_names}")
+    if vocabulary is not None:
+        check_features(spec, vocabulary, out_dir)
     job = {
         "inputs": [[os.path.abspath(path), os.path.getsize(path), os.stat(path).st_mtime_ns] for path in paths],
         "spec": spec.to_dict(),
