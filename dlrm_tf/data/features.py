@@ -101,6 +101,8 @@ def dense_numbers(values: Any, names: Optional[Sequence[str]] = None, source: st
     """
     try:
         array = np.asarray(values)
+        if array.dtype.kind in "US":  # of a list that mixes texts with other values, NumPy makes texts of all
+            array = np.asarray(values, object)
     except ValueError as e:  # rows of several lengths
         raise DataError(f"{source}: wanted an array of numbers ({e})") from e
     if array.dtype.kind in "fiub":
