@@ -41,17 +41,19 @@ def log_dense(x: Any) -> np.ndarray:
     return np.log1p(recorded(x))
 
 
-def log_dense_tensor(x: Any) -> Any:
+def log_dense_tensor(x: Any, *, of_records: bool = False) -> Any:
     """`log_dense` as TensorFlow operations, for a graph.
 
     Args:
       x: float32 tensor, any shape.
+      of_records: `x` holds `recorded` numbers, so only the logarithm is left to take. A NaN of damaged records then stays one, and
+        training stops at it.
 
     Returns:
       float32 tensor, shape of `x`.
     """
     tf = any_keras_tensorflow()
-    return tf.math.log1p(tf.where((x > 0.0) & (x <= LARGEST), x, tf.zeros_like(x)))
+    return tf.math.log1p(x if of_records else tf.where((x > 0.0) & (x <= LARGEST), x, tf.zeros_like(x)))
 
 
 def is_missing(cell: object) -> bool:

@@ -48,7 +48,9 @@ def build(records, split, batch_size, shuffle_seed, repeat, drop_remainder, work
     def features(table):
         table.set_shape([batch_size if drop_remainder else None, records.dtype.itemsize // 4])
         numbers = tf.bitcast(table[:, : 1 + dense_width], tf.float32)
-        return {"dense": log_dense_tensor(numbers[:, 1:]), "categorical": table[:, 1 + dense_width :]}, numbers[:, :1]
+        return {"dense": log_dense_tensor(numbers[:, 1:], of_records=True), "categorical": table[:, 1 + dense_width :]}, numbers[
+            :, :1
+        ]
 
     # Group number g of epoch e is e * groups + g.
     epoch, batch = start_batch // batches, start_batch % batches
