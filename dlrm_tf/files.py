@@ -5,8 +5,13 @@ import errno
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from typing import Union
 
 from dlrm_tf.errors import DLRMError
+
+# The path of a file or folder, as public functions take it.
+StrPath = Union[str, os.PathLike[str]]
 
 
 def _fsync_dir(path: str) -> None:
@@ -36,7 +41,7 @@ def _raise_if_full(error: BaseException, path: str) -> None:
 
 
 @contextlib.contextmanager
-def atomic_file(path: str):
+def atomic_file(path: StrPath) -> Iterator[str]:
     """Yields a temporary path in `path`'s folder; renamed to `path` at the end, removed on any error.
 
     A previous file at `path` stays as it was until the new one is complete and on the disk. Parent folders are made.
@@ -68,7 +73,7 @@ def atomic_file(path: str):
 
 
 @contextlib.contextmanager
-def atomic_dir(path: str):
+def atomic_dir(path: StrPath) -> Iterator[str]:
     """Yields a temporary folder beside `path`; renamed to `path` at the end, removed on any error.
 
     Raises:

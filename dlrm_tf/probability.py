@@ -8,7 +8,8 @@ import numpy as np
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-x)), any shape, without overflow and exact for small probabilities."""
     small = np.exp(-np.abs(logits))  # of a negative number only
-    return np.where(np.asarray(logits) >= 0, 1.0, small) / (1.0 + small)
+    probability: np.ndarray = np.where(np.asarray(logits) >= 0, 1.0, small) / (1.0 + small)
+    return probability
 
 
 def histogram_auc(counts: np.ndarray) -> float:

@@ -173,14 +173,13 @@ class Encoder:
 
     def _line(self, line: Any, row: int) -> bytes:
         """A line as bytes, without its end."""
-        if isinstance(line, str):
-            line = line.encode("utf-8", "surrogateescape")
-        if not isinstance(line, bytes):
+        text = line.encode("utf-8", "surrogateescape") if isinstance(line, str) else line
+        if not isinstance(text, bytes):
             raise DataError(f"{self.source}: row {row}: wanted a line of text. Received {type(line).__name__}")
-        line = line.rstrip(b"\r\n")
-        if b"\n" in line or b"\r" in line:
+        text = text.rstrip(b"\r\n")
+        if b"\n" in text or b"\r" in text:
             raise DataError(f"{self.source}: row {row}: wanted one line. Received several")
-        return line
+        return text
 
     def _encode(self, columns: Sequence[Any], first_row: int) -> Batch:
         rows, width = len(columns[0]), len(self._dense_names)

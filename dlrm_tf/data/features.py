@@ -25,8 +25,9 @@ LARGEST = float(np.finfo(np.float32).max)
 
 def recorded(x: Any) -> np.ndarray:
     """The number that records hold: max(x, 0), and 0 where `x` is NaN or infinite; float32, any shape."""
-    x = _float32(np.asarray(x))
-    return np.where((x > 0) & (x <= LARGEST), x, np.float32(0))
+    numbers = _float32(np.asarray(x))
+    known: np.ndarray = np.where((numbers > 0) & (numbers <= LARGEST), numbers, np.float32(0))
+    return known
 
 
 def log_dense(x: Any) -> np.ndarray:
@@ -38,7 +39,8 @@ def log_dense(x: Any) -> np.ndarray:
     Returns:
       float32, shape of `x`: log(max(x, 0) + 1), and 0 where `x` is not finite.
     """
-    return np.log1p(recorded(x))
+    logarithm: np.ndarray = np.log1p(recorded(x))
+    return logarithm
 
 
 def log_dense_tensor(x: Any, *, of_records: bool = False) -> Any:
@@ -46,8 +48,8 @@ def log_dense_tensor(x: Any, *, of_records: bool = False) -> Any:
 
     Args:
       x: float32 tensor, any shape.
-      of_records: `x` holds `recorded` numbers, so only the logarithm is left to take. A NaN of damaged records then stays one, and
-        training stops at it.
+      of_records: `x` holds `recorded` numbers, so only the logarithm is left to take. A NaN of damaged records then stays one,
+        and training stops at it.
 
     Returns:
       float32 tensor, shape of `x`.

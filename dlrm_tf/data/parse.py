@@ -79,11 +79,19 @@ def _whole_numbers(words: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, n
 
 @dataclasses.dataclass
 class _Cells:
-    """Where the cells of the good lines are: `starts` and `ends` are `[lines, columns]` positions in `bytes`."""
+    """Where the cells of the good lines are.
+
+    Attributes:
+      raw: the text.
+      characters: uint8, the same.
+      words: uint64, the eight bytes from each position on, as one number.
+      starts: `[lines, columns]`, position of each cell's first character.
+      ends: `[lines, columns]`, position after each cell's last character.
+    """
 
     raw: bytes
-    bytes: np.ndarray
-    words: np.ndarray  # the eight bytes from each position on, as one number
+    characters: np.ndarray
+    words: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
 
@@ -92,7 +100,8 @@ class _Cells:
 
     def length(self, positions: tuple[int, ...]) -> np.ndarray:
         columns = _columns(positions)
-        return self.ends[:, columns] - self.starts[:, columns]
+        lengths: np.ndarray = self.ends[:, columns] - self.starts[:, columns]
+        return lengths
 
 
 def _columns(positions: tuple[int, ...]) -> Union[slice, list[int]]:
@@ -158,13 +167,13 @@ def parse_block(text: bytes, spec: FeatureSpec, *, labelled: bool = True) -> Blo
     fields = np.diff(last, prepend=-1)
     line_starts = np.concatenate(([PAD], ends[last[:-1]] + 1)) if lines else np.empty(0, np.int64)
     good = fields == width
-    bad = [(int(i), f"{fields[i]} fields, wanted {width}") for i in np.flatnonzero(~good)]
+    bad = [(int(i), f"wanted {width} fields. Received {fields[i]}") for i in np.flatnonzero(~good)]
     position = np.arange(lines)
     if bad:
         ends = ends[np.repeat(good, fields)]
         position, line_starts = position[good], line_starts[good]
-    ends = ends.reshape(-1, width)
-    cells = _Cells(raw, padded, words, np.column_stack((line_starts, ends[:, :-1] + 1)), ends)
+    stops = ends.reshape(-1, width)
+    cells = _Cells(raw, padded, words, np.column_stack((line_starts, stops[:, :-1] + 1)), stops)
 
     label, dense, faults = _read_numbers(cells, layout)
     if faults:
@@ -199,7 +208,7 @@ def _read_numbers(cells: _Cells, layout: _Layout) -> tuple[np.ndarray, np.ndarra
     def read(positions: tuple[int, ...]) -> np.ndarray:
         columns = _columns(positions)
         start, end = cells.starts[:, columns], cells.ends[:, columns]
-        negative = (cells.bytes[start] == ord("-")) & (end > start)
+        negative = (cells.characters[start] == ord("-")) & (end > start)
         length = end - start - negative
         values, digits = _whole_numbers(cells.words[end - PAD], np.minimum(length, 8))
         values = np.where(negative, -values, values).astype(np.float32)

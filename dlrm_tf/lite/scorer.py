@@ -3,7 +3,7 @@
 import functools
 import io
 import os
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from dlrm_tf.data.encoder import Encoder
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, DLRMError, require
+from dlrm_tf.files import StrPath
 from dlrm_tf.lite.ids import KEPT_IDS, KeptIds
 from dlrm_tf.lite.metadata import VOCABULARY, read_entry, read_metadata
 
@@ -38,7 +39,7 @@ class Scorer:
     # Rows of one run: larger batches only need more memory for the interactions.
     _BATCH = 1024
 
-    def __init__(self, path, num_threads: int = 1):
+    def __init__(self, path: StrPath, *, num_threads: int = 1):
         litert = require("ai_edge_litert.interpreter", "lite")
         self.path = os.fspath(path)
         self.metadata = read_metadata(self.path)
@@ -57,9 +58,9 @@ class Scorer:
         self._dense, self._categorical = inputs["dense"]["index"], inputs["categorical"]["index"]
         self._probability = outputs["probability"]["index"]
         self._widths = {name: int(inputs[name]["shape_signature"][1]) for name in inputs}
-        self._rows = None
+        self._rows: Optional[int] = None  # that the interpreter has room for
 
-    def score(self, dense, categorical) -> np.ndarray:
+    def score(self, dense: Any, categorical: Any) -> np.ndarray:
         """Click probabilities of prepared rows.
 
         Args:
@@ -86,7 +87,7 @@ class Scorer:
 
     __call__ = score
 
-    def score_raw(self, dense, categorical) -> np.ndarray:
+    def score_raw(self, dense: Any, categorical: Any) -> np.ndarray:
         """Click probabilities of raw rows, as they stand in a log; needs a file that carries its vocabulary.
 
         Args:
@@ -107,7 +108,7 @@ class Scorer:
         return self._score(*self._encoder.arrays(dense, categorical))
 
     @functools.cached_property
-    def _kept_ids(self):
+    def _kept_ids(self) -> Optional[KeptIds]:
         """Translation of ids where the file keeps a part of the vocabulary, else None; read when first needed."""
         if "original_sizes" not in self.metadata:
             return None
@@ -125,8 +126,8 @@ class Scorer:
         dense = self.metadata.get("features", {}).get("dense") or [f"column {i}" for i in range(self._widths["dense"])]
         return Encoder(FeatureSpec.of(dense, vocabulary.names), vocabulary, source=self.path)
 
-    def _checked(self, name: str, array) -> np.ndarray:
-        array = np.asarray(array)
+    def _checked(self, name: str, values: Any) -> np.ndarray:
+        array: np.ndarray = np.asarray(values)
         if array.ndim != 2 or array.shape[1] != self._widths[name]:
             raise DataError(f"{self.path}: {name} must be [batch_size, {self._widths[name]}]. Received {list(array.shape)}")
         return array
@@ -141,7 +142,7 @@ class Scorer:
             probabilities[start:stop] = self._run(dense[start:stop], np.ascontiguousarray(ids[start:stop]))
         return probabilities
 
-    def _run(self, dense, ids) -> np.ndarray:
+    def _run(self, dense: np.ndarray, ids: np.ndarray) -> np.ndarray:
         interpreter = self._interpreter
         if len(dense) != self._rows:
             interpreter.resize_tensor_input(self._dense, dense.shape)
@@ -151,4 +152,5 @@ class Scorer:
         interpreter.set_tensor(self._dense, dense)
         interpreter.set_tensor(self._categorical, ids)
         interpreter.invoke()
-        return interpreter.get_tensor(self._probability)[:, 0]
+        probability: np.ndarray = interpreter.get_tensor(self._probability)[:, 0]
+        return probability

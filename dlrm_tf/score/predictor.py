@@ -10,9 +10,8 @@ from dlrm_tf.data.fits import check_vocabulary
 from dlrm_tf.data.spec import CRITEO, FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, UsageError
+from dlrm_tf.files import StrPath
 from dlrm_tf.score.targets import LocalTarget, open_target
-
-PathLike = Union[str, "os.PathLike[str]"]
 
 
 class Predictor:
@@ -36,10 +35,10 @@ class Predictor:
 
     def __init__(
         self,
-        model: PathLike,
-        vocabulary: Union[Vocabulary, PathLike],
+        model: StrPath,
+        vocabulary: Union[Vocabulary, StrPath],
         *,
-        spec: Union[FeatureSpec, PathLike] = CRITEO,
+        spec: Union[FeatureSpec, StrPath] = CRITEO,
         batch_size: int = 1024,
         **target: Any,
     ):

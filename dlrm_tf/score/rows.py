@@ -27,14 +27,14 @@ def int32_ids(categorical: Any, where: str) -> np.ndarray:
     Raises:
       DataError: not integers.
     """
-    categorical = np.asarray(categorical)
-    if not np.issubdtype(categorical.dtype, np.integer):
-        raise DataError(f"{where}: categorical must be integer ids. Received {categorical.dtype}")
-    if categorical.dtype == np.int32:
-        return categorical
+    given: np.ndarray = np.asarray(categorical)
+    if not np.issubdtype(given.dtype, np.integer):
+        raise DataError(f"{where}: categorical must be integer ids. Received {given.dtype}")
+    if given.dtype == np.int32:
+        return given
     limits = np.iinfo(np.int32)
-    ids = categorical.astype(np.int32)
-    ids[(categorical < limits.min) | (categorical > limits.max)] = -1
+    ids: np.ndarray = given.astype(np.int32)
+    ids[(given < limits.min) | (given > limits.max)] = -1
     return ids
 
 

@@ -11,6 +11,7 @@ import dlrm_tf
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import ServingError, UsageError, reason, require
 from dlrm_tf.export.savedmodel.metadata import read_metadata
+from dlrm_tf.files import StrPath
 from dlrm_tf.keras2 import any_keras_tensorflow, tensorflow
 from dlrm_tf.lite.scorer import Scorer
 from dlrm_tf.score.client import Client
@@ -89,13 +90,14 @@ class SavedModelTarget(LocalTarget):
         self._constant = tf.constant
 
     def score(self, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
-        """See `LocalTarget`."""
+        """As `LocalTarget.score`."""
         dense, categorical = np.asarray(dense, np.float32), int32_ids(categorical, self.path)
         try:
             outputs = self._signature(dense=self._constant(dense), categorical=self._constant(categorical))
         except self._op_error as e:
             raise ServingError(f"{self.path}: {reason(e)}") from e
-        return outputs["probability"].numpy().reshape(-1)
+        probability: np.ndarray = outputs["probability"].numpy().reshape(-1)
+        return probability
 
     def close(self) -> None:
         """Frees the model."""
@@ -122,7 +124,7 @@ class TFLiteTarget(LocalTarget):
         self.vocabulary_fingerprint = str(metadata.get("vocabulary_fingerprint") or "")
 
     def score(self, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
-        """See `LocalTarget`."""
+        """As `LocalTarget.score`."""
         return self._scorer.score(dense, categorical)
 
 
@@ -141,13 +143,14 @@ class WeightsTarget(LocalTarget):
         self.config, self.vocabulary_fingerprint = self._model.config, self._model.vocabulary_fingerprint or ""
 
     def score(self, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
-        """See `LocalTarget`."""
+        """As `LocalTarget.score`."""
         logits = self._model({"dense": np.asarray(dense, np.float32), "categorical": int32_ids(categorical, self._path)})
-        return tensorflow().sigmoid(logits).numpy().reshape(-1)
+        probability: np.ndarray = tensorflow().sigmoid(logits).numpy().reshape(-1)
+        return probability
 
 
 def open_target(
-    target: Union[str, "os.PathLike[str]"],
+    target: StrPath,
     *,
     model_name: str = "dlrm",
     version: Optional[int] = None,

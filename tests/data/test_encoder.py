@@ -135,11 +135,11 @@ def test_a_missing_column_and_rows_in_no_known_form():
     [
         (["a,1,0,,b,inf"], r"row 10: column 6 \(n\): wanted an integer. Received 'inf'"),
         (["a,inf,0,,b,1"], r"row 10: column 2 \(x\): wanted a finite number. Received 'inf'"),
-        (["a,1,0,,b,1", "a,1,,b,1"], "row 11: 5 fields, wanted 6"),
+        (["a,1,0,,b,1", "a,1,,b,1"], "row 11: wanted 6 fields. Received 5"),
         (["a,1,,b,1", "a,1,,b,1e39"], r"row 11: column 5 \(n\): wanted an integer"),
         (["a,1,0,,b,1", 5], "row 11: wanted a line of text. Received int"),
         (["a,1,0,,b,1\na,1,0,,b,1"], "row 10: wanted one line. Received several"),
-        ([""], "row 10: 1 fields, wanted 6"),
+        ([""], "row 10: wanted 6 fields. Received 1"),
     ],
 )
 def test_lines_that_are_not_as_they_should_be(lines, message):

@@ -66,7 +66,7 @@ def test_lookup():
     assert ids.tolist() == [[1, 0], [3, 2]]
     assert vocabulary.lookup("a", np.array([b"x", b"y"])).tolist() == [2, 3]
     assert vocabulary.lookup("b", ["x"]).tolist() == [0]
-    with pytest.raises(DataError, match="no feature 'c'; it has a, b"):
+    with pytest.raises(DataError, match="wanted one of the features a, b. Received 'c'"):
         vocabulary.lookup("c", ["x"])
 
 
@@ -100,7 +100,7 @@ def test_fingerprint_tells_every_difference():
 
 
 def test_keys_twice_are_refused():
-    with pytest.raises(DataError, match="feature 'a' has 1 keys twice"):
+    with pytest.raises(DataError, match="feature 'a': wanted different keys. Received 1 twice"):
         Vocabulary.from_keys({"a": ["x", "", "x"]})
 
 

@@ -78,7 +78,7 @@ def test_rows_and_arguments_that_are_not_as_they_should_be(folder, lines):
     vocabulary = folder / "data" / "vocabulary.npz"
     predictor = dlrm_tf.Predictor(folder / "m.weights.h5", vocabulary, batch_size=2)
     assert predictor.predict([]).shape == (0,)
-    with pytest.raises(DataError, match="rows: row 3: 2 fields, wanted 40"):
+    with pytest.raises(DataError, match="rows: row 3: wanted 40 fields. Received 2"):
         predictor.predict([*lines[:3], "a\tb"])
     with pytest.raises(DataError, match="rows: wanted a column 'I1'"):
         predictor.predict({})

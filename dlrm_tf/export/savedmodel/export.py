@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
 from dlrm_tf.checkpoints.digest import sha256_file
 from dlrm_tf.config import DLRMConfig
@@ -14,24 +14,23 @@ from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import UsageError, require
 from dlrm_tf.export.savedmodel.metadata import METADATA, VOCABULARY
 from dlrm_tf.export.savedmodel.served_model import ServedModel, warmup_inputs, write_method_names
-from dlrm_tf.files import atomic_dir
+from dlrm_tf.files import StrPath, atomic_dir
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import load
 from dlrm_tf.versions import WARMUP_FILE, versions_on_disk
 from dlrm_tf.weights.reader import WeightsReader
 
-PathLike = Union[str, "os.PathLike[str]"]
 # None is over TF Serving's default max_batch_size of 1000, beyond which a batching server refuses the request and the model.
 WARMUP_BATCHES = (1, 64, 1000)
 
 
 def export_savedmodel(
-    weights: PathLike,
-    out_dir: PathLike = "saved_models",
+    weights: StrPath,
+    out_dir: StrPath = "saved_models",
     *,
     name: str = "dlrm",
     version: Optional[int] = None,
-    vocabulary: Optional[PathLike] = None,
+    vocabulary: Optional[StrPath] = None,
     warmup_batches: Sequence[int] = WARMUP_BATCHES,
 ) -> str:
     """Writes `out_dir/name/version`, servable by TF Serving and `dlrm-tf serve`.

@@ -2,6 +2,7 @@
 
 import json
 import os
+from typing import Any
 
 from dlrm_tf.errors import DataError
 
@@ -10,7 +11,7 @@ METADATA = os.path.join("assets.extra", "dlrm_tf.json")
 VOCABULARY = os.path.join("assets.extra", "vocabulary")
 
 
-def read_metadata(version_dir: str) -> dict:
+def read_metadata(version_dir: str) -> dict[str, Any]:
     """The JSON of a version's folder; empty where there is none, as in SavedModels of other programs.
 
     Raises:

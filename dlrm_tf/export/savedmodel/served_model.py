@@ -58,26 +58,27 @@ class ServedModel(tf.Module):
             functions["raw"] = tf.function(self.raw).get_concrete_function(dense, strings)
         return functions
 
-    def predict(self, dense: tf.Tensor, categorical: tf.Tensor) -> dict[str, tf.Tensor]:
+    def predict(self, dense: Any, categorical: Any) -> dict[str, Any]:
         """The signature `serving_default`: prepared rows."""
         logit = self._score(dense, categorical)
         return {"probability": tf.sigmoid(logit), "logit": logit}
 
-    def raw(self, dense: tf.Tensor, categorical: tf.Tensor) -> dict[str, tf.Tensor]:
+    def raw(self, dense: Any, categorical: Any) -> dict[str, Any]:
         """The signature `raw`: rows as in the log."""
+        assert self.string_ids is not None  # else there is no such signature
         return self.predict(log_dense_tensor(dense), self.string_ids(categorical))
 
-    def classify(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+    def classify(self, inputs: Any) -> dict[str, Any]:
         """The signature `classify`: tf.Examples to the two classes and their probabilities."""
         probability = self._from_examples(inputs)
         classes = tf.tile(tf.constant([["0", "1"]]), [tf.shape(probability)[0], 1])
         return {"classes": classes, "scores": tf.concat([1 - probability, probability], axis=1)}
 
-    def regress(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+    def regress(self, inputs: Any) -> dict[str, Any]:
         """The signature `regress`: tf.Examples to probabilities."""
         return {"outputs": tf.squeeze(self._from_examples(inputs), axis=1)}
 
-    def _from_examples(self, inputs: tf.Tensor) -> tf.Tensor:
+    def _from_examples(self, inputs: Any) -> Any:
         parsed = tf.io.parse_example(
             inputs,
             {
