@@ -285,7 +285,7 @@ def test_command_line(golden_tsv, tmp_path, capsys, monkeypatch):
     assert main(["prepare", "none.csv", "-o", "three"]) == 1
     assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("dlrm-tf:")] == [
         "dlrm-tf: out: already holds files; choose another folder, or empty it first",
-        "dlrm-tf: --test-fraction: wanted a part from 0 to below 1 such as 1/7. Received 'x'",
+        "dlrm-tf: --test-fraction must be from 0 to below 1, such as 1/7. Received 'x'",
         "dlrm-tf: none.csv: No such file or directory",
     ]
     assert not os.path.exists("three")
