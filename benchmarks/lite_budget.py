@@ -66,7 +66,7 @@ def main(argv=None) -> None:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--picture", help="also draw the curve of ours here")
     args = parser.parse_args(argv)
-    from dlrm_tf.data.criteo import prepare
+    from dlrm_tf.data.prepare import prepare
     from dlrm_tf.data.synthetic import synth
     from dlrm_tf.reports.size_curve import draw_curve
     from dlrm_tf.train.fit import fit

@@ -123,7 +123,7 @@ def make_inputs(folder: str, args) -> tuple:
     """`(data folder, weights)`: those given, or generated and trained here."""
     if args.data:
         return args.data, args.weights
-    from dlrm_tf.data.criteo import prepare
+    from dlrm_tf.data.prepare import prepare
     from dlrm_tf.data.synthetic import synth
     from dlrm_tf.train.fit import fit
 
@@ -322,6 +322,7 @@ def main(argv=None) -> None:
 
 
 def _measure(folder: str, args) -> None:
+    from dlrm_tf.data.features import log_dense
     from dlrm_tf.data.records import Records
     from dlrm_tf.export.tflite.report import compare
     from dlrm_tf.model.subset import float_probabilities
@@ -329,7 +330,7 @@ def _measure(folder: str, args) -> None:
     data, weights = make_inputs(folder, args)
     dense, categorical, label = Records.open(data).numpy("test", 0, EVALUATION_ROWS)
     rows = os.path.join(folder, "rows.npz")
-    np.savez(rows, dense=np.log1p(dense), categorical=categorical)
+    np.savez(rows, dense=log_dense(dense), categorical=categorical)
     paths = make_models(folder, data, weights)
     workers = {(name, t): Worker(path, t, rows) for name, path in paths.items() for t in THREADS}
     times = {}
@@ -338,7 +339,7 @@ def _measure(folder: str, args) -> None:
             for key, worker in workers.items():
                 answer = worker.ask(batch=batch, seconds=args.seconds)
                 times.setdefault((*key, batch), []).append(answer["median"])
-    reference = float_probabilities(weights, np.log1p(dense), categorical)
+    reference = float_probabilities(weights, log_dense(dense), categorical)
     settings = [(batch, threads) for batch in BATCHES for threads in THREADS]
     head = "".join(f"{f'b{b}/{t}T us':>12}" for b, t in settings)
     print(f"{'':<22}{'MB':>8}{'load ms':>9}{'private MB':>12}{'peak MB':>9}{head}{'mean err':>10}{'max err':>9}{'AUC':>9}")

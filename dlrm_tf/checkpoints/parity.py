@@ -10,10 +10,10 @@ import numpy as np
 
 from dlrm_tf.checkpoints.dlrm_checkpoint import DLRMCheckpoint
 from dlrm_tf.checkpoints.names import Weight, weights_of
-from dlrm_tf.checkpoints.reference import sigmoid
 from dlrm_tf.checkpoints.tensor_info import TensorInfo, row_chunks
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.files import StrPath, atomic_file
+from dlrm_tf.probability import sigmoid
 from dlrm_tf.progress import Progress
 from dlrm_tf.weights.reader import WeightsReader
 

@@ -22,7 +22,7 @@ def logits(config: DLRMConfig, weight: WeightOf, dense: np.ndarray, categorical:
       categorical: int `[B, F]`, each id within its feature.
 
     Returns:
-      float64 `[B, 1]`; the probability is `sigmoid` of it.
+      float64 `[B, 1]`; the probability is its sigmoid.
     """
     bottom = _mlp(np.asarray(dense, np.float64), weight, "bottom_mlp", len(config.bottom_mlp), last_relu=True)  # B X D
     rows = [np.asarray(weight("embedding", f, "table", categorical[:, f]), np.float64) for f in range(config.num_categorical)]
@@ -42,8 +42,3 @@ def _mlp(x: np.ndarray, weight: WeightOf, mlp: str, layers: int, last_relu: bool
         if last_relu or i < layers - 1:
             x = np.maximum(x, 0)
     return x
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)) without overflow, any shape."""
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))

@@ -6,6 +6,7 @@ from typing import Union
 import numpy as np
 
 from dlrm_tf.config import DLRMConfig
+from dlrm_tf.data.features import log_dense
 from dlrm_tf.data.records import Records
 from dlrm_tf.errors import DataError, reason
 from dlrm_tf.files import StrPath
@@ -37,7 +38,7 @@ def read_sample(sample: Sample, config: DLRMConfig) -> tuple[np.ndarray, np.ndar
         return _generated(int(sample), config)
     if os.path.isdir(sample):
         dense, categorical, _ = Records.open(sample).numpy("test", 0, ROWS_OF_A_FOLDER)
-        dense = np.log1p(np.maximum(dense, 0))
+        dense = log_dense(dense)
     else:
         try:
             with np.load(sample, allow_pickle=False) as arrays:
@@ -64,7 +65,7 @@ def read_sample(sample: Sample, config: DLRMConfig) -> tuple[np.ndarray, np.ndar
 def _generated(rows: int, config: DLRMConfig) -> tuple[np.ndarray, np.ndarray]:
     """Seeded rows: dense values like Criteo's counts; ids uniform over each feature, its first and last always among them."""
     random = np.random.default_rng(0)
-    dense = np.log1p(random.geometric(0.1, (rows, config.dense_dim)) - 1.0).astype(np.float32)
+    dense = log_dense(random.geometric(0.1, (rows, config.dense_dim)) - 1.0)
     sizes = np.array(config.categorical_feature_sizes)
     categorical = random.integers(0, sizes, (rows, len(sizes)), np.int64).astype(np.int32)
     categorical[0], categorical[-1] = 0, sizes - 1

@@ -1,11 +1,14 @@
 """The whole journey on generated data: convert, retrain, serve over gRPC, score as int8 TFLite, with a report at the end."""
 
+import argparse
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from typing import Any
 
 from dlrm_tf.errors import DLRMError, ServingError, UsageError
 
@@ -17,28 +20,36 @@ TRAINING = {"optimizer": "sgd", "learning_rate": 0.5, "decay": 1.0, "epochs": 1,
 SCORED_ROWS, CALLS = 4096, 300
 
 
-def add_arguments(parser):
-    """Where to, and how much."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `dlrm-tf demo`."""
     parser.add_argument("-o", "--output", default="demo_out", metavar="DIR", help="folder for everything (default: demo_out)")
     parser.add_argument("--rows", type=int, default=ROWS, metavar="N", help=f"generated rows (default: {ROWS:,})")
     parser.add_argument("--seed", type=int, default=SEED, help="of the data and of the first weights (default: 1)")
 
 
-def run(args):
-    """Runs the journey; prints the report and the path of its page."""
+def run(args: argparse.Namespace) -> None:
+    """Runs the verb: prints the report and the path of its page."""
     if args.rows < 7000:
-        raise UsageError(f"--rows: wanted at least 7000 (the last seventh is for testing). Received {args.rows}")
-    report = demo(args.output, args.rows, args.seed)
+        raise UsageError(f"--rows must be at least 7000 (the last seventh is for testing). Received {args.rows}")
+    report = demo(args.output, rows=args.rows, seed=args.seed)
     print(report.text())
     print(f"\nreport: {os.path.join(args.output, 'report.html')}")
 
 
-def demo(folder: str, rows: int = ROWS, seed: int = SEED):
-    """Runs every stretch of the journey for real, in `folder`; returns the `Report`.
+def demo(folder: str, *, rows: int = ROWS, seed: int = SEED) -> Any:
+    """Runs every step of the journey for real.
+
+    Args:
+      folder: for everything that is made; new, empty, or an earlier demo's, which is cleared.
+      rows: generated rows.
+      seed: of the data and of the first weights.
+
+    Returns:
+      The `Report`.
 
     Raises:
-      UsageError: `folder` exists and is no earlier demo's.
-      DLRMError: a stretch failed, or a result is not what it must be.
+      UsageError: `folder` exists and is not an earlier demo's.
+      DLRMError: a step failed, or a result is not what it must be.
     """
     from dlrm_tf.reports.demo_page import Report
 
@@ -51,7 +62,7 @@ def demo(folder: str, rows: int = ROWS, seed: int = SEED):
     with report.step("synth") as step:
         from dlrm_tf import synth
 
-        made = synth(path("train.tsv"), rows, seed, quiet=False)
+        made = synth(path("train.tsv"), rows, seed=seed, quiet=False)
         step.figure("rows", f"{rows:,}")
         step.figure("best possible AUC (test rows)", f"{made.best_auc_test:.4f}")
     with report.step("prepare") as step:
@@ -104,18 +115,19 @@ def _clear(folder: str) -> None:
     """Makes `folder` anew; only an empty one or an earlier demo's is cleared."""
     if os.path.exists(folder):
         if not os.path.isdir(folder) or (os.listdir(folder) and not os.path.exists(os.path.join(folder, MARKER))):
-            raise UsageError(f"--output: {folder} exists and is not an earlier demo's folder; choose another")
+            raise UsageError(f"--output must be a new folder or an earlier demo's. Received {folder!r}; choose another")
         shutil.rmtree(folder)
     os.makedirs(folder)
     with open(os.path.join(folder, MARKER), "w"):
         pass
 
 
-def _parity(step, path) -> None:
+def _parity(step: Any, path: Callable[[str], str]) -> None:
     """The bundled checkpoint that the real MindSpore wrote, converted, against the probabilities MindSpore computed with it."""
     import numpy as np
 
     import dlrm_tf
+    from dlrm_tf.probability import sigmoid
 
     golden = os.path.join(os.path.dirname(dlrm_tf.__file__), "checkpoints", "golden")
     dlrm_tf.convert(os.path.join(golden, "tiny.trained.ckpt"), path("golden.weights.h5"), quiet=True)
@@ -123,13 +135,13 @@ def _parity(step, path) -> None:
     with np.load(os.path.join(golden, "tiny.npz")) as arrays:
         rows = {"dense": arrays["dense"][-1], "categorical": arrays["categorical"][-1]}
         wanted = arrays["prob_trained"]
-    difference = float(np.abs(_sigmoid(model.predict(rows, verbose=0)) - wanted).max())
+    difference = float(np.abs(sigmoid(model.predict(rows, verbose=0)) - wanted).max())
     step.figure("largest difference of 64 probabilities", f"{difference:.1e}")
     if not difference <= 1e-6:
         raise DLRMError(f"the converted golden model differs from MindSpore by {difference:.1e}, wanted at most 1e-6")
 
 
-def _convert(step, path, records, seed) -> None:
+def _convert(step: Any, path: Callable[[str], str], records: Any, seed: int) -> None:
     """A MindSpore-format checkpoint of a seeded model at the vocabulary just prepared, converted, and compared bit for bit."""
     import dataclasses
 
@@ -150,24 +162,27 @@ def _convert(step, path, records, seed) -> None:
         raise DLRMError("the converted weights are not those the MindSpore checkpoint was written from")
 
 
-def _test_rows(records):
+def _test_rows(records: Any) -> tuple[Any, Any, Any]:
     """The first test rows as the model takes them: `(dense, categorical, label)`."""
-    import numpy as np
+    from dlrm_tf.data.features import log_dense
 
     dense, categorical, label = records.numpy("test", 0, SCORED_ROWS)
-    return np.log1p(dense).astype(np.float32), categorical, label
+    return log_dense(dense), categorical, label
 
 
-def _serve(step, path, report, weights, version, dense, categorical) -> dict:
+def _serve(
+    step: Any, path: Callable[[str], str], report: Any, weights: str, version: str, dense: Any, categorical: Any
+) -> dict[str, Any]:
     """Scores the same rows in five ways; a real server process answers over a socket."""
     import numpy as np
 
     import dlrm_tf
     from dlrm_tf.lite import Scorer
+    from dlrm_tf.probability import sigmoid
     from dlrm_tf.score import Client, open_target
 
     model = dlrm_tf.load(weights)
-    scores = {"Keras": _sigmoid(model.predict({"dense": dense, "categorical": categorical}, batch_size=1024, verbose=0))[:, 0]}
+    scores = {"Keras": sigmoid(model.predict({"dense": dense, "categorical": categorical}, batch_size=1024, verbose=0))[:, 0]}
     with open_target(version) as target:
         scores["SavedModel"] = target.score(dense, categorical)
     scorer = Scorer(path("dlrm.tflite"))
@@ -193,7 +208,7 @@ def _serve(step, path, report, weights, version, dense, categorical) -> dict:
     return scores
 
 
-def _latency(call):
+def _latency(call: Callable[[int], Any]) -> list[float]:
     """Seconds of each of `CALLS` calls, after some to warm up; `call` gets the number of the row to start at."""
     for i in range(20):
         call(i)
@@ -222,7 +237,7 @@ class _server:
             raise ServingError(f"the model server did not start: {self._log.read().strip() or 'no message'}")
         return line.split()[1][len("grpc=") :]
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         self._process.terminate()
         try:
             self._process.wait(15)
@@ -230,9 +245,3 @@ class _server:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
-
-
-def _sigmoid(logit):
-    import numpy as np
-
-    return 1.0 / (1.0 + np.exp(-logit))

@@ -52,7 +52,8 @@ def run(args):
         from dlrm_tf.export.savedmodel.export import WARMUP_BATCHES, export_savedmodel
 
         warmup = args.warmup_batches or WARMUP_BATCHES
-        print(export_savedmodel(args.weights, args.output or "saved_models", args.name, args.version, args.vocabulary, warmup))
+        options = {"name": args.name, "version": args.version, "vocabulary": args.vocabulary, "warmup_batches": warmup}
+        print(export_savedmodel(args.weights, args.output or "saved_models", **options))
     elif not args.output:
         raise UsageError(f"export {args.kind} needs -o {'FILE.tflite' if args.kind == 'tflite' else 'DIR'}")
     elif args.kind == "ascend":

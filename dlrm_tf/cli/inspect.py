@@ -1,7 +1,9 @@
 """Tells what is in a checkpoint or weights file (tensors, shapes, dtypes, optimizer state), a vocabulary or a data folder."""
 
+import argparse
 
-def add_arguments(parser) -> None:
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `dlrm-tf inspect`."""
     parser.add_argument("path", metavar="FILE", help="checkpoint, weights file, vocabulary or data folder")
     parser.add_argument(
@@ -10,7 +12,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 
 
-def run(args) -> None:
+def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
     import json
     import os

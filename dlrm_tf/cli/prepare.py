@@ -1,7 +1,9 @@
 """Raw Criteo TSV (or another log with a feature spec) to records, manifest and vocabulary. The same call goes on after a kill."""
 
+import argparse
 
-def add_arguments(parser) -> None:
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `dlrm-tf prepare`."""
     parser.add_argument("inputs", nargs="+", metavar="TSV", help="raw files, plain or gzip, taken in order as one log")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to make, or an interrupted one to finish")
@@ -25,12 +27,12 @@ def add_arguments(parser) -> None:
     )
 
 
-def run(args) -> None:
+def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
     from fractions import Fraction
 
-    from dlrm_tf.data.criteo import prepare
     from dlrm_tf.data.describe import describe_records
+    from dlrm_tf.data.prepare import prepare
     from dlrm_tf.data.spec import CRITEO, FeatureSpec
     from dlrm_tf.data.upstream import load_counts
     from dlrm_tf.data.vocabulary import Vocabulary
@@ -42,10 +44,8 @@ def run(args) -> None:
         if not 0 <= test_fraction < 1:
             raise ValueError
     except (ValueError, ArithmeticError):
-        raise UsageError(
-            f"--test-fraction: wanted a part from 0 to below 1 such as 1/7. Received {args.test_fraction!r}"
-        ) from None
-    if args.report:  # said now, not after the work
+        raise UsageError(f"--test-fraction must be from 0 to below 1, such as 1/7. Received {args.test_fraction!r}") from None
+    if args.report:  # told before the work, not after it
         page_suffix(args.report)
         require("matplotlib", "report")
     spec = FeatureSpec.load(args.spec) if args.spec else CRITEO

@@ -1,19 +1,22 @@
 """Score rows with a server (gRPC or REST), a SavedModel, a .tflite file or a .weights.h5 file; one probability a line."""
 
+import argparse
 import os
 import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from dlrm_tf.errors import UsageError
 from dlrm_tf.files import atomic_file
 from dlrm_tf.progress import Progress
 
 
-def add_arguments(parser):
-    """Rows, target, and where the probabilities go."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `dlrm-tf score`."""
     parser.add_argument(
         "rows",
         help=".npz with dense (already log(max(x,0)+1)) and categorical (ids), .npy of dense with --categorical, a folder of "
-        "records as prepare writes it, or a raw log (Criteo's columns, or --spec) with --vocabulary",
+        "records as prepare writes it, or a raw log, plain or gzip (Criteo's columns, or --spec), with --vocabulary",
     )
     parser.add_argument(
         "--target",
@@ -29,8 +32,8 @@ def add_arguments(parser):
     parser.add_argument("--model_version", type=int, metavar="N", help="its version (default: the latest)")
     parser.add_argument("--model_label", metavar="LABEL", help="version label on a server, instead of a version")
     parser.add_argument("--timeout", type=float, metavar="S", help="deadline of one request in seconds (default: 10)")
-    parser.add_argument("--retries", type=int, metavar="N", help="attempts more while a server is unavailable (default: 3)")
-    parser.add_argument("--tls", action="store_true", help="encrypted gRPC, the system's authorities (implied by the four below)")
+    parser.add_argument("--retries", type=int, metavar="N", help="further attempts while a server is unavailable (default: 3)")
+    parser.add_argument("--tls", action="store_true", help="encrypted gRPC, the system's authorities (implied by the next four)")
     parser.add_argument("--ca_file", metavar="PEM", help="authority that signs the server's certificate")
     parser.add_argument("--cert_file", metavar="PEM", help="this client's certificate, where the server wants one")
     parser.add_argument("--key_file", metavar="PEM", help="its key")
@@ -39,25 +42,27 @@ def add_arguments(parser):
     parser.add_argument("--output", "-o", metavar="FILE", help=".csv or .npy instead of standard output")
 
 
-def run(args):
-    """Writes one probability a row, in the rows' order."""
+def run(args: argparse.Namespace) -> None:
+    """Runs the verb: writes one probability a row, in the rows' order."""
     if args.batch_size < 1:
-        raise UsageError(f"--batch_size: wanted at least 1. Received {args.batch_size}")
+        raise UsageError(f"--batch_size must be at least 1. Received {args.batch_size}")
     if args.model_version is not None and args.model_label is not None:
         raise UsageError("--model_version and --model_label exclude each other")
     if args.output and not args.output.endswith((".csv", ".npy")):
-        raise UsageError(f"--output: wanted a .csv or .npy file. Received {args.output!r}")
+        raise UsageError(f"--output must be a .csv or .npy file. Received {args.output!r}")
     # Here, not above: --help must not wait for them.
     from dlrm_tf.score.client import Tls
     from dlrm_tf.score.rows import read_rows
     from dlrm_tf.score.targets import open_target
 
-    batches = read_rows(args.rows, args.batch_size, args.categorical, args.vocabulary, args.split, args.spec)
+    rows = {name: getattr(args, name) for name in ("batch_size", "categorical", "vocabulary", "split", "spec")}
+    batches = read_rows(args.rows, **rows)
     options = {name: getattr(args, name) for name in ("timeout", "retries") if getattr(args, name) is not None}
     files = {name: getattr(args, name) for name in ("ca_file", "cert_file", "key_file", "server_name")}
     if args.tls or any(files.values()):
         options["tls"] = Tls(**files)
-    with open_target(args.target, args.model_name, args.model_version, args.model_label, **options) as target:
+    options.update(model_name=args.model_name, version=args.model_version, label=args.model_label)
+    with open_target(args.target, **options) as target:
         if args.output is None:
             for probability in _score(target, batches):
                 sys.stdout.write(_lines(probability))
@@ -70,19 +75,19 @@ def run(args):
             _write_npy(args.output, list(_score(target, batches)))
 
 
-def _score(target, batches):
+def _score(target: Any, batches: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
     with Progress("score", unit="rows") as progress:
         for dense, categorical in batches:
             yield target.score(dense, categorical)
             progress.update(len(dense))
 
 
-def _lines(probability) -> str:
+def _lines(probability: Any) -> str:
     # Nine significant digits bring a float32 back exactly.
     return "".join(f"{value:.9g}\n" for value in probability.tolist())
 
 
-def _write_npy(output: str, parts) -> None:
+def _write_npy(output: str, parts: list[Any]) -> None:
     import numpy as np
 
     probability = np.concatenate(parts) if parts else np.zeros(0, np.float32)

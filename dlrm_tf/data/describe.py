@@ -1,27 +1,34 @@
 """describe_records: what is in a prepared data folder, as lines of text (`dlrm-tf inspect DIR`)."""
 
+import os
+from typing import Any
+
 from dlrm_tf.data.records import MANIFEST, SPLITS, Records
 from dlrm_tf.errors import DataError, reason
+from dlrm_tf.files import StrPath
 
 
-def describe_records(folder: str, features: bool = True) -> list[str]:
-    """Counts, positive rate and, for each feature, cardinality and shares of missing and out-of-vocabulary cells.
+def describe_records(folder: StrPath, *, features: bool = True) -> list[str]:
+    """Counts, share of positives and, for each feature, cardinality and shares of missing and out-of-vocabulary cells.
 
     Args:
       folder: a data folder that `prepare` made.
       features: also a line for each feature.
+
+    Returns:
+      Lines of text.
 
     Raises:
       DataError: not a finished data folder.
     """
     records = Records.open(folder)
     try:
-        return _lines(folder, records, records.manifest["counts"], features)
+        return _lines(os.fspath(folder), records, records.manifest["counts"], features)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise DataError(f"{records.folder}: damaged counts in {MANIFEST} ({reason(e)}); prepare the data again") from None
 
 
-def _lines(folder: str, records: Records, counts: dict, features: bool) -> list[str]:
+def _lines(folder: str, records: Records, counts: dict[str, Any], features: bool) -> list[str]:
     rows = sum(counts["rows"].values())
     lines = [f"{folder}: {rows:,} rows from {counts['lines']:,} lines, {counts['bad_lines']:,} bad lines skipped"]
     lines += [f"  bad: {example}" for example in counts["bad_examples"]]
@@ -41,8 +48,7 @@ def _lines(folder: str, records: Records, counts: dict, features: bool) -> list[
             size = f"{sizes[name]:,}" if name in sizes else "dense"
             oov = f"{counts['out_of_vocabulary'][name] / rows:.2%}" if name in sizes else ""
             missing = counts["missing"][name]
-            missing = (
-                "?" if missing is None else f"{missing / rows:.2%}"
-            )  # not known of data that came from TFRecord files (0.1.0)
+            # Not known of data that came from TFRecord files (0.1.0).
+            missing = "?" if missing is None else f"{missing / rows:.2%}"
             lines.append(f"  {name:<12}{size:>14}{missing:>12}{oov:>12}".rstrip())
     return lines

@@ -1,11 +1,12 @@
 """FeatureKeys: the keys of one categorical feature and their ids, growing in order of first appearance."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import Optional
 
 import numpy as np
 
+from dlrm_tf.data.key_column import KeyColumn
 from dlrm_tf.data.key_index import KeyIndex
-from dlrm_tf.data.parse import PAD, hex_keys
 
 _NO_KEYS = np.empty(0, np.uint32)
 
@@ -21,7 +22,7 @@ class FeatureKeys:
         """`numeric`: uint32 keys in id order. `others`: `(key, id)`; the numeric keys take the ids these leave free."""
         self._parts = [numeric] if numeric.size else []
         self._others = dict(others)
-        self._index = None
+        self._index: Optional[KeyIndex] = None
         self._new_parts: list[np.ndarray] = []
         self._new_others: list[tuple[bytes, int]] = []
         self.size = int(numeric.size) + len(self._others)
@@ -62,22 +63,39 @@ class FeatureKeys:
         renumbered = np.cumsum(kept) - 1
         return FeatureKeys(numeric[kept[ids]], [(key, int(renumbered[i])) for key, i in self.others() if kept[i]])
 
-    def find(self, keys: np.ndarray, empty: np.ndarray, odd: Sequence[tuple[int, bytes]]) -> np.ndarray:
-        """Ids, int32 `[n]`, of a column as `parse.Block` holds it; -1 where a key is unknown."""
+    def ids(self, column: KeyColumn, *, learn: bool = False) -> np.ndarray:
+        """Ids of a column of keys.
+
+        Args:
+          column: the keys.
+          learn: unknown keys become new ids, in order of first appearance.
+
+        Returns:
+          int32 `[n]`; `size` where a key is unknown.
+        """
+        found = self.assign(column) if learn else self.find(column)
+        found[found < 0] = self.size
+        return found
+
+    def find(self, column: KeyColumn) -> np.ndarray:
+        """Ids of a column of keys, int32 `[n]`; -1 where a key is unknown."""
+        found = self._hex_index().find(column.values)
+        found[column.empty] = self._others.get(b"", -1)
+        for row, key in column.odd:
+            found[row] = self._others.get(key, -1)
+        return found
+
+    def _hex_index(self) -> KeyIndex:
         if self._index is None:
             numeric, ids = self.numeric()
             index = KeyIndex(numeric.size)
             index.insert(numeric, ids)
             self._index = index  # only when it is full: other threads may look up meanwhile
-        found = self._index.find(keys)
-        found[empty] = self._others.get(b"", -1)
-        for row, key in odd:
-            found[row] = self._others.get(key, -1)
-        return found
+        return self._index
 
-    def assign(self, keys: np.ndarray, empty: np.ndarray, odd: Sequence[tuple[int, bytes]]) -> np.ndarray:
+    def assign(self, column: KeyColumn) -> np.ndarray:
         """As `find`, but unknown keys become new ids, in order of first appearance."""
-        found = self.find(keys, empty, odd)
+        found, (keys, empty, odd) = self.find(column), column
         unknown = np.flatnonzero(found < 0)
         if not unknown.size:
             return found
@@ -99,29 +117,17 @@ class FeatureKeys:
         other_rows = np.array([row for _, row in others], np.int64)
         rank = np.arange(first.size) + np.searchsorted(other_rows, first)
         other_rank = np.arange(len(others)) + np.searchsorted(first, other_rows)
-        self._index.insert(new, (self.size + rank).astype(np.int32))
+        index = self._hex_index()
+        index.insert(new, (self.size + rank).astype(np.int32))
         self._parts.append(new)
         self._new_parts.append(new)
         numbered = [(key, self.size + int(i)) for (key, _), i in zip(others, other_rank)]
         self._others.update(numbered)
         self._new_others += numbered
         self.size += first.size + len(others)
-        found[rows] = self._index.find(keys[rows])
+        found[rows] = index.find(keys[rows])
         if others:
             found[empty] = self._others.get(b"", -1)
             for row, key in odd:
                 found[row] = self._others[key]
         return found
-
-
-def as_column(keys: Sequence) -> tuple[np.ndarray, np.ndarray, list[tuple[int, bytes]]]:
-    """Strings (or bytes) as `parse.Block` holds a column: `(keys, empty, odd)`."""
-    encoded = [key if isinstance(key, bytes) else str(key).encode("utf-8", "surrogateescape") for key in keys]
-    length = np.fromiter(map(len, encoded), np.int64, len(encoded))
-    text = np.frombuffer(b"".join(encoded) + bytes(PAD), np.uint8)
-    words = np.ndarray((text.size - 7,), "<u8", text, strides=(1,))
-    numeric, canonical = hex_keys(words[np.cumsum(length) - length])
-    canonical &= length == 8
-    numeric[~canonical] = 0
-    empty = length == 0
-    return numeric, empty, [(row, encoded[row]) for row in np.flatnonzero(~(canonical | empty)).tolist()]

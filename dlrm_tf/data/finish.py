@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
@@ -30,8 +30,18 @@ def lines_of_test(lines: int, test_fraction: float) -> int:
 class Finish:
     """Moves the rows of a finished scan into the data folder; can be run again after it was interrupted."""
 
-    def __init__(self, workspace: Workspace, out_dir: str, spec: FeatureSpec, notes: list[dict], features: list[FeatureKeys]):
-        """`notes` and `features`: as the scan left them."""
+    def __init__(
+        self, workspace: Workspace, out_dir: str, spec: FeatureSpec, notes: list[dict[str, Any]], features: list[FeatureKeys]
+    ):
+        """Changes nothing yet.
+
+        Args:
+          workspace: where the scanned shards are.
+          out_dir: the data folder.
+          spec: the columns.
+          notes: of all shards, `Scan.notes`.
+          features: the keys, `Scan.features`.
+        """
         self.workspace, self.out_dir, self.spec, self.notes, self.features = workspace, out_dir, spec, notes, features
         self.dtype = row_dtype(spec)
         self.out_of_vocabulary = np.sum([note["out_of_vocabulary"] for note in notes], axis=0)
@@ -69,10 +79,15 @@ class Finish:
                     count += np.bincount(rows["categorical"][:, i], minlength=len(count))
             with atomic_file(path) as temporary, open(temporary, "wb") as file:
                 np.save(file, np.concatenate([count[:-1] for count in counts]))
-        return np.load(path, allow_pickle=False)
+        counts_of_all: np.ndarray = np.load(path, allow_pickle=False)
+        return counts_of_all
 
     def write(self, test_fraction: float) -> None:
-        """Writes vocabulary and shards, the manifest last."""
+        """Writes vocabulary and shards, the manifest last.
+
+        Args:
+          test_fraction: share of the lines, from the end, that is the test split.
+        """
         for split in SPLITS:
             os.makedirs(os.path.join(self.out_dir, split), exist_ok=True)
         vocabulary = Vocabulary(list(zip(self.spec.categorical_names, self.features)))
@@ -88,10 +103,10 @@ class Finish:
         }
         write_manifest(self.out_dir, self.spec, counts, vocabulary, shards)
 
-    def _write_shards(self, test_fraction: float) -> dict[str, list[dict]]:
+    def _write_shards(self, test_fraction: float) -> dict[str, list[dict[str, Any]]]:
         lines = sum(note["lines"] for note in self.notes)
         train_lines = lines - lines_of_test(lines, test_fraction)
-        shards: dict[str, list[dict]] = {split: [] for split in SPLITS}
+        shards: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
         for number, note in enumerate(self.notes):
             cut = min(max(train_lines, 0), note["lines"])
             train_lines -= cut
@@ -114,7 +129,7 @@ class Finish:
                 os.unlink(source)
         return shards
 
-    def _write_part(self, source: str, target: str, begin: int, end: int) -> dict:
+    def _write_part(self, source: str, target: str, begin: int, end: int) -> dict[str, Any]:
         """Writes rows `[begin, end)` of a scanned shard, ids remapped."""
         if os.path.exists(target):  # from before an interruption
             return describe_rows(np.fromfile(target, self.dtype))

@@ -6,12 +6,15 @@ import math
 import os
 import zipfile
 from collections.abc import Sequence
+from typing import Any, BinaryIO, Union
 
 import numpy as np
 
 from dlrm_tf.errors import DataError, reason
-from dlrm_tf.files import atomic_file
+from dlrm_tf.files import StrPath, atomic_file
 
+# The keys of a feature: uint32 values of those of eight hex digits, in id order, and `(key, id)` of all others.
+Keys = tuple[np.ndarray, list[tuple[bytes, int]]]
 # Arrays of the file: dtype and number of dimensions.
 _MEMBERS = {
     "header": (np.dtype("u1"), 1),
@@ -23,19 +26,25 @@ _MEMBERS = {
 }
 
 
-def is_key_file(path) -> bool:
+def is_key_file(path: StrPath) -> bool:
     """Whether a file has the parts `write_keys` writes, by their names alone: it may still be damaged."""
     if not os.path.isfile(path):  # a pipe would be waited for
         return False
     try:
         with zipfile.ZipFile(path) as members:
             return set(members.namelist()) == {f"{name}.npy" for name in _MEMBERS}
-    except Exception:  # no zip file, or zipfile's parser came across something
+    except Exception:  # not a zip file, or a damaged one: zipfile's parser raises many errors
         return False
 
 
-def write_keys(path: str, header: dict, parts: Sequence[tuple[np.ndarray, list[tuple[bytes, int]]]]) -> None:
-    """Writes a `.npz` of `header` and, for each feature, `(numeric values, others)`; the file appears whole or not at all."""
+def write_keys(path: StrPath, header: dict[str, Any], parts: Sequence[Keys]) -> None:
+    """Writes a `.npz`; the file appears whole or not at all.
+
+    Args:
+      path: the file.
+      header: JSON values.
+      parts: the keys of each feature.
+    """
     others = [item for _, items in parts for item in items]
     with atomic_file(path) as temporary, open(temporary, "wb") as file:
         np.savez(
@@ -49,13 +58,19 @@ def write_keys(path: str, header: dict, parts: Sequence[tuple[np.ndarray, list[t
         )
 
 
-def read_keys(path) -> tuple[dict, list[tuple[np.ndarray, list[tuple[bytes, int]]]]]:
-    """Reads what `write_keys` wrote, a path or an opened binary file; nothing in the file can run code.
+def read_keys(path: Union[StrPath, BinaryIO]) -> tuple[dict[str, Any], list[Keys]]:
+    """Reads what `write_keys` wrote; nothing in the file can run code.
+
+    Args:
+      path: the file, or an open binary file.
+
+    Returns:
+      `(header, the keys of each feature)`.
 
     Raises:
       DataError: another kind of file, or damaged.
     """
-    with contextlib.nullcontext(path) if hasattr(path, "read") else open(path, "rb") as file:
+    with open(path, "rb") if isinstance(path, (str, os.PathLike)) else contextlib.nullcontext(path) as file:
         try:
             _check_members(file)
             with np.load(file, allow_pickle=False) as arrays:
@@ -80,7 +95,8 @@ def read_keys(path) -> tuple[dict, list[tuple[np.ndarray, list[tuple[bytes, int]
     if not sound:
         raise DataError(f"{path}: damaged vocabulary file (the lengths of its parts do not fit each other)")
     keys = [blob[a:b] for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist())]
-    parts, at, other_at = [], 0, 0
+    at, other_at = 0, 0
+    parts: list[Keys] = []
     for count, other_count in counts.tolist():
         others = list(zip(keys[other_at : other_at + other_count], ids[other_at : other_at + other_count].tolist()))
         parts.append((values[at : at + count], others))
@@ -88,7 +104,7 @@ def read_keys(path) -> tuple[dict, list[tuple[np.ndarray, list[tuple[bytes, int]
     return header, parts
 
 
-def _check_members(file) -> None:
+def _check_members(file: BinaryIO) -> None:
     """Refuses a zip member whose array, by its own header, is not as long as the member, before memory is taken for it."""
     with zipfile.ZipFile(file) as members:
         for info in members.infolist():

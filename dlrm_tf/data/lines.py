@@ -5,6 +5,7 @@ import gzip
 import os
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
 
 from dlrm_tf.errors import DataError
 
@@ -30,7 +31,7 @@ class Piece:
     read: int
 
 
-def read_pieces(paths: Sequence[str], header: bool = False, file: int = 0, offset: int = 0) -> Iterator[Piece]:
+def read_pieces(paths: Sequence[str], *, header: bool = False, file: int = 0, offset: int = 0) -> Iterator[Piece]:
     """Yields all pieces from `offset` of file number `file` on, file after file.
 
     Args:
@@ -54,7 +55,7 @@ def read_pieces(paths: Sequence[str], header: bool = False, file: int = 0, offse
                 raise DataError(f"{path}: damaged gzip file ({e})") from None
 
 
-def _pieces_of(stream, raw, path: str, number: int, header: bool, offset: int) -> Iterator[Piece]:
+def _pieces_of(stream: Any, raw: BinaryIO, path: str, number: int, header: bool, offset: int) -> Iterator[Piece]:
     stream.seek(offset)
     at_header = header and offset == 0
     rest, done = b"", raw.tell() if offset else 0

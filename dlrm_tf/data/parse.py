@@ -5,25 +5,19 @@ an empty or negative number is 0; a category is any string, the empty one includ
 """
 
 import dataclasses
+from typing import Optional, Union
 
 import numpy as np
 
+from dlrm_tf.data.features import read_number, recorded
+from dlrm_tf.data.key_column import LOW_NIBBLES, PAD, SIXES, ZEROS, KeyColumn, hex_keys, u64
 from dlrm_tf.data.spec import FeatureSpec
 
-PAD = 8  # bytes around the text, so that eight bytes before any field's end and after any field's start can be read
 _NEWLINE = 10
-_LARGEST = float(np.finfo(np.float32).max)
-
-
-def _u64(text: str) -> np.uint64:
-    return np.uint64(int(text.replace("_", ""), 16))
-
-
-_ONES, _LOW_NIBBLES, _ZEROS = _u64("0101010101010101"), _u64("0f0f0f0f0f0f0f0f"), _u64("3030303030303030")
-_HIGH_NIBBLES, _SIXES, _SIXTEENS = _u64("f0f0f0f0f0f0f0f0"), _u64("0606060606060606"), _u64("1010101010101010")
+_HIGH_NIBBLES = u64("f0f0f0f0f0f0f0f0")
 # Bytes of an eight-byte word that a field of length 0…8, standing at the word's end, covers; and '0' everywhere else.
 _COVERED = np.array([((1 << 64) - 1) ^ ((1 << (64 - 8 * n)) - 1) for n in range(9)], np.uint64)
-_FILL = ~_COVERED & _ZEROS
+_FILL = ~_COVERED & ZEROS
 
 
 @dataclasses.dataclass
@@ -52,6 +46,10 @@ class Block:
     odd: list[list[tuple[int, bytes]]]
     bad: list[tuple[int, str]]
 
+    def column(self, feature: int) -> KeyColumn:
+        """The keys of one categorical feature, by its number."""
+        return KeyColumn(self.keys[feature], self.empty[feature], self.odd[feature])
+
     def rows(self, start: int, stop: int) -> "Block":
         """The rows of lines `[start, stop)` of the piece, as a block of `stop - start` lines."""
         first, last = np.searchsorted(self.position, [start, stop])
@@ -68,77 +66,93 @@ class Block:
         )
 
 
-def hex_keys(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Decodes eight ASCII hex digits a word (uint64, first character in the lowest byte).
-
-    Returns:
-      `(keys uint32, canonical bool)`, shape of `words`; a word is canonical when all eight are 0-9 or a-f.
-    """
-    digits = (words & _LOW_NIBBLES) + np.uint64(9) * ((words >> np.uint64(6)) & _ONES)
-    letters = ((digits + _SIXES) >> np.uint64(4)) & _ONES
-    # Writing the digits back must give the same characters: upper case, ':' or 'g' do not.
-    canonical = (((digits + _ZEROS + np.uint64(0x27) * letters) ^ words) | (digits & _SIXTEENS)) == 0
-    # Two digits to a byte, then bytes to pairs, then pairs to the word; the first character is the highest digit.
-    digits = ((digits << np.uint64(4)) | (digits >> np.uint64(8))) & _u64("00ff00ff00ff00ff")
-    digits = ((digits << np.uint64(8)) | (digits >> np.uint64(16))) & _u64("0000ffff0000ffff")
-    digits = ((digits << np.uint64(16)) | (digits >> np.uint64(32))) & _u64("00000000ffffffff")
-    return digits.astype(np.uint32), canonical
-
-
 def _whole_numbers(words: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Reads the last `length` (0…8) characters of each word as decimal digits -> `(int64 values, all are digits)`."""
     words = (words & _COVERED.take(length)) | _FILL.take(length)
-    digits = ((words & _HIGH_NIBBLES) | (((words + _SIXES) & _HIGH_NIBBLES) >> np.uint64(4))) == _u64("3333333333333333")
+    digits = ((words & _HIGH_NIBBLES) | (((words + SIXES) & _HIGH_NIBBLES) >> np.uint64(4))) == u64("3333333333333333")
     # Eight digits by three multiplications: pairs, fours, eight (D. Lemire, "Quickly parsing eight digits", 2018).
-    words = ((words & _LOW_NIBBLES) * np.uint64(2561)) >> np.uint64(8)
-    words = ((words & _u64("00ff00ff00ff00ff")) * np.uint64(6553601)) >> np.uint64(16)
-    words = ((words & _u64("0000ffff0000ffff")) * np.uint64(42949672960001)) >> np.uint64(32)
+    words = ((words & LOW_NIBBLES) * np.uint64(2561)) >> np.uint64(8)
+    words = ((words & u64("00ff00ff00ff00ff")) * np.uint64(6553601)) >> np.uint64(16)
+    words = ((words & u64("0000ffff0000ffff")) * np.uint64(42949672960001)) >> np.uint64(32)
     return words.astype(np.int64), digits
-
-
-def _number(text: bytes, kind: str) -> float:
-    """One number as Python reads it (long, spaced or fractional ones). Raises ValueError or OverflowError."""
-    value = float(text) if kind == "float" else float(int(text))
-    if not -_LARGEST <= value <= _LARGEST:  # also when it is no number
-        raise ValueError
-    return value
 
 
 @dataclasses.dataclass
 class _Cells:
-    """Where the cells of the good lines are: `starts` and `ends` are `[lines, columns]` positions in `bytes`."""
+    """Where the cells of the good lines are.
+
+    Attributes:
+      raw: the text.
+      characters: uint8, the same.
+      words: uint64, the eight bytes from each position on, as one number.
+      starts: `[lines, columns]`, position of each cell's first character.
+      ends: `[lines, columns]`, position after each cell's last character.
+    """
 
     raw: bytes
-    bytes: np.ndarray
-    words: np.ndarray  # the eight bytes from each position on, as one number
+    characters: np.ndarray
+    words: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
 
-    def texts(self, rows: np.ndarray, column: int) -> list[bytes]:
+    def texts(self, rows: Union[np.ndarray, list[int]], column: int) -> list[bytes]:
         return [self.raw[a:b] for a, b in zip(self.starts[rows, column].tolist(), self.ends[rows, column].tolist())]
 
     def length(self, positions: tuple[int, ...]) -> np.ndarray:
         columns = _columns(positions)
-        return self.ends[:, columns] - self.starts[:, columns]
+        lengths: np.ndarray = self.ends[:, columns] - self.starts[:, columns]
+        return lengths
 
 
-def _columns(positions: tuple[int, ...]):
+def _columns(positions: tuple[int, ...]) -> Union[slice, list[int]]:
     """`positions` as a slice when they stand side by side: a view instead of a copy."""
     if positions and positions == tuple(range(positions[0], positions[-1] + 1)):
         return slice(positions[0], positions[-1] + 1)
     return list(positions)
 
 
-def parse_block(text: bytes, spec: FeatureSpec) -> Block:
+@dataclasses.dataclass
+class _Layout:
+    """What stands where in a line: `(name, kind)` of its columns, and their positions by kind."""
+
+    columns: tuple[tuple[str, str], ...]
+    label: Optional[int]
+    dense: tuple[int, ...]
+    categorical: tuple[int, ...]
+
+    @classmethod
+    def of(cls, spec: FeatureSpec, labelled: bool) -> "_Layout":
+        if labelled:
+            return cls(spec.columns, spec.label_column, spec.dense_columns, spec.categorical_columns)
+        gone = spec.label_column
+        dense, categorical = (tuple(i - (i > gone) for i in at) for at in (spec.dense_columns, spec.categorical_columns))
+        return cls(spec.columns[:gone] + spec.columns[gone + 1 :], None, dense, categorical)
+
+
+def has_label(text: bytes, spec: FeatureSpec) -> bool:
+    """Whether a log has its label column: False when its first line has exactly one field less than `spec` has columns.
+
+    Args:
+      text: lines of the log, the first one whole.
+      spec: the columns.
+    """
+    first = text[: min(end for end in (text.find(b"\n"), text.find(b"\r"), len(text)) if end >= 0)]
+    return first.count(spec.separator.encode()) != len(spec.columns) - 2
+
+
+def parse_block(text: bytes, spec: FeatureSpec, *, labelled: bool = True) -> Block:
     """Parses whole lines.
 
     Args:
       text: lines; the last one need not end in a newline. CRLF and CR end a line too, as in Python's text mode.
       spec: the columns.
+      labelled: False when the lines lack the label column; each label is 0 then.
 
     Returns:
-      a `Block`. A line with another number of fields, a number that is none or a label that is not 0 or 1 is in `bad`.
+      A `Block`. In its `bad` is every line with another number of fields, a cell that is not a number where one is wanted, or a
+      label that is not 0 or 1.
     """
+    layout = _Layout.of(spec, labelled)
     if b"\r" in text:
         text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if text and not text.endswith(b"\n"):
@@ -149,19 +163,19 @@ def parse_block(text: bytes, spec: FeatureSpec) -> Block:
     # Ends of fields: [good lines, columns], positions in `padded`.
     ends = np.flatnonzero((padded == ord(spec.separator)) | (padded == _NEWLINE))
     last = np.flatnonzero(padded[ends] == _NEWLINE)
-    lines, width = last.size, len(spec.columns)
+    lines, width = last.size, len(layout.columns)
     fields = np.diff(last, prepend=-1)
     line_starts = np.concatenate(([PAD], ends[last[:-1]] + 1)) if lines else np.empty(0, np.int64)
     good = fields == width
-    bad = [(int(i), f"{fields[i]} fields, wanted {width}") for i in np.flatnonzero(~good)]
+    bad = [(int(i), f"wanted {width} fields. Received {fields[i]}") for i in np.flatnonzero(~good)]
     position = np.arange(lines)
     if bad:
         ends = ends[np.repeat(good, fields)]
         position, line_starts = position[good], line_starts[good]
-    ends = ends.reshape(-1, width)
-    cells = _Cells(raw, padded, words, np.column_stack((line_starts, ends[:, :-1] + 1)), ends)
+    stops = ends.reshape(-1, width)
+    cells = _Cells(raw, padded, words, np.column_stack((line_starts, stops[:, :-1] + 1)), stops)
 
-    label, dense, faults = _read_numbers(cells, spec)
+    label, dense, faults = _read_numbers(cells, layout)
     if faults:
         bad = sorted(bad + [(int(position[row]), what) for row, what in faults.items()])
         keep = np.ones(len(position), bool)
@@ -169,24 +183,24 @@ def parse_block(text: bytes, spec: FeatureSpec) -> Block:
         position, label, dense = position[keep], label[keep], dense[keep]
         cells = _Cells(raw, padded, words, cells.starts[keep], cells.ends[keep])
 
-    dense_length = cells.length(spec.dense_columns)
-    length = cells.length(spec.categorical_columns)
-    keys, canonical = hex_keys(words[cells.starts[:, _columns(spec.categorical_columns)]])
+    dense_length = cells.length(layout.dense)
+    length = cells.length(layout.categorical)
+    keys, canonical = hex_keys(words[cells.starts[:, _columns(layout.categorical)]])
     canonical &= length == 8
     keys[~canonical] = 0
     empty = length == 0
     odd_rows = [np.flatnonzero(column) for column in ~(canonical | empty).T]
-    odd = [list(zip(rows.tolist(), cells.texts(rows, column))) for rows, column in zip(odd_rows, spec.categorical_columns)]
+    odd = [list(zip(rows.tolist(), cells.texts(rows, column))) for rows, column in zip(odd_rows, layout.categorical)]
     keys, empty = np.ascontiguousarray(keys.T), np.ascontiguousarray(empty.T)
     return Block(lines, position, label, dense, dense_length == 0, keys, empty, odd, bad)
 
 
-def _read_numbers(cells: _Cells, spec: FeatureSpec) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Labels, dense features, and `{row: what is wrong}` of the rows that have a cell which is no number."""
+def _read_numbers(cells: _Cells, layout: _Layout) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """Labels, dense features, and `{row: what is wrong}` of the rows that have a cell which is not a number."""
     faults: dict[int, str] = {}
 
     def complain(row: int, column: int) -> None:
-        name, kind = spec.columns[column]
+        name, kind = layout.columns[column]
         wanted = {"int": "an integer", "float": "a finite number", "label": "0 or 1"}[kind]
         shown = cells.texts([row], column)[0][:40].decode("utf-8", "backslashreplace")
         faults.setdefault(row, f"column {column + 1} ({name}): wanted {wanted}. Received {shown!r}")
@@ -194,7 +208,7 @@ def _read_numbers(cells: _Cells, spec: FeatureSpec) -> tuple[np.ndarray, np.ndar
     def read(positions: tuple[int, ...]) -> np.ndarray:
         columns = _columns(positions)
         start, end = cells.starts[:, columns], cells.ends[:, columns]
-        negative = (cells.bytes[start] == ord("-")) & (end > start)
+        negative = (cells.characters[start] == ord("-")) & (end > start)
         length = end - start - negative
         values, digits = _whole_numbers(cells.words[end - PAD], np.minimum(length, 8))
         values = np.where(negative, -values, values).astype(np.float32)
@@ -203,15 +217,18 @@ def _read_numbers(cells: _Cells, spec: FeatureSpec) -> tuple[np.ndarray, np.ndar
             rows = np.flatnonzero(~plain[:, i])
             for row, text in zip(rows.tolist(), cells.texts(rows, column)):
                 try:
-                    values[row, i] = _number(text, spec.columns[column][1])
+                    values[row, i] = read_number(text, layout.columns[column][1])
                 except (ValueError, OverflowError):
                     complain(row, column)
         return values
 
-    label = read((spec.label_column,))[:, 0]
-    empty = cells.starts[:, spec.label_column] == cells.ends[:, spec.label_column]
-    for row in np.flatnonzero(empty | ((label != 0) & (label != 1))).tolist():
-        complain(row, spec.label_column)
-    if not spec.dense_columns:
+    if layout.label is None:
+        label = np.zeros(len(cells.starts), np.float32)
+    else:
+        label = read((layout.label,))[:, 0]
+        empty = cells.starts[:, layout.label] == cells.ends[:, layout.label]
+        for row in np.flatnonzero(empty | ((label != 0) & (label != 1))).tolist():
+            complain(row, layout.label)
+    if not layout.dense:
         return label, np.zeros((len(label), 0), np.float32), faults
-    return label, np.maximum(read(spec.dense_columns), 0), faults
+    return label, recorded(read(layout.dense)), faults

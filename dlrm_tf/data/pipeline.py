@@ -7,9 +7,12 @@ Python at run time), so it also runs in a remote worker.
 """
 
 import os
+from collections.abc import Callable
+from typing import Any, Optional
 
 import numpy as np
 
+from dlrm_tf.data.features import log_dense_tensor
 from dlrm_tf.errors import DataError
 from dlrm_tf.keras2 import tensorflow
 
@@ -18,21 +21,50 @@ _GROUP_ROWS = 131072  # rows that are permuted together: 21 MB for Criteo
 _FOREVER = np.iinfo(np.int64).max
 
 
-def build(records, split, batch_size, shuffle_seed, repeat, drop_remainder, worker, start_batch, share):
-    """See `Records.dataset`."""
+def build(
+    records: Any,
+    split: str,
+    batch_size: int,
+    *,
+    shuffle_seed: Optional[int],
+    repeat: bool,
+    drop_remainder: bool,
+    worker: tuple[int, int],
+    start_batch: Any,
+    share: str,
+) -> Any:
+    """The pipeline of `Records.dataset`, whose arguments these are.
+
+    Args:
+      records: the opened `Records` (whose module imports this one).
+      split: `train` or `test`.
+      batch_size: rows a batch.
+      shuffle_seed: of the order of rows; None is the order of the log.
+      repeat: epoch after epoch.
+      drop_remainder: leave out a last batch of fewer rows.
+      worker: `(index, count)`.
+      start_batch: number of the first batch, int or integer tensor.
+      share: what a worker gets, `"rows"` or `"files"`.
+
+    Returns:
+      A `tf.data.Dataset` of `({"dense", "categorical"}, label)`.
+
+    Raises:
+      DataError: an argument is out of range.
+    """
     tf = tensorflow()
     index, count = worker
     known = not tf.is_tensor(start_batch)  # a worker of a parameter-server run gets it as a tensor
     if batch_size < 1 or (known and start_batch < 0):
         raise DataError(f"wanted batch_size >= 1 and start_batch >= 0. Received {batch_size} and {start_batch}")
     if not 0 <= index < count:
-        raise DataError(f"wanted a worker (index, count) with 0 <= index < count. Received {worker}")
+        raise DataError(f"worker must be (index, count) with 0 <= index < count. Received {worker}")
     blocks = _blocks(records, split, index, count, share)
     rows = sum(length for _, _, length, _ in blocks)
     batches = rows // batch_size if drop_remainder else -(-rows // batch_size)
     if not batches:
         raise DataError(
-            f"{records.folder}: worker {index} of {count} has {rows} rows of {split}, none makes a batch of {batch_size}"
+            f"{records.folder}: wanted rows of {split} for a batch of {batch_size} for worker {index} of {count}. Received {rows}"
         )
     group_batches = max(1, _GROUP_ROWS // batch_size)
     groups = -(-batches // group_batches)
@@ -40,19 +72,20 @@ def build(records, split, batch_size, shuffle_seed, repeat, drop_remainder, work
 
     dense_width = len(records.spec.dense_columns)
 
-    def batches_of(table):
+    def batches_of(table: Any) -> Any:
         size = tf.shape(table, tf.int64)[0]
         return tf.data.Dataset.range(0, size, batch_size).map(lambda at: table[at : at + batch_size])
 
-    def features(table):
+    def features(table: Any) -> tuple[dict[str, Any], Any]:
         table.set_shape([batch_size if drop_remainder else None, records.dtype.itemsize // 4])
         numbers = tf.bitcast(table[:, : 1 + dense_width], tf.float32)
-        return {"dense": tf.math.log1p(numbers[:, 1:]), "categorical": table[:, 1 + dense_width :]}, numbers[:, :1]
+        dense = log_dense_tensor(numbers[:, 1:], of_records=True)
+        return {"dense": dense, "categorical": table[:, 1 + dense_width :]}, numbers[:, :1]
 
     # Group number g of epoch e is e * groups + g.
     epoch, batch = start_batch // batches, start_batch % batches
     if not repeat and (not known or epoch):
-        raise DataError(f"start_batch {start_batch} is beyond the {batches} batches of {split}")
+        raise DataError(f"start_batch must be below {batches}, the batches of {split}. Received {start_batch}")
     start = epoch * groups + batch // group_batches
     dataset = tf.data.Dataset.range(start, _FOREVER if repeat else groups)
     dataset = dataset.interleave(
@@ -69,20 +102,32 @@ def build(records, split, batch_size, shuffle_seed, repeat, drop_remainder, work
     return dataset
 
 
-def _group_reader(blocks, width, batch_size, stop_row, shuffle_seed):
-    """Function `(epoch, group) -> Dataset` of one element, the group's rows as int32 `[n, width / 4]`; `width`: bytes a row."""
+def _group_reader(
+    blocks: list[tuple[str, int, int, int]], width: int, batch_size: int, stop_row: int, shuffle_seed: Optional[int]
+) -> Callable[[Any, Any], Any]:
+    """Function `(epoch, group) -> Dataset` of one element, the group's rows as int32 `[n, width / 4]`.
+
+    Args:
+      blocks: what `_blocks` returned.
+      width: bytes a row.
+      batch_size: rows a batch.
+      stop_row: rows of an epoch.
+      shuffle_seed: of the order of rows; None is the order of the log.
+    """
     tf = tensorflow()
     group_rows = max(1, _GROUP_ROWS // batch_size) * batch_size
     groups = -(-stop_row // group_rows)
     paths = tf.constant([path for path, _, _, _ in blocks], tf.string)
     first, length, shard_rows = (tf.constant([block[i] for block in blocks], tf.int64) for i in (1, 2, 3))
 
-    def order(count, number):
+    first_seed = (shuffle_seed or 0) % _FOREVER
+
+    def order(count: Any, number: Any) -> Any:
         """A permutation of `count` that belongs to `number`."""
-        seed = tf.stack([tf.constant(shuffle_seed % _FOREVER, tf.int64), number])
+        seed = tf.stack([tf.constant(first_seed, tf.int64), number])
         return tf.argsort(tf.random.stateless_uniform([count], seed, None, None, tf.int64))
 
-    def read(epoch, group):
+    def read(epoch: Any, group: Any) -> Any:
         draw = epoch * (groups + 1)
         permutation = tf.range(len(blocks)) if shuffle_seed is None else order(len(blocks), draw)
         # Blocks of the epoch's stream that touch the group, and how far they reach into it.
@@ -102,7 +147,7 @@ def _group_reader(blocks, width, batch_size, stop_row, shuffle_seed):
             lambda path, header, size, footer: tf.data.FixedLengthRecordDataset(path, size, header, footer, size)
         )
 
-        def join(texts):
+        def join(texts: Any) -> Any:
             table = tf.reshape(tf.io.decode_raw(tf.strings.reduce_join(texts), tf.int32), [-1, width // 4])
             return table if shuffle_seed is None else tf.gather(table, order(tf.shape(table)[0], draw + 1 + group))
 
@@ -111,7 +156,7 @@ def _group_reader(blocks, width, batch_size, stop_row, shuffle_seed):
     return read
 
 
-def _blocks(records, split, index, count, share) -> list[tuple[str, int, int, int]]:
+def _blocks(records: Any, split: str, index: int, count: int, share: str) -> list[tuple[str, int, int, int]]:
     """A worker's share of a split as `(path, first row there, rows, rows of the whole shard)`, in the order of the log."""
     shards = records.shards[split]
     if share == "files":
@@ -119,7 +164,7 @@ def _blocks(records, split, index, count, share) -> list[tuple[str, int, int, in
     elif share == "rows":
         first_row, last_row = (records.rows(split) * i // count for i in (index, index + 1))
     else:
-        raise DataError(f"share: wanted rows or files. Received {share!r}")
+        raise DataError(f"share must be 'rows' or 'files'. Received {share!r}")
     blocks, shard_first = [], 0
     for shard in shards:
         begin, end = max(first_row - shard_first, 0), min(last_row - shard_first, shard.rows)

@@ -3,14 +3,14 @@
 Layout of a folder:
     manifest.json     written last: a folder without it is not a data set
     vocabulary.npz    see dlrm_tf.data.vocabulary
-    train/00000.bin … test/00000.bin …    rows: label float32, dense float32 [d] (raw values), ids int32 [c]; 160 bytes for Criteo
+    train/00000.bin … test/00000.bin …    rows: label float32, dense float32 [d] (raw values), ids int32 [F]; 160 bytes for Criteo
 """
 
 import dataclasses
 import hashlib
 import json
 import os
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from dlrm_tf.data.pipeline import build
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, reason
-from dlrm_tf.files import atomic_file
+from dlrm_tf.files import StrPath, atomic_file
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -27,7 +27,7 @@ SPLITS = ("train", "test")
 
 
 def row_dtype(spec: FeatureSpec) -> np.dtype:
-    """Layout of one row: fields `label`, `dense` and `categorical`."""
+    """Layout of one row: `label` float32, `dense` float32 `[d]` and `categorical` int32 `[F]`, little-endian."""
     return np.dtype(
         [("label", "<f4"), ("dense", "<f4", (len(spec.dense_columns),)), ("categorical", "<i4", (len(spec.categorical_columns),))]
     )
@@ -51,7 +51,11 @@ class Shard:
 
 
 def write_rows(path: str, rows: np.ndarray) -> None:
-    """Writes rows of `row_dtype` to a file.
+    """Writes rows to a file.
+
+    Args:
+      path: the file.
+      rows: `[n]` of `row_dtype`.
 
     Not `ndarray.tofile`: on a full disk it raises an OSError that has neither errno nor the file's name.
     """
@@ -62,7 +66,9 @@ def write_rows(path: str, rows: np.ndarray) -> None:
         raise OSError(e.errno, e.strerror, path) from e
 
 
-def write_manifest(folder: str, spec: FeatureSpec, counts: dict, vocabulary: Vocabulary, shards: dict[str, list[dict]]) -> None:
+def write_manifest(
+    folder: str, spec: FeatureSpec, counts: dict[str, Any], vocabulary: Vocabulary, shards: dict[str, list[dict[str, Any]]]
+) -> None:
     """Writes manifest.json, which makes the folder a data set: everything else must be there already.
 
     Args:
@@ -98,8 +104,13 @@ class Records:
       sizes: number of keys of each categorical feature; an id equal to it means out of vocabulary.
     """
 
-    def __init__(self, folder: str, manifest: dict):
-        """Use `Records.open`."""
+    def __init__(self, folder: str, manifest: dict[str, Any]):
+        """Use `Records.open`, which checks what this takes as it is.
+
+        Args:
+          folder: where the data is.
+          manifest: the content of its manifest.json.
+        """
         self.folder = folder
         self.manifest = manifest
         self.spec = FeatureSpec.from_dict(manifest["spec"])
@@ -108,8 +119,11 @@ class Records:
         self.dtype = row_dtype(self.spec)
 
     @classmethod
-    def open(cls, folder: str) -> "Records":
-        """Reads the manifest and checks that every shard is there and has its size (not its sha256: see `verify`).
+    def open(cls, folder: StrPath) -> "Records":
+        """Reads the manifest and checks that every shard is there and has its size (not its sha256: `verify` does).
+
+        Args:
+          folder: a data folder that `prepare` made.
 
         Raises:
           DataError: not a prepared folder, an interrupted one, another format, or a shard is missing or cut.
@@ -159,7 +173,9 @@ class Records:
         path = os.path.join(self.folder, VOCABULARY)
         vocabulary = Vocabulary.load(path)
         if vocabulary.fingerprint != self.manifest["vocabulary"]["fingerprint"]:
-            raise DataError(f"{path}: not the vocabulary these records were made with")
+            raise DataError(
+                f"{path}: wanted the vocabulary these records were made with. Received fingerprint {vocabulary.fingerprint}"
+            )
         return vocabulary
 
     def rows(self, split: str) -> int:
@@ -169,13 +185,22 @@ class Records:
     def numpy(self, split: str, start: int = 0, stop: Optional[int] = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows `[start, stop)` of a split, in the order of the log.
 
+        Args:
+          split: `train` or `test`.
+          start: number of the first row.
+          stop: number of the row after the last; None is the end of the split, as is any number beyond it.
+
         Returns:
-          `(dense float32 [n, d], categorical int32 [n, c], label float32 [n, 1])`; dense are raw values, before log(x + 1).
+          `(dense float32 [n, d], categorical int32 [n, F], label float32 [n, 1])`; dense values are raw: `features.log_dense`
+          makes of them what a model takes.
+
+        Raises:
+          DataError: no such split, not a range of its rows, or a file was cut meanwhile.
         """
         total = self.rows(split)
         stop = total if stop is None else min(stop, total)
         if not 0 <= start <= max(stop, 0):
-            raise DataError(f"{split}: rows [{start}, {stop}) of {total} are no range")
+            raise DataError(f"{split}: wanted a range of its {total} rows. Received [{start}, {stop})")
         parts = [np.empty(0, self.dtype)]
         first = 0
         for shard in self._split(split):
@@ -195,16 +220,17 @@ class Records:
         self,
         split: str,
         batch_size: int,
+        *,
         shuffle_seed: Optional[int] = None,
         repeat: bool = False,
         drop_remainder: bool = False,
         worker: tuple[int, int] = (0, 1),
-        start_batch: int = 0,
+        start_batch: Any = 0,
         share: str = "rows",
-    ):
-        """A `tf.data.Dataset` of `({"dense": float32 [B, d], "categorical": int32 [B, c]}, label float32 [B, 1])`.
+    ) -> Any:
+        """A `tf.data.Dataset` of `({"dense": float32 [B, d], "categorical": int32 [B, F]}, label float32 [B, 1])`.
 
-        `dense` is log(x + 1) of the recorded value, what the model takes.
+        `dense` is what the model takes: the logarithm is taken.
 
         Args:
           split: `train` or `test`.
@@ -222,7 +248,17 @@ class Records:
         Raises:
           DataError: an argument is out of range.
         """
-        return build(self, split, batch_size, shuffle_seed, repeat, drop_remainder, worker, start_batch, share)
+        return build(
+            self,
+            split,
+            batch_size,
+            shuffle_seed=shuffle_seed,
+            repeat=repeat,
+            drop_remainder=drop_remainder,
+            worker=worker,
+            start_batch=start_batch,
+            share=share,
+        )
 
     def verify(self) -> None:
         """Reads every shard and the vocabulary whole, and compares them with what the manifest says.
@@ -245,5 +281,5 @@ class Records:
 
     def _split(self, split: str) -> tuple[Shard, ...]:
         if split not in self.shards:
-            raise DataError(f"{self.folder}: no split {split!r}; there are {', '.join(SPLITS)}")
+            raise DataError(f"{self.folder}: wanted one of the splits {', '.join(SPLITS)}. Received {split!r}")
         return self.shards[split]

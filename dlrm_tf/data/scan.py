@@ -4,15 +4,18 @@ import collections
 import dataclasses
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any, Optional, Union
 
 import numpy as np
 
+from dlrm_tf.data.encoder import Encoder
 from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.lines import Piece, read_pieces, total_bytes
 from dlrm_tf.data.parse import Block, parse_block
 from dlrm_tf.data.records import row_dtype
 from dlrm_tf.data.spec import FeatureSpec
+from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.data.workspace import Workspace
 from dlrm_tf.errors import DataError
 from dlrm_tf.progress import Progress
@@ -28,8 +31,8 @@ class _Shard:
     rows: list[np.ndarray] = dataclasses.field(default_factory=list)
     bad_lines: list[int] = dataclasses.field(default_factory=list)
     examples: list[str] = dataclasses.field(default_factory=list)
-    missing: int = 0  # both: an int64 array, a count for each feature
-    out_of_vocabulary: int = 0
+    missing: Union[int, np.ndarray] = 0  # both: a count for each feature, int64, once there are rows
+    out_of_vocabulary: Union[int, np.ndarray] = 0
 
 
 class Scan:
@@ -38,8 +41,8 @@ class Scan:
     Shard k holds the good ones of lines `[k, k + 1) * shard_lines`, so what is in it depends on the input alone.
 
     Attributes:
-      notes: of all shards so far, see `_finish_shard`.
-      features: the keys so far.
+      notes: of all shards so far: their rows, positives, bad lines, counts by feature, SHA-256, and where the next one begins.
+      features: the keys so far, of each feature.
     """
 
     def __init__(
@@ -52,18 +55,37 @@ class Scan:
         shard_lines: int,
         stop_at_bad_line: bool,
     ):
-        """`known`: the keys before the first line. `learning`: unknown keys get new ids; else they are out of vocabulary."""
+        """Takes up the shards that the workspace already has.
+
+        Args:
+          workspace: where shards are kept.
+          paths: the files.
+          spec: the columns.
+          known: the keys before the first line, of each feature.
+          learning: unknown keys get new ids; else they are out of vocabulary.
+          shard_lines: lines a shard.
+          stop_at_bad_line: a bad line raises DataError; else it is counted.
+        """
         self.workspace, self.paths, self.spec, self.learning = workspace, paths, spec, learning
         self.shard_lines, self.stop_at_bad_line = shard_lines, stop_at_bad_line
-        self.notes: list[dict] = []
+        self.notes: list[dict[str, Any]] = []
         self.features = [feature.copy() for feature in known]
         for note, new_keys in workspace.shards():
             self.notes.append(note)
             for feature, (numeric, others) in zip(self.features, new_keys):
                 feature.append(numeric, others)
+        self.encoder = Encoder(spec, Vocabulary(list(zip(spec.categorical_names, self.features))))
 
     def run(self, threads: int, quiet: bool) -> None:
-        """Scans to the end of the last file."""
+        """Scans to the end of the last file.
+
+        Args:
+          threads: of parsing and look-up.
+          quiet: show no progress.
+
+        Raises:
+          DataError: a file is damaged, or a line is bad and bad lines stop.
+        """
         # Where the last finished shard ends: `skip` lines after byte `offset` of a file, at which its line number `line` begins.
         start = {"file": 0, "offset": 0, "line": 1 + self.spec.header, "skip": 0, "read": 0}
         place = self.notes[-1]["next"] if self.notes else start
@@ -73,7 +95,7 @@ class Scan:
         progress = Progress("prepare", total_bytes(self.paths), "B", quiet=quiet)
         with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as writer, progress:
             progress.update(read)
-            pieces = read_pieces(self.paths, self.spec.header, file, place["offset"])
+            pieces = read_pieces(self.paths, header=self.spec.header, file=file, offset=place["offset"])
             for piece, block in _parse_ahead(pieces, self.spec, pool, threads + 2):
                 if piece.file != file:
                     file, line = piece.file, 1 + self.spec.header
@@ -108,20 +130,14 @@ class Scan:
         rows = np.empty(len(block.label), row_dtype(self.spec))
         rows["label"], rows["dense"] = block.label, block.dense
 
-        def number(i: int) -> int:
-            feature = self.features[i]
-            ids = (feature.assign if self.learning else feature.find)(block.keys[i], block.empty[i], block.odd[i])
-            unknown = ids < 0
-            ids[unknown] = feature.size
-            rows["categorical"][:, i] = ids
-            return int(np.count_nonzero(unknown))
-
-        shard.out_of_vocabulary += np.array(list(pool.map(number, range(len(self.features)))))
+        shard.out_of_vocabulary += self.encoder.write_ids(block, rows["categorical"], learn=self.learning, run=pool.map)
         shard.missing += np.concatenate((block.dense_missing.sum(0), block.empty.sum(1)))
         shard.rows.append(rows)
         shard.lines += block.lines
 
-    def _finish_shard(self, shard: _Shard, following: dict, writer: Executor, saving):
+    def _finish_shard(
+        self, shard: _Shard, following: dict[str, int], writer: Executor, saving: Optional[Future[None]]
+    ) -> Future[None]:
         """Hands the shard to the writing thread, after the one before (`saving`) is on the disk; returns what to wait for."""
         if saving:
             saving.result()
@@ -130,8 +146,8 @@ class Scan:
             "lines": shard.lines,
             "bad_lines": len(shard.bad_lines),
             "examples": shard.examples,
-            "missing": shard.missing.tolist(),
-            "out_of_vocabulary": shard.out_of_vocabulary.tolist(),
+            "missing": np.asarray(shard.missing).tolist(),
+            "out_of_vocabulary": np.asarray(shard.out_of_vocabulary).tolist(),
             "next": following,
         }
         self.notes.append(note)
@@ -140,26 +156,27 @@ class Scan:
 
         def save(number: int) -> None:
             note.update(describe_rows(rows))
-            self.workspace.save_shard(number, rows, new_keys, bad_lines, note)
+            self.workspace.save_shard(number, rows, new_keys=new_keys, bad_lines=bad_lines, note=note)
 
         return writer.submit(save, len(self.notes) - 1)
 
 
-def describe_rows(rows: np.ndarray) -> dict:
-    """Rows, positives and SHA-256 of a shard."""
-    return {"rows": len(rows), "positives": int(rows["label"].sum(dtype=np.float64)), "sha256": hashlib.sha256(rows).hexdigest()}
+def describe_rows(rows: np.ndarray) -> dict[str, Any]:
+    """`rows`, `positives` and `sha256` of a shard."""
+    positives = int(rows["label"].sum(dtype=np.float64))
+    return {"rows": len(rows), "positives": positives, "sha256": hashlib.sha256(rows.data).hexdigest()}
 
 
 def _parse_ahead(pieces: Iterator[Piece], spec: FeatureSpec, pool: Executor, ahead: int) -> Iterator[tuple[Piece, Block]]:
     """Pieces with their blocks, in order; reading and parsing run `ahead` pieces before on other threads."""
     with ThreadPoolExecutor(1) as reader:
-        parsing: collections.deque = collections.deque()
+        parsing: collections.deque[tuple[Piece, Future[Block]]] = collections.deque()
         reading = reader.submit(next, pieces, None)
         while (piece := reading.result()) is not None:
             reading = reader.submit(next, pieces, None)
             parsing.append((piece, pool.submit(parse_block, piece.text, spec)))
             if len(parsing) > ahead:
-                piece, block = parsing.popleft()
-                yield piece, block.result()
-        for piece, block in parsing:
-            yield piece, block.result()
+                first, block = parsing.popleft()
+                yield first, block.result()
+        for rest, block in parsing:
+            yield rest, block.result()

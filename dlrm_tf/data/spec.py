@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
+from typing import Any
 
 from dlrm_tf.errors import DataError
+from dlrm_tf.files import StrPath
 
 # What a column can be. `int` and `float` are dense features; a `skip` column is read over.
 KINDS = ("label", "int", "float", "categorical", "skip")
@@ -16,7 +19,7 @@ class FeatureSpec:
     Attributes:
       columns: `(name, kind)` in file order; exactly one `label`, at least one `categorical`. Kinds: `label` (0 or 1), `int`
         (whole number; empty and negative count as 0), `float` (finite number; empty and negative count as 0), `categorical` (any
-        string, the empty one included), `skip`.
+        string, the empty one included), `skip` (not looked at).
       separator: one ASCII character between two columns. There is no quoting.
       header: the first line of each file is column names: it is passed over and not counted as a line.
 
@@ -28,7 +31,7 @@ class FeatureSpec:
     separator: str = "\t"
     header: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         try:
             columns = tuple((str(name), str(kind)) for name, kind in self.columns)
         except (TypeError, ValueError):
@@ -51,6 +54,12 @@ class FeatureSpec:
             raise DataError(
                 f"feature spec: separator must be one printable ASCII character, a tab or \\x01. Received {self.separator!r}"
             )
+
+    @classmethod
+    def of(cls, dense: Sequence[str], categorical: Sequence[str]) -> "FeatureSpec":
+        """The spec of rows that are no lines of text: a label, then features of these names."""
+        columns = [("(label)", "label"), *((name, "float") for name in dense), *((name, "categorical") for name in categorical)]
+        return cls(tuple(columns))
 
     def _positions(self, *kinds: str) -> tuple[int, ...]:
         return tuple(i for i, (_, kind) in enumerate(self.columns) if kind in kinds)
@@ -80,12 +89,12 @@ class FeatureSpec:
         """Names of the categorical features, in file order."""
         return tuple(self.columns[i][0] for i in self.categorical_columns)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {"columns": [list(column) for column in self.columns], "separator": self.separator, "header": self.header}
 
     @classmethod
-    def from_dict(cls, values: dict) -> "FeatureSpec":
+    def from_dict(cls, values: dict[str, Any]) -> "FeatureSpec":
         """From what `to_dict` gave; an unknown or missing entry raises DataError."""
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, dict) or "columns" not in values or set(values) - known:
@@ -93,7 +102,7 @@ class FeatureSpec:
         return cls(**values)
 
     @classmethod
-    def load(cls, path: str) -> "FeatureSpec":
+    def load(cls, path: StrPath) -> "FeatureSpec":
         """From a JSON file.
 
         Raises:

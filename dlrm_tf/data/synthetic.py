@@ -2,7 +2,7 @@
 
 A row's logit is a bias, smooth functions of some dense features, effects of the frequent categories of some categorical features,
 and products of hidden factors of two pairs of them. All of it is a function of what is written to the file, so a model can learn
-all of it; rare categories have no effect, so it is learnt from some 100 k rows.
+all of it; rare categories have no effect, so some 100,000 rows are enough to learn it.
 """
 
 import dataclasses
@@ -13,17 +13,15 @@ from typing import Union
 
 import numpy as np
 
+from dlrm_tf.config import CRITEO_KAGGLE_SIZES
+from dlrm_tf.data.spec import CRITEO
 from dlrm_tf.errors import UsageError
-from dlrm_tf.files import atomic_file
+from dlrm_tf.files import StrPath, atomic_file
+from dlrm_tf.probability import histogram_auc
 from dlrm_tf.progress import Progress
 
-# Criteo Kaggle's numbers of categories (all lines of train.txt, unfiltered).
-CRITEO_CARDINALITIES = (
-    1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194,
-    27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572,
-)  # fmt: skip
-_SMALL = tuple(min(size, 20_000) for size in CRITEO_CARDINALITIES)  # 207 k categories in all
-_DENSE, _CATEGORICAL = 13, 26
+_SMALL = tuple(min(size, 20_000) for size in CRITEO_KAGGLE_SIZES)  # 207 k categories in all
+_DENSE, _CATEGORICAL = len(CRITEO.dense_columns), len(CRITEO.categorical_columns)
 _BLOCK = 65536  # rows made at once; part of the format of the random stream, so of what a seed gives
 _BINS = 1 << 20  # of the probability, for the AUC in bounded memory
 _FREQUENT = 8  # categories of a feature that have an effect
@@ -87,14 +85,15 @@ class _Signal:
             probability = 1 / (1 + np.exp(-(logit + self.bias)))
             self.bias += float((_POSITIVE_RATE - probability.mean()) / (probability * (1 - probability)).mean())
 
-    def draw(self, rng: np.random.Generator, rows: int):
+    def draw(self, rng: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`(text uint8 matrix with zero bytes to be left out, probability, label)` of `rows` rows."""
         logit, numbers, absent, rank, blank = self._features(rng, rows)
         probability = 1 / (1 + np.exp(-logit))
         label = rng.random(rows, np.float32) < probability
         return _text(label, numbers, absent, _scramble(rank, self.multiplier, self.offset), blank), probability, label
 
-    def _features(self, rng: np.random.Generator, rows: int):
+    def _features(self, rng: np.random.Generator, rows: int) -> tuple[np.ndarray, ...]:
+        """`(logit, dense numbers, which of them are missing, rank of each category, which of them are missing)`."""
         logit = np.full(rows, self.bias, np.float32)
         numbers = np.floor(np.exp(rng.standard_normal((rows, _DENSE), np.float32) * self.spread + self.mean))
         numbers = np.minimum(numbers, 10**_DIGITS - 1).astype(np.int32)
@@ -102,6 +101,7 @@ class _Signal:
             rng.random((rows, _DENSE), np.float32) < self.negative, -rng.integers(1, 4, (rows, _DENSE), np.int32), numbers
         )
         absent = rng.random((rows, _DENSE), np.float32) < self.dense_missing
+        # In float64, unlike `log_dense`: what a seed gives must stay the same bytes.
         seen = np.log1p(np.where(absent, 0, np.maximum(numbers, 0))) - self.mean
         logit += (seen * self.slope + (np.square(seen) - 1) * self.curve).sum(1).astype(np.float32)
 
@@ -121,13 +121,14 @@ class _Signal:
 
 def _scramble(rank: np.ndarray, multiplier: np.ndarray, offset: np.ndarray) -> np.ndarray:
     """Keys that look like hashes: each step is a bijection of uint32."""
-    key = rank * multiplier + offset
+    key: np.ndarray = rank * multiplier + offset
     key ^= key >> np.uint32(16)
     key *= np.uint32(0x45D9F3B)
-    return key ^ (key >> np.uint32(16))
+    key ^= key >> np.uint32(16)
+    return key
 
 
-def _text(label, numbers, absent, keys, blank) -> np.ndarray:
+def _text(label: np.ndarray, numbers: np.ndarray, absent: np.ndarray, keys: np.ndarray, blank: np.ndarray) -> np.ndarray:
     """Rows as a uint8 matrix of fixed-width fields, in which zero bytes stand for nothing."""
     rows = len(label)
     zero, tab = ord("0"), ord("\t")
@@ -151,17 +152,10 @@ def _text(label, numbers, absent, keys, blank) -> np.ndarray:
     return text
 
 
-def _auc(counts: np.ndarray) -> float:
-    """Area under the ROC curve from `counts` `[2, bins]` of negatives and positives by score, ties counted half."""
-    negatives, positives = counts.astype(np.float64)
-    below = np.cumsum(negatives) - negatives
-    pairs = negatives.sum() * positives.sum()
-    return float((positives * (below + negatives / 2)).sum() / pairs) if pairs else float("nan")
-
-
 def synth(
-    path: str,
+    path: StrPath,
     rows: int,
+    *,
     seed: int,
     cardinalities: Union[str, Sequence[int]] = "small",
     quiet: bool = True,
@@ -180,18 +174,18 @@ def synth(
     Raises:
       UsageError: an argument is out of range.
     """
-    named = {"small": _SMALL, "criteo": CRITEO_CARDINALITIES}
+    named = {"small": _SMALL, "criteo": CRITEO_KAGGLE_SIZES}
     if isinstance(cardinalities, str):
         if cardinalities not in named:
-            raise UsageError(f"cardinalities: wanted small, criteo or 26 numbers. Received {cardinalities!r}")
+            raise UsageError(f"cardinalities must be small, criteo or {_CATEGORICAL} numbers. Received {cardinalities!r}")
         cardinalities = named[cardinalities]
     cardinalities = tuple(int(size) for size in cardinalities)
     if len(cardinalities) != _CATEGORICAL or min(cardinalities) < 1 or max(cardinalities) > 1 << 31:
         raise UsageError(
-            f"cardinalities: wanted {_CATEGORICAL} numbers >= 1. Received {len(cardinalities)}: {cardinalities}"[:200]
+            f"cardinalities must be {_CATEGORICAL} numbers >= 1. Received {len(cardinalities)}: {cardinalities}"[:200]
         )
     if rows < 1 or seed < 0:
-        raise UsageError(f"wanted rows >= 1 and seed >= 0. Received {rows} and {seed}")
+        raise UsageError(f"rows must be >= 1 and seed >= 0. Received {rows} and {seed}")
 
     rng = np.random.default_rng(seed)
     signal = _Signal(rng, cardinalities)
@@ -212,8 +206,8 @@ def synth(
         rows=rows,
         seed=seed,
         positive_rate=float(counts[:, 1].sum() / rows),
-        best_auc=_auc(counts.sum(0)),
-        best_auc_test=_auc(counts[1]),
+        best_auc=histogram_auc(counts.sum(0)),
+        best_auc_test=histogram_auc(counts[1]),
         cardinalities=cardinalities,
     )
     with atomic_file(f"{path}.json") as temporary, open(temporary, "w", encoding="utf-8") as file:

@@ -5,11 +5,14 @@ keys in id order, values are counts.
 """
 
 import pickle
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
+from dlrm_tf.files import StrPath
 
-_INT = object()  # what the file's `int` becomes: good for nothing but being a defaultdict's factory
+_INT = object()  # what the file's `int` becomes: it can only stand as a defaultdict's factory
 _ADMITTED = {
     ("collections", "defaultdict"): dict,
     ("builtins", "int"): _INT,
@@ -31,26 +34,29 @@ _OPCODES = (
 class _CountsUnpickler(pickle._Unpickler):
     """The standard library's unpickler in Python, which, unlike the one in C, can be told which opcodes there are."""
 
-    dispatch = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES}
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Any]] = {
+        getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES
+    }
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ADMITTED:
             raise DataError(f"refused: it asks for {module}.{name}; upstream's counts hold dict, defaultdict, int and str only")
         return _ADMITTED[module, name]
 
-    def _load_tuple(self):
-        pickle._Unpickler.load_tuple(self)
+    def _load_tuple(self) -> None:
+        pickle._Unpickler.load_tuple(self)  # type: ignore[attr-defined]
         self._check_arguments()
 
-    def _load_tuple1(self):
-        pickle._Unpickler.load_tuple1(self)
+    def _load_tuple1(self) -> None:
+        pickle._Unpickler.load_tuple1(self)  # type: ignore[attr-defined]
         self._check_arguments()
 
-    def _check_arguments(self):
+    def _check_arguments(self) -> None:
         if self.stack[-1] not in ((), (_INT,)):
             raise DataError("refused: it holds a tuple; upstream's counts hold dict, defaultdict, int and str only")
 
-    def _load_reduce(self):
+    def _load_reduce(self) -> None:
         arguments, function = self.stack.pop(), self.stack[-1]
         if function is not dict or not isinstance(arguments, tuple):
             raise DataError("refused: it calls something; upstream's counts hold dict, defaultdict, int and str only")
@@ -59,7 +65,7 @@ class _CountsUnpickler(pickle._Unpickler):
     dispatch.update({pickle.TUPLE[0]: _load_tuple, pickle.TUPLE1[0]: _load_tuple1, pickle.REDUCE[0]: _load_reduce})
 
 
-def load_counts(path: str, names: "tuple[str, ...]") -> Vocabulary:
+def load_counts(path: StrPath, names: Sequence[str]) -> Vocabulary:
     """The vocabulary in upstream's `cat_count_dict.pkl`.
 
     Args:
@@ -87,5 +93,5 @@ def load_counts(path: str, names: "tuple[str, ...]") -> Vocabulary:
     for name, column in zip(names, columns):
         wrong = next((key for key in column if not isinstance(key, str)), None)
         if wrong is not None:
-            raise DataError(f"{path}: {name} has a key of type {type(wrong).__name__}, wanted strings")
+            raise DataError(f"{path}: {name}: wanted keys of type str. Received one of type {type(wrong).__name__}")
     return Vocabulary.from_keys({name: list(column) for name, column in zip(names, columns)})

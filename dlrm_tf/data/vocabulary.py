@@ -2,19 +2,25 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO, Union
 
 import numpy as np
 
-from dlrm_tf.data.feature_keys import FeatureKeys, as_column
+from dlrm_tf.data.feature_keys import FeatureKeys
+from dlrm_tf.data.key_column import as_column
 from dlrm_tf.data.key_file import read_keys, write_keys
 from dlrm_tf.errors import DataError
+from dlrm_tf.files import StrPath
 
 _FORMAT = 1
 
 
 class Vocabulary:
     """Which id each category of each feature has.
+
+    Attributes:
+      names: the features, in the order of the model's categorical input.
 
     Example:
       vocabulary = Vocabulary.load("data/vocabulary.npz")
@@ -27,14 +33,23 @@ class Vocabulary:
         self._features = dict(features)
 
     @classmethod
-    def from_keys(cls, keys: "dict[str, Sequence[str]]") -> "Vocabulary":
-        """From each feature's keys in id order; a key that stands twice raises DataError."""
+    def from_keys(cls, keys: Mapping[str, Sequence[Any]]) -> "Vocabulary":
+        """A vocabulary of these keys.
+
+        Args:
+          keys: by feature, in the order of the model's input, the keys in id order: str, bytes or whole numbers.
+
+        Raises:
+          DataError: a key stands twice, or is of another type.
+        """
         features = []
         for name, column in keys.items():
             feature = FeatureKeys()
-            feature.assign(*as_column(column))
+            feature.assign(as_column(column, f"vocabulary: feature {name!r}, key {{}}".format))
             if feature.size != len(column):
-                raise DataError(f"vocabulary: feature {name!r} has {len(column) - feature.size} keys twice")
+                raise DataError(
+                    f"vocabulary: feature {name!r}: wanted different keys. Received {len(column) - feature.size} twice"
+                )
             features.append((name, feature))
         return cls(features)
 
@@ -56,14 +71,18 @@ class Vocabulary:
         return digest.hexdigest()
 
     def first(self, sizes: Sequence[int]) -> "Vocabulary":
-        """The vocabulary of each feature's first `sizes` keys: what this one was before it grew."""
+        """What this vocabulary was before it grew.
+
+        Args:
+          sizes: how many keys each feature had.
+        """
         features = [(name, self._features[name]) for name in self.names]
         return Vocabulary([(name, keys.keep(np.arange(keys.size) < size)) for (name, keys), size in zip(features, sizes)])
 
     def feature(self, name: str) -> FeatureKeys:
         """Keys and ids of one feature, as arrays."""
         if name not in self._features:
-            raise DataError(f"vocabulary: no feature {name!r}; it has {', '.join(self.names)}")
+            raise DataError(f"vocabulary: wanted one of the features {', '.join(self.names)}. Received {name!r}")
         return self._features[name]
 
     def keys(self, name: str) -> list[str]:
@@ -77,22 +96,36 @@ class Vocabulary:
             result[i] = key.decode("utf-8", "surrogateescape")
         return result
 
-    def lookup(self, name: str, keys: Sequence[str]) -> np.ndarray:
-        """Ids of `keys` (strings or bytes, any shape) of one feature: int32, same shape; an unknown key gives its size."""
-        feature = self.feature(name)
-        found = feature.find(*as_column(np.asarray(keys, dtype=object).ravel()))
-        found[found < 0] = feature.size
-        return found.reshape(np.shape(keys))
+    def lookup(self, name: str, keys: Any) -> np.ndarray:
+        """Ids of keys of one feature.
 
-    def save(self, path: str) -> None:
+        Args:
+          name: the feature.
+          keys: str, bytes or whole numbers, any shape; None, NaN and pandas.NA are the key ''.
+
+        Returns:
+          int32, shape of `keys`; an unknown key gives the feature's size.
+
+        Raises:
+          DataError: no such feature, or a key of another type.
+        """
+        feature = self.feature(name)
+        cells = np.asarray(keys, dtype=object)
+        column = as_column(cells.reshape(-1).tolist(), f"feature {name!r}, key {{}}".format)
+        return feature.ids(column).reshape(cells.shape)
+
+    def save(self, path: StrPath) -> None:
         """Writes one `.npz` (4 bytes a hex key); the file appears whole or not at all."""
         header = {"format": _FORMAT, "fingerprint": self.fingerprint, "names": self.names}
         parts = [(self._features[name].numeric()[0], self._features[name].others()) for name in self.names]
         write_keys(path, header, parts)
 
     @classmethod
-    def load(cls, path) -> "Vocabulary":
-        """Reads what `save` wrote, a path or an opened binary file.
+    def load(cls, path: Union[StrPath, BinaryIO]) -> "Vocabulary":
+        """Reads what `save` wrote.
+
+        Args:
+          path: the file, or an open binary file.
 
         Raises:
           DataError: not a vocabulary file, another format, or damaged (its fingerprint does not fit).

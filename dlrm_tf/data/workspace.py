@@ -8,11 +8,11 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
-from dlrm_tf.data.key_file import read_keys, write_keys
+from dlrm_tf.data.key_file import Keys, read_keys, write_keys
 from dlrm_tf.data.records import write_rows
 from dlrm_tf.errors import DataError
 from dlrm_tf.files import atomic_file
@@ -32,8 +32,12 @@ class Workspace:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, out_dir: str, job: dict) -> Iterator["Workspace"]:
-        """Starts the job in `out_dir`, or continues the same one; holds a lock meanwhile.
+    def open(cls, out_dir: str, job: dict[str, Any]) -> Iterator["Workspace"]:
+        """Starts a job, or continues the same one; holds a lock meanwhile.
+
+        Args:
+          out_dir: the data folder that is to be made.
+          job: what tells one job from another, JSON values.
 
         Raises:
           DataError: the folder holds something else, another job, or a job that another process is doing.
@@ -66,15 +70,16 @@ class Workspace:
         """Path of a file of the work folder."""
         return os.path.join(self.folder, name)
 
-    def read_json(self, name: str) -> Optional[dict]:
+    def read_json(self, name: str) -> Optional[dict[str, Any]]:
         """A note, or None when it is not there."""
         try:
             with open(self.path(name), encoding="utf-8") as file:
-                return json.load(file)
+                note: dict[str, Any] = json.load(file)
+                return note
         except FileNotFoundError:
             return None
 
-    def write_json(self, name: str, values: dict) -> None:
+    def write_json(self, name: str, values: dict[str, Any]) -> None:
         """Writes a note; it appears whole or not at all."""
         with atomic_file(self.path(name)) as temporary, open(temporary, "w", encoding="utf-8") as file:
             json.dump(values, file)
@@ -83,13 +88,23 @@ class Workspace:
         """File of the rows of a scanned shard."""
         return self.path(f"{number:05d}.bin")
 
-    def save_shard(self, number: int, rows: np.ndarray, new_keys: list, bad_lines: np.ndarray, note: dict) -> None:
-        """Keeps a scanned shard; `new_keys` as `FeatureKeys.take_new` gives them."""
+    def save_shard(
+        self, number: int, rows: np.ndarray, *, new_keys: list[Keys], bad_lines: np.ndarray, note: dict[str, Any]
+    ) -> None:
+        """Keeps a scanned shard.
+
+        Args:
+          number: of the shard, from 0.
+          rows: `[n]` of `row_dtype`.
+          new_keys: per feature the keys that this shard added, from `FeatureKeys.take_new`.
+          bad_lines: positions of the bad lines in the shard, ascending.
+          note: what is told of the shard, JSON values.
+        """
         with atomic_file(self.rows_path(number)) as temporary:
             write_rows(temporary, rows)
         write_keys(self._note_path(number), {"note": note, "bad_lines": bad_lines.tolist()}, new_keys)
 
-    def shards(self) -> Iterator[tuple[dict, list]]:
+    def shards(self) -> Iterator[tuple[dict[str, Any], list[Keys]]]:
         """`(note, new_keys)` of the finished shards, in order."""
         for number in itertools.count():
             if not os.path.exists(self._note_path(number)):

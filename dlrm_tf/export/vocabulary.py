@@ -1,7 +1,8 @@
-"""The vocabulary inside a TFLite file: the keys of the ids it kept."""
+"""A vocabulary cut to the ids that an export keeps, and its bytes."""
 
 import os
 import tempfile
+from collections.abc import Sequence
 from typing import Optional
 
 import numpy as np
@@ -10,8 +11,13 @@ from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.vocabulary import Vocabulary
 
 
-def prune_vocabulary(vocabulary: Vocabulary, kept: list) -> Vocabulary:
-    """The vocabulary in which feature f has the ids `kept[f]` (ascending), numbered anew from 0."""
+def prune_vocabulary(vocabulary: Vocabulary, kept: Sequence[np.ndarray]) -> Vocabulary:
+    """A vocabulary of a part of the ids.
+
+    Args:
+      vocabulary: the whole one.
+      kept: of each feature the ids that stay, ascending; they are numbered anew from 0.
+    """
     features = []
     for name, ids in zip(vocabulary.names, kept):
         feature = vocabulary.feature(name)
@@ -23,8 +29,13 @@ def prune_vocabulary(vocabulary: Vocabulary, kept: list) -> Vocabulary:
     return Vocabulary(features)
 
 
-def vocabulary_bytes(vocabulary: Vocabulary, kept: Optional[list]) -> bytes:
-    """The file that `Vocabulary.save` writes, of all ids or of those `kept`."""
+def vocabulary_bytes(vocabulary: Vocabulary, kept: Optional[Sequence[np.ndarray]]) -> bytes:
+    """The bytes of the file that `Vocabulary.save` writes.
+
+    Args:
+      vocabulary: the whole vocabulary.
+      kept: of each feature the ids that stay, ascending; None keeps all.
+    """
     if kept is not None:
         vocabulary = prune_vocabulary(vocabulary, kept)
     with tempfile.TemporaryDirectory(prefix="dlrm_tf_vocabulary_") as folder:

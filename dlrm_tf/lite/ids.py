@@ -1,6 +1,7 @@
 """The ids a pruned file kept, in Model.metadata: from ids of the whole vocabulary to the file's own."""
 
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,8 +11,12 @@ from dlrm_tf.errors import DLRMError
 KEPT_IDS = "dlrm_tf.kept_ids"
 
 
-def encode_kept_ids(kept: list) -> bytes:
-    """Per feature the ascending ids that were kept, as compressed differences (about a byte an id)."""
+def encode_kept_ids(kept: Sequence[np.ndarray]) -> bytes:
+    """The ids that a pruned file keeps, as compressed differences: about a byte an id.
+
+    Args:
+      kept: ascending ids of each feature, integers.
+    """
     return zlib.compress(np.concatenate([np.diff(ids, prepend=0) for ids in kept]).astype("<i4").tobytes(), 9)
 
 
@@ -19,7 +24,7 @@ class KeptIds:
     """Translates ids of the whole vocabulary into those of a pruned file.
 
     Args:
-      data: what `encode_kept_ids` gave.
+      data: what `encode_kept_ids` returned.
       sizes: how many ids each feature kept.
       original_sizes: how many ids each feature has in the whole vocabulary.
       source: named in errors.
@@ -28,7 +33,7 @@ class KeptIds:
       DLRMError: the data does not fit the sizes.
     """
 
-    def __init__(self, data: bytes, sizes: list, original_sizes: list, source: str):
+    def __init__(self, data: bytes, sizes: Sequence[int], original_sizes: Sequence[int], source: str):
         expected = 4 * sum(sizes)
         decoder = zlib.decompressobj()
         try:
@@ -48,7 +53,14 @@ class KeptIds:
         self._rows = np.concatenate([np.cumsum(part, dtype=np.int64) + offset for part, offset in zip(parts, self._offsets)])
 
     def translate(self, categorical: np.ndarray) -> np.ndarray:
-        """int32 `[n, F]` in the file's numbering; an id that was not kept becomes its feature's size."""
+        """Ids in the file's numbering.
+
+        Args:
+          categorical: integer ids `[n, F]` of the whole vocabulary.
+
+        Returns:
+          int32 `[n, F]`; an id that was not kept becomes its feature's size.
+        """
         known = (categorical >= 0) & (categorical < self._original_sizes)
         rows = np.where(known, categorical, 0) + self._offsets
         places = np.searchsorted(self._rows, rows)

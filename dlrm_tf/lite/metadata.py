@@ -5,6 +5,8 @@ import json
 import mmap
 import os
 import struct
+from collections.abc import Iterator
+from typing import Any
 
 from dlrm_tf.errors import DLRMError, require
 
@@ -14,8 +16,11 @@ VOCABULARY = "dlrm_tf.vocabulary"
 
 
 @contextlib.contextmanager
-def mapped(path: str):
+def mapped(path: str) -> Iterator[Any]:
     """Yields the flatbuffer root (`schema.Model`) of a TFLite file, memory-mapped.
+
+    Args:
+      path: the file.
 
     Raises:
       DLRMError: not a TFLite file, or a damaged one.
@@ -32,12 +37,12 @@ def mapped(path: str):
                 raise DLRMError(f"{path}: damaged TFLite file, {os.path.getsize(path):,} bytes ({e})") from e
 
 
-def data_field(buffer) -> int:
+def data_field(buffer: Any) -> int:
     """Position in the file of a `schema.Buffer`'s reference to its data vector."""
-    return buffer._tab.Pos + buffer._tab.Offset(4)
+    return int(buffer._tab.Pos + buffer._tab.Offset(4))
 
 
-def metadata_buffer(model, name: str):
+def metadata_buffer(model: Any, name: str) -> Any:
     """The `schema.Buffer` of an entry of Model.metadata, or None."""
     for i in range(model.MetadataLength()):
         if model.Metadata(i).Name() == name.encode():
@@ -46,7 +51,14 @@ def metadata_buffer(model, name: str):
 
 
 def read_entry(path: str, name: str) -> bytes:
-    """The bytes of an entry of Model.metadata; b"" when there is none.
+    """The bytes of an entry of Model.metadata.
+
+    Args:
+      path: the file.
+      name: the entry's name.
+
+    Returns:
+      Its bytes; b"" when there is none.
 
     Raises:
       DLRMError: not a TFLite file, or a damaged one.
@@ -55,13 +67,16 @@ def read_entry(path: str, name: str) -> bytes:
         buffer = metadata_buffer(model, name)
         try:
             # NumPy checks the announced length against the file's size. A copy: the map is closed on leaving.
-            return b"" if buffer is None or buffer.DataIsNone() else buffer.DataAsNumpy().tobytes()
+            return b"" if buffer is None or buffer.DataIsNone() else bytes(buffer.DataAsNumpy().tobytes())
         except ValueError as e:
             raise DLRMError(f"{path}: damaged TFLite file, its entry {name} is cut ({e})") from e
 
 
-def read_metadata(path: str) -> dict:
-    """The JSON that `export_tflite` wrote into the file, as a dict.
+def read_metadata(path: str) -> dict[str, Any]:
+    """The JSON that `export_tflite` wrote into the file.
+
+    Args:
+      path: the file.
 
     Raises:
       DLRMError: not a TFLite file, or not one that dlrm_tf exported.

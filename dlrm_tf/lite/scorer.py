@@ -3,13 +3,16 @@
 import functools
 import io
 import os
+from typing import Any, Optional
 
 import numpy as np
 
+from dlrm_tf.data.encoder import Encoder
+from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, DLRMError, require
+from dlrm_tf.files import StrPath
 from dlrm_tf.lite.ids import KEPT_IDS, KeptIds
-from dlrm_tf.lite.keys import KeyTable
 from dlrm_tf.lite.metadata import VOCABULARY, read_entry, read_metadata
 
 SIGNATURE = "score"
@@ -36,7 +39,7 @@ class Scorer:
     # Rows of one run: larger batches only need more memory for the interactions.
     _BATCH = 1024
 
-    def __init__(self, path, num_threads: int = 1):
+    def __init__(self, path: StrPath, *, num_threads: int = 1):
         litert = require("ai_edge_litert.interpreter", "lite")
         self.path = os.fspath(path)
         self.metadata = read_metadata(self.path)
@@ -55,9 +58,9 @@ class Scorer:
         self._dense, self._categorical = inputs["dense"]["index"], inputs["categorical"]["index"]
         self._probability = outputs["probability"]["index"]
         self._widths = {name: int(inputs[name]["shape_signature"][1]) for name in inputs}
-        self._rows = None
+        self._rows: Optional[int] = None  # that the interpreter has room for
 
-    def score(self, dense, categorical) -> np.ndarray:
+    def score(self, dense: Any, categorical: Any) -> np.ndarray:
         """Click probabilities of prepared rows.
 
         Args:
@@ -84,34 +87,28 @@ class Scorer:
 
     __call__ = score
 
-    def score_raw(self, dense, categorical) -> np.ndarray:
+    def score_raw(self, dense: Any, categorical: Any) -> np.ndarray:
         """Click probabilities of raw rows, as they stand in a log; needs a file that carries its vocabulary.
 
         Args:
-          dense: numbers `[batch_size, dense_dim]`; NaN or None is a missing one.
-          categorical: strings `[batch_size, F]`; '' is a category like any other, one that is not known is out of vocabulary.
+          dense: numbers `[batch_size, dense_dim]`; None, NaN or '' where missing.
+          categorical: str, bytes or whole numbers `[batch_size, F]`; None, NaN or '' where missing. An unknown key is out of
+            vocabulary.
 
         Returns:
           float32 `[batch_size]`.
 
         Raises:
           DLRMError: the file carries no vocabulary.
-          DataError: an array of another width, numbers of rows that differ, or dense values that are no numbers.
+          DataError: an array of another width, numbers of rows that differ, or a value that is not what its column takes (row and
+            column are named).
         """
-        if self._keys is None:
+        if self._encoder is None:
             raise DLRMError(f"{self.path}: carries no vocabulary; export it with --vocabulary FILE to score raw rows")
-        try:
-            dense = np.asarray(dense, np.float32)
-        except (TypeError, ValueError) as e:
-            raise DataError(f"{self.path}: dense must be numbers, NaN or None where missing ({e})") from e
-        dense, categorical = self._checked("dense", dense), self._checked("categorical", np.asarray(categorical, object))
-        if np.isinf(dense).any():
-            raise DataError(f"{self.path}: dense must be finite, NaN or None where missing. Received infinity")
-        # NaN is not greater than 0.
-        return self._score(np.log1p(np.where(dense > 0, dense, np.float32(0))), self._keys.ids(categorical))
+        return self._score(*self._encoder.arrays(dense, categorical))
 
     @functools.cached_property
-    def _kept_ids(self):
+    def _kept_ids(self) -> Optional[KeptIds]:
         """Translation of ids where the file keeps a part of the vocabulary, else None; read when first needed."""
         if "original_sizes" not in self.metadata:
             return None
@@ -119,15 +116,18 @@ class Scorer:
         return KeptIds(read_entry(self.path, KEPT_IDS), sizes, self.metadata["original_sizes"], self.path)
 
     @functools.cached_property
-    def _keys(self):
-        """`KeyTable` of the file's own vocabulary, or None; read when first needed."""
+    def _encoder(self) -> Optional[Encoder]:
+        """Encoder with the file's own vocabulary, or None; made when first needed."""
         data = read_entry(self.path, VOCABULARY)
         if not data:
             return None
-        return KeyTable(Vocabulary.load(io.BytesIO(data)))
+        vocabulary = Vocabulary.load(io.BytesIO(data))
+        # Files of exports without data do not tell the names of the dense features.
+        dense = self.metadata.get("features", {}).get("dense") or [f"column {i}" for i in range(self._widths["dense"])]
+        return Encoder(FeatureSpec.of(dense, vocabulary.names), vocabulary, source=self.path)
 
-    def _checked(self, name: str, array) -> np.ndarray:
-        array = np.asarray(array)
+    def _checked(self, name: str, values: Any) -> np.ndarray:
+        array: np.ndarray = np.asarray(values)
         if array.ndim != 2 or array.shape[1] != self._widths[name]:
             raise DataError(f"{self.path}: {name} must be [batch_size, {self._widths[name]}]. Received {list(array.shape)}")
         return array
@@ -142,7 +142,7 @@ class Scorer:
             probabilities[start:stop] = self._run(dense[start:stop], np.ascontiguousarray(ids[start:stop]))
         return probabilities
 
-    def _run(self, dense, ids) -> np.ndarray:
+    def _run(self, dense: np.ndarray, ids: np.ndarray) -> np.ndarray:
         interpreter = self._interpreter
         if len(dense) != self._rows:
             interpreter.resize_tensor_input(self._dense, dense.shape)
@@ -152,4 +152,5 @@ class Scorer:
         interpreter.set_tensor(self._dense, dense)
         interpreter.set_tensor(self._categorical, ids)
         interpreter.invoke()
-        return interpreter.get_tensor(self._probability)[:, 0]
+        probability: np.ndarray = interpreter.get_tensor(self._probability)[:, 0]
+        return probability

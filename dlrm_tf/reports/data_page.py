@@ -5,13 +5,15 @@ import dataclasses
 import html
 import io
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from dlrm_tf.data.describe import describe_records
 from dlrm_tf.data.records import SPLITS, Records
 from dlrm_tf.errors import UsageError, require
-from dlrm_tf.files import atomic_file
+from dlrm_tf.files import StrPath, atomic_file
 
 _STRETCHES = 100  # of the log, for the label rate
 _CURVES = 6  # features whose frequency curve is drawn: those of the most categories
@@ -50,12 +52,12 @@ def _count(records: Records) -> _Sums:
     return sums
 
 
-def _bars(axes, names, values, color) -> None:
+def _bars(axes: Any, names: Sequence[str], values: Sequence[float], color: Any) -> None:
     axes.bar(range(len(names)), values, color=color)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
 
 
-def _figure(records: Records, sums: _Sums):
+def _figure(records: Records, sums: _Sums) -> Any:
     """Four panels, as a matplotlib figure."""
     figure_class = require("matplotlib.figure", "report").Figure
     figure = figure_class(figsize=(13, 8), layout="constrained")
@@ -94,15 +96,25 @@ def _figure(records: Records, sums: _Sums):
     return figure
 
 
-def page_suffix(path: str) -> str:
-    """`.html` or `.png`; another suffix raises UsageError."""
-    suffix = os.path.splitext(path)[1].lower()
+def page_suffix(path: StrPath) -> str:
+    """The format of a page.
+
+    Args:
+      path: the page's file.
+
+    Returns:
+      `.html` or `.png`.
+
+    Raises:
+      UsageError: another suffix.
+    """
+    suffix = os.path.splitext(os.fspath(path))[1].lower()
     if suffix not in (".html", ".png"):
-        raise UsageError(f"{path}: wanted a name that ends in .html or .png")
+        raise UsageError(f"page must end in .html or .png. Received {os.fspath(path)!r}")
     return suffix
 
 
-def write_page(folder: str, path: str) -> None:
+def write_page(folder: StrPath, path: StrPath) -> None:
     """Writes the page of a data folder; it appears whole or not at all.
 
     Args:

@@ -8,6 +8,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -25,10 +27,11 @@ td.n{text-align:right;white-space:nowrap}figure{display:inline-block;width:48%;m
 
 
 class Step:
-    """One stretch of the journey: its name, seconds, and figures by name."""
+    """One step of the journey: its name, seconds, and figures by name."""
 
     def __init__(self, name: str):
-        self.name, self.seconds, self.figures = name, 0.0, {}
+        self.name, self.seconds = name, 0.0
+        self.figures: dict[str, str] = {}
 
     def figure(self, name: str, value: str) -> None:
         """Notes one figure."""
@@ -38,18 +41,24 @@ class Step:
 class Report:
     """Collects steps, figures and pictures.
 
+    Attributes:
+      steps: those finished.
+      latencies: seconds of each call, by what was called.
+
     Args:
       folder: where report.html and report.json are written.
     """
 
     def __init__(self, folder: str):
-        # Said now rather than after the journey.
-        require("matplotlib", "report")
-        self.folder, self.steps, self.latencies, self._pictures = folder, [], {}, []
+        require("matplotlib", "report")  # told before the journey, not after it
+        self.folder = folder
+        self.steps: list[Step] = []
+        self.latencies: dict[str, list[float]] = {}
+        self._pictures: list[tuple[str, str, str]] = []
 
     @contextlib.contextmanager
-    def step(self, name: str):
-        """Times a stretch; yields its `Step`."""
+    def step(self, name: str) -> Iterator[Step]:
+        """Times a step; yields it, for its figures."""
         step = Step(name)
         print(f"== {name}", file=sys.stderr, flush=True)
         start = time.monotonic()
@@ -66,15 +75,25 @@ class Report:
         lines.append(f"{'in all':<70}{sum(s.seconds for s in self.steps):8.1f} s")
         return "\n".join(lines)
 
-    def pictures(self, run, best_auc, evaluation, label, float_scores, lite_scores) -> None:
+    def pictures(
+        self,
+        *,
+        run: str,
+        best_auc: float,
+        evaluation: dict[str, Any],
+        label: np.ndarray,
+        float_scores: np.ndarray,
+        lite_scores: np.ndarray,
+    ) -> None:
         """Draws loss, calibration, float against int8 scores, and latency.
 
         Args:
           run: the training run's folder, whose TensorBoard scalars are read.
           best_auc: AUC of the true probabilities.
           evaluation: what `evaluate` returned for the trained model.
-          label: 0/1 of the rows behind the scores.
-          float_scores, lite_scores: probabilities of the same rows from Keras and TFLite.
+          label: 0 or 1 of the rows that were scored, `[n]`.
+          float_scores: their probabilities from Keras, `[n]`.
+          lite_scores: their probabilities from TFLite, `[n]`.
         """
         loss = train_losses(run)
         with self._figure(
@@ -105,7 +124,7 @@ class Report:
             ax.legend()
 
     @contextlib.contextmanager
-    def _figure(self, title: str, note: str):
+    def _figure(self, title: str, note: str) -> Iterator[Any]:
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6, 4), dpi=110, layout="constrained")
@@ -141,7 +160,7 @@ class Report:
             f.write(page)
 
 
-def train_losses(run: str) -> list:
+def train_losses(run: str) -> list[tuple[int, float]]:
     """`(step, loss)` of a run, from its TensorBoard scalars `train/loss`."""
     tf = tensorflow()
     points = {}

@@ -2,20 +2,24 @@
 
 import os
 import tempfile
+from collections.abc import Sequence
+from typing import Optional
 
 from dlrm_tf.errors import DLRMError, require
+from dlrm_tf.export.tflite.export import TFLiteExporter
+from dlrm_tf.export.tflite.report import TFLiteReport
 from dlrm_tf.files import atomic_file
 
 # Budgets measured around the one that was asked for.
 _FACTORS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4)
 
 
-def budgets_around(max_size: int) -> list:
+def budgets_around(max_size: int) -> list[int]:
     """Budgets in bytes, ascending, from a sixteenth of `max_size` to four times it."""
     return [int(max_size * factor) for factor in _FACTORS]
 
 
-def size_curve(exporter, budgets: list, mlp: str = "dynamic", rows: str = "int8") -> list:
+def size_curve(exporter: TFLiteExporter, budgets: Sequence[int], mlp: str = "dynamic", rows: str = "int8") -> list[TFLiteReport]:
     """Exports the model at each budget into a temporary folder and measures it.
 
     Args:
@@ -31,7 +35,8 @@ def size_curve(exporter, budgets: list, mlp: str = "dynamic", rows: str = "int8"
     Raises:
       DLRMError: no budget is large enough.
     """
-    reports, refusal = [], None
+    reports: list[TFLiteReport] = []
+    refusal: Optional[DLRMError] = None
     with tempfile.TemporaryDirectory(prefix="dlrm_tf_curve_") as folder:
         for budget in budgets:
             try:
@@ -44,11 +49,11 @@ def size_curve(exporter, budgets: list, mlp: str = "dynamic", rows: str = "int8"
             if report.ids == report.ids_total:
                 break
     if not reports:
-        raise refusal
+        raise refusal or DLRMError("budgets must be at least one. Received none")
     return reports
 
 
-def format_curve(reports: list) -> str:
+def format_curve(reports: Sequence[TFLiteReport]) -> str:
     """The curve as a table; the last line is the float model."""
     lines = [f"{'size':>14}{'ids':>12}{'AUC':>10}{'logloss':>10}{'calibration':>13}{'mean error':>12}{'max error':>11}"]
     for r in reports:
@@ -64,7 +69,7 @@ def format_curve(reports: list) -> str:
     return "\n".join(lines)
 
 
-def draw_curve(reports: list, path: str) -> None:
+def draw_curve(reports: Sequence[TFLiteReport], path: str) -> None:
     """Draws AUC, logloss and calibration against the file's size, the float model as a line; `path` ends in .png or .svg."""
     require("matplotlib", "report")
     from matplotlib.figure import Figure

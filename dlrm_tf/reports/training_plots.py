@@ -1,12 +1,16 @@
 """Pictures of a training run: loss curves, ROC curve, calibration (needs the extra `report`)."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from dlrm_tf.errors import require
 from dlrm_tf.files import atomic_file
+from dlrm_tf.train.metrics import ClickMetrics
 
 
-def roc_curve(labels: np.ndarray, scores: np.ndarray) -> tuple:
+def roc_curve(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points of the ROC curve, one a distinct score.
 
     Args:
@@ -24,8 +28,12 @@ def roc_curve(labels: np.ndarray, scores: np.ndarray) -> tuple:
     return false / false[-1], true / true[-1]
 
 
-def plot_quality(metrics, path: str) -> None:
-    """ROC curve and calibration of an exact `ClickMetrics`, as a PNG.
+def plot_quality(metrics: ClickMetrics, path: str) -> None:
+    """ROC curve and calibration, as a PNG.
+
+    Args:
+      metrics: of all rows, with `exact`.
+      path: the PNG file.
 
     Raises:
       MissingExtraError: matplotlib is not installed.
@@ -51,8 +59,12 @@ def plot_quality(metrics, path: str) -> None:
     _save(figure, path)
 
 
-def plot_history(history: list, path: str) -> None:
-    """Loss and AUC over the epochs of a run (`Trained.history`), as a PNG.
+def plot_history(history: Sequence[dict[str, Any]], path: str) -> None:
+    """Loss and AUC over the epochs of a run, as a PNG.
+
+    Args:
+      history: `Trained.history`, one dict an epoch.
+      path: the PNG file.
 
     Raises:
       MissingExtraError: matplotlib is not installed.
@@ -73,7 +85,7 @@ def plot_history(history: list, path: str) -> None:
     _save(figure, path)
 
 
-def _figure(panels: int):
+def _figure(panels: int) -> tuple[Any, Any]:
     require("matplotlib", "report")
     # Not pyplot: it keeps global state and looks for a display.
     from matplotlib.figure import Figure
@@ -82,6 +94,6 @@ def _figure(panels: int):
     return figure, figure.subplots(1, panels)
 
 
-def _save(figure, path: str) -> None:
+def _save(figure: Any, path: str) -> None:
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)

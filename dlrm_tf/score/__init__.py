@@ -6,6 +6,7 @@ from typing import Any
 _PUBLIC = {
     "Client": "dlrm_tf.score.client",
     "Tls": "dlrm_tf.score.transport",
+    "Predictor": "dlrm_tf.score.predictor",
     "open_target": "dlrm_tf.score.targets",
 }
 __all__ = [*_PUBLIC]

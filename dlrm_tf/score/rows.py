@@ -2,21 +2,22 @@
 
 import os
 import zipfile
-from typing import Optional
+from collections.abc import Iterator
+from typing import Any, Optional
 
 import numpy as np
 
-from dlrm_tf.data.parse import parse_block
+from dlrm_tf.data.encoder import Batch, Encoder
+from dlrm_tf.data.features import log_dense
+from dlrm_tf.data.lines import read_pieces
+from dlrm_tf.data.parse import has_label, parse_block
 from dlrm_tf.data.records import Records
 from dlrm_tf.data.spec import CRITEO, FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
 
-# Raw text is read in pieces of this many bytes, whole lines each.
-PIECE = 4 << 20
 
-
-def int32_ids(categorical, where: str) -> np.ndarray:
+def int32_ids(categorical: Any, where: str) -> np.ndarray:
     """Ids as a server takes them, int32; one beyond int32 is out of vocabulary, -1, and not what its low bits say.
 
     Args:
@@ -26,30 +27,32 @@ def int32_ids(categorical, where: str) -> np.ndarray:
     Raises:
       DataError: not integers.
     """
-    categorical = np.asarray(categorical)
-    if not np.issubdtype(categorical.dtype, np.integer):
-        raise DataError(f"{where}: categorical must be integer ids. Received {categorical.dtype}")
-    if categorical.dtype == np.int32:
-        return categorical
+    given: np.ndarray = np.asarray(categorical)
+    if not np.issubdtype(given.dtype, np.integer):
+        raise DataError(f"{where}: categorical must be integer ids. Received {given.dtype}")
+    if given.dtype == np.int32:
+        return given
     limits = np.iinfo(np.int32)
-    ids = categorical.astype(np.int32)
-    ids[(categorical < limits.min) | (categorical > limits.max)] = -1
+    ids: np.ndarray = given.astype(np.int32)
+    ids[(given < limits.min) | (given > limits.max)] = -1
     return ids
 
 
 def read_rows(
     path: str,
+    *,
     batch_size: int,
     categorical: Optional[str] = None,
     vocabulary: Optional[str] = None,
     split: str = "test",
     spec: Optional[str] = None,
-):
-    """Yields `(dense float32 [rows, D], categorical int32 [rows, F])` with at most `batch_size` rows each.
+) -> Iterator[Batch]:
+    """Yields `(dense float32 [rows, D] as the model takes it, ids int32 [rows, F])` with at most `batch_size` rows each.
 
     Args:
       path: an `.npz` with arrays `dense` (already log(max(x, 0) + 1)) and `categorical` (ids); an `.npy` of `dense`; a folder of
-        records; anything else is a raw log; the label may be missing where it is the first column, as in Criteo's test.txt.
+        records; anything else is a raw log, plain or gzip, as `prepare` reads it. The label column may be missing, as in Criteo's
+        test.txt.
       batch_size: rows a batch.
       categorical: the `.npy` of ids that goes with an `.npy` of `dense`.
       vocabulary: file with the keys of each feature, for a raw log.
@@ -70,7 +73,7 @@ def read_rows(
     return _log(path, batch_size, vocabulary, spec)
 
 
-def _arrays(path: str, categorical: Optional[str]):
+def _arrays(path: str, categorical: Optional[str]) -> Batch:
     try:
         if path.endswith(".npz"):
             with np.load(path, allow_pickle=False) as archive:
@@ -87,10 +90,10 @@ def _arrays(path: str, categorical: Optional[str]):
         raise DataError(f"{path}: not a numpy file of plain numbers ({e})") from e
 
 
-def _slices(path: str, dense, categorical, batch_size: int):
+def _slices(path: str, dense: np.ndarray, categorical: np.ndarray, batch_size: int) -> Iterator[Batch]:
     if dense.ndim != 2 or categorical.ndim != 2 or len(dense) != len(categorical):
         raise DataError(
-            f"{path}: wanted dense [rows, 13] and categorical [rows, 26] with the same rows. Received {list(dense.shape)} and "
+            f"{path}: wanted dense [rows, D] and categorical [rows, F] with the same rows. Received {list(dense.shape)} and "
             f"{list(categorical.shape)}"
         )
     if dense.dtype.kind not in "fiu" or categorical.dtype.kind not in "iu":
@@ -104,52 +107,33 @@ def _slices(path: str, dense, categorical, batch_size: int):
         yield np.asarray(dense[rows], np.float32), np.asarray(categorical[rows], np.int32)
 
 
-def _records(path: str, split: str, batch_size: int):
+def _records(path: str, split: str, batch_size: int) -> Iterator[Batch]:
     records = Records.open(path)
     total = records.rows(split)
     if not total:
         raise DataError(f"{path}: the split {split} has no rows")
     for start in range(0, total, batch_size):
         dense, categorical, _ = records.numpy(split, start, start + batch_size)
-        yield np.log1p(dense), categorical
+        yield log_dense(dense), categorical
 
 
-def _log(path: str, batch_size: int, vocabulary: str, spec_file: Optional[str]):
+def _log(path: str, batch_size: int, vocabulary: str, spec_file: Optional[str]) -> Iterator[Batch]:
     spec = CRITEO if spec_file is None else FeatureSpec.load(spec_file)
-    keys = Vocabulary.load(vocabulary)
-    if keys.names != spec.categorical_names:
-        other = "" if spec_file else "; for other columns than Criteo Kaggle's give --spec"
-        raise DataError(
-            f"{vocabulary}: wanted the features {', '.join(spec.categorical_names)}, has {', '.join(keys.names)}{other}"
-        )
-    features = [(keys.feature(name), size) for name, size in zip(keys.names, keys.sizes)]
-    first_line = 1 + spec.header
-    for text in _whole_lines(path, spec):
-        block = parse_block(text, spec)
-        if block.bad:
-            line, what = block.bad[0]
-            raise DataError(f"{path}: line {first_line + line}: {what}; each line needs a score, so a bad one stops")
-        first_line += block.lines
-        categorical = np.empty((len(block.dense), len(features)), np.int32)
-        for column, (feature, oov) in enumerate(features):
-            found = feature.find(block.keys[column], block.empty[column], block.odd[column])
-            categorical[:, column] = np.where(found < 0, oov, found)
-        dense = np.log1p(block.dense)
-        for start in range(0, len(dense), batch_size):
-            yield dense[start : start + batch_size], categorical[start : start + batch_size]
-
-
-def _whole_lines(path: str, spec):
-    """Pieces of whole lines, without a header; where the label would be first and is missing, 0 is each line's label."""
-    with open(path, "rb") as file:
-        if spec.header:
-            file.readline()
-        begin, separator = file.tell(), spec.separator.encode()
-        unlabelled = spec.label_column == 0 and file.readline(1 << 20).count(separator) == len(spec.columns) - 2
-        file.seek(begin)
-        label = b"0" + separator
-        while piece := file.read(PIECE):
-            piece += file.readline(PIECE)
-            if unlabelled:
-                piece = label + piece.rstrip(b"\n").replace(b"\n", b"\n" + label) + b"\n"
-            yield piece
+    encoder = Encoder(spec, Vocabulary.load(vocabulary), source=vocabulary)
+    line, labelled = 1 + spec.header, None
+    dense, ids = np.empty((0, len(spec.dense_columns)), np.float32), np.empty((0, len(spec.categorical_columns)), np.int32)
+    for piece in read_pieces([path], header=spec.header):
+        if labelled is None:
+            labelled = has_label(piece.text, spec)
+        block = parse_block(piece.text, spec, labelled=labelled)
+        for bad, what in block.bad:
+            raise DataError(f"{path}: line {line + bad}: {what}; each line needs a score, so a bad one stops")
+        line += block.lines
+        # What is left of the pieces before goes first.
+        dense, ids = (np.concatenate(parts) for parts in zip((dense, ids), encoder.block(block)))
+        whole = len(dense) - len(dense) % batch_size
+        for start in range(0, whole, batch_size):
+            yield dense[start : start + batch_size], ids[start : start + batch_size]
+        dense, ids = dense[whole:], ids[whole:]
+    if len(dense):
+        yield dense, ids

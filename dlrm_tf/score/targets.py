@@ -1,72 +1,67 @@
 """What can score rows: a server, a SavedModel, a TFLite file, a weights file; all behind `score(dense, categorical)`."""
 
+import dataclasses
+import json
 import os
-from typing import Optional
+from typing import Any, Optional, Union
 
 import numpy as np
 
+import dlrm_tf
+from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import ServingError, UsageError, reason, require
-from dlrm_tf.keras2 import any_keras_tensorflow
+from dlrm_tf.export.savedmodel.metadata import read_metadata
+from dlrm_tf.files import StrPath
+from dlrm_tf.keras2 import any_keras_tensorflow, tensorflow
+from dlrm_tf.lite.scorer import Scorer
+from dlrm_tf.score.client import Client
 from dlrm_tf.score.rows import int32_ids
 from dlrm_tf.versions import versions_on_disk
 
 
-def open_target(target: str, model_name: str = "dlrm", version: Optional[int] = None, label: Optional[str] = None, **client):
-    """Opens `target` for scoring, by what it looks like.
+class LocalTarget:
+    """A model in this process.
 
-    Args:
-      target: `host:port` or `unix://…` (gRPC), `http(s)://…` (REST), a SavedModel folder or a folder of versions, a `.tflite`
-        file, or a `.weights.h5` file.
-      model_name: model on a server.
-      version: of a server or of a folder of versions; None is the latest.
-      label: version label on a server.
-      **client: further arguments of `Client` (timeout, TLS), for a server.
-
-    Returns:
-      A context manager with `score(dense [rows, 13] float32, categorical [rows, 26] integers) -> float32 [rows]`.
-
-    Raises:
-      UsageError: `target` looks like none of these.
+    Attributes:
+      config: the model's configuration; None where the file does not tell it.
+      vocabulary_fingerprint: of the vocabulary the model was trained with; '' where it is not known.
     """
-    if target.startswith(("http://", "https://", "unix:")):
-        return _client(target, model_name, version, label, client)
-    if os.path.isdir(target):
-        return SavedModelTarget(target, version)
-    if target.endswith(".tflite"):
-        return TFLiteTarget(target)
-    if target.endswith(".weights.h5"):
-        return WeightsTarget(target)
-    host, colon, port = target.rpartition(":")
-    if host and colon and port.isdigit() and "/" not in target:
-        return _client(target, model_name, version, label, client)
-    raise UsageError(
-        f"target {target!r}: wanted host:port, unix://PATH, http(s)://HOST:PORT, an existing SavedModel folder, a .tflite "
-        "file or a .weights.h5 file"
-    )
 
+    config: Optional[DLRMConfig] = None
+    vocabulary_fingerprint: str = ""
 
-def _client(target, model_name, version, label, options):
-    require("urllib3" if target.startswith("http") else "tensorflow_serving", "serving")
-    from dlrm_tf.score.client import Client
+    def score(self, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
+        """Probabilities of prepared rows.
 
-    return Client(target, model_name=model_name, version=version, label=label, **options)
+        Args:
+          dense: float32 `[rows, dense_dim]`, already log(max(x, 0) + 1).
+          categorical: integer ids `[rows, F]`; one that does not fit int32 counts as out of vocabulary.
 
-
-class _Target:
-    """A target in this process."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        self.close()
+        Returns:
+          float32 `[rows]`.
+        """
+        raise NotImplementedError
 
     def close(self) -> None:
         """Frees the model."""
 
+    def __enter__(self) -> "LocalTarget":
+        return self
 
-class SavedModelTarget(_Target):
-    """A SavedModel's `serving_default` signature, or the named or latest version of a folder of versions."""
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class SavedModelTarget(LocalTarget):
+    """A SavedModel's `serving_default` signature.
+
+    Args:
+      path: a SavedModel's folder, or a folder of versions.
+      version: which of the versions; None is the latest.
+
+    Raises:
+      ServingError: no such version, not a SavedModel, or one without the signature.
+    """
 
     def __init__(self, path: str, version: Optional[int] = None):
         tf = any_keras_tensorflow()
@@ -88,46 +83,109 @@ class SavedModelTarget(_Target):
             raise ServingError(f"{path}: wanted the signature serving_default with inputs dense and categorical")
         if "probability" not in self._signature.structured_outputs:
             raise ServingError(f"{path}: the signature serving_default has no output probability")
+        metadata = read_metadata(path)
+        if "config" in metadata:
+            self.config = DLRMConfig.from_json(json.dumps(metadata["config"]), source=path)
+            self.vocabulary_fingerprint = str(metadata.get("vocabulary_fingerprint") or "")
         self._constant = tf.constant
 
-    def score(self, dense, categorical) -> np.ndarray:
-        """float32 `[rows]` probabilities."""
+    def score(self, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
+        """As `LocalTarget.score`."""
         dense, categorical = np.asarray(dense, np.float32), int32_ids(categorical, self.path)
         try:
             outputs = self._signature(dense=self._constant(dense), categorical=self._constant(categorical))
         except self._op_error as e:
             raise ServingError(f"{self.path}: {reason(e)}") from e
-        return outputs["probability"].numpy().reshape(-1)
+        probability: np.ndarray = outputs["probability"].numpy().reshape(-1)
+        return probability
 
     def close(self) -> None:
         """Frees the model."""
         self._model = self._signature = None
 
 
-class TFLiteTarget(_Target):
-    """A quantized scorer, run by ai_edge_litert."""
+class TFLiteTarget(LocalTarget):
+    """A quantized scorer, run by ai_edge_litert.
+
+    Args:
+      path: the `.tflite` file.
+
+    Raises:
+      DLRMError: not a TFLite file that dlrm_tf exported.
+    """
 
     def __init__(self, path: str):
-        from dlrm_tf.lite.scorer import Scorer
-
         self._scorer = Scorer(path)
+        metadata = self._scorer.metadata
+        config = DLRMConfig.from_json(json.dumps(metadata["config"]), source=path)
+        # A file that keeps a part of the ids takes those of the whole vocabulary all the same.
+        sizes = metadata.get("original_sizes", config.categorical_feature_sizes)
+        self.config = dataclasses.replace(config, categorical_feature_sizes=tuple(sizes))
+        self.vocabulary_fingerprint = str(metadata.get("vocabulary_fingerprint") or "")
 
-    def score(self, dense, categorical) -> np.ndarray:
-        """float32 `[rows]` probabilities."""
+    def score(self, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
+        """As `LocalTarget.score`."""
         return self._scorer.score(dense, categorical)
 
 
-class WeightsTarget(_Target):
-    """A Keras model rebuilt from its `.weights.h5`."""
+class WeightsTarget(LocalTarget):
+    """A Keras model rebuilt from its `.weights.h5`.
+
+    Args:
+      path: the weights file.
+
+    Raises:
+      CheckpointError: not a weights file of dlrm_tf.
+    """
 
     def __init__(self, path: str):
-        import dlrm_tf
-
         self._path, self._model = path, dlrm_tf.load(path)
+        self.config, self.vocabulary_fingerprint = self._model.config, self._model.vocabulary_fingerprint or ""
 
-    def score(self, dense, categorical) -> np.ndarray:
-        """float32 `[rows]` probabilities."""
-        import tensorflow as tf
-
+    def score(self, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
+        """As `LocalTarget.score`."""
         logits = self._model({"dense": np.asarray(dense, np.float32), "categorical": int32_ids(categorical, self._path)})
-        return tf.sigmoid(logits).numpy().reshape(-1)
+        probability: np.ndarray = tensorflow().sigmoid(logits).numpy().reshape(-1)
+        return probability
+
+
+def open_target(
+    target: StrPath,
+    *,
+    model_name: str = "dlrm",
+    version: Optional[int] = None,
+    label: Optional[str] = None,
+    **client: Any,
+) -> Union[Client, LocalTarget]:
+    """Opens `target` for scoring, by what it looks like.
+
+    Args:
+      target: `host:port` or `unix://…` (gRPC), `http(s)://…` (REST), a SavedModel folder or a folder of versions, a `.tflite`
+        file, or a `.weights.h5` file.
+      model_name: model on a server.
+      version: of a server or of a folder of versions; None is the latest.
+      label: version label on a server.
+      **client: further arguments of `Client` (timeout, retries, tls), for a server.
+
+    Returns:
+      A context manager with `score(dense float32 [rows, dense_dim], categorical integers [rows, F]) -> float32 [rows]`.
+
+    Raises:
+      UsageError: `target` looks like none of these.
+    """
+    target = os.fspath(target)
+    host, colon, port = target.rpartition(":")
+    address = bool(host and colon and port.isdigit() and "/" not in target)
+    if target.startswith(("http://", "https://", "unix:")) or (address and not os.path.isdir(target)):
+        require("urllib3" if target.startswith("http") else "tensorflow_serving", "serving")
+        return Client(target, model_name=model_name, version=version, label=label, **client)
+    if os.path.isdir(target):
+        return SavedModelTarget(target, version)
+    if target.endswith(".tflite"):
+        return TFLiteTarget(target)
+    if target.endswith(".weights.h5"):
+        return WeightsTarget(target)
+    raise UsageError(
+        f"target must be host:port, unix://PATH, http(s)://HOST:PORT, an existing SavedModel folder, a .tflite file or a "
+        f".weights.h5 file. Received {target!r}"
+    )

@@ -4,6 +4,7 @@ import os
 from typing import Optional, Union
 
 from dlrm_tf.config import DLRMConfig
+from dlrm_tf.data.fits import difference
 from dlrm_tf.data.records import Records
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.keras2 import tensorflow
@@ -108,20 +109,14 @@ def check_fits(config: DLRMConfig, fingerprint: Optional[str], records: Records,
       CheckpointError: it does not; the message names the first difference.
     """
     names = records.spec.categorical_names
-    if len(names) != config.num_categorical or len(records.spec.dense_names) != config.dense_dim:
+    if len(records.spec.dense_names) != config.dense_dim:
         raise CheckpointError(
-            f"{source}: is for {config.dense_dim} dense and {config.num_categorical} categorical features, "
-            f"but {records.folder} has {len(records.spec.dense_names)} and {len(names)}"
+            f"{source}: is for {config.dense_dim} dense features, but {records.folder} has {len(records.spec.dense_names)}"
         )
-    for name, mine, wanted in zip(names, config.categorical_feature_sizes, records.sizes):
-        if mine != wanted:
-            raise CheckpointError(
-                f"{source}: has {mine:,} ids for feature {name}, but {records.folder} has {wanted:,}: "
-                "prepare the data with the vocabulary these weights were trained with (dlrm-tf prepare --vocabulary)"
-            )
     have = records.manifest["vocabulary"]["fingerprint"]
-    if fingerprint and fingerprint != have:
+    found = difference(config, fingerprint or "", names=names, sizes=records.sizes, fingerprint=have)
+    if found:
         raise CheckpointError(
-            f"{source}: was trained with vocabulary {fingerprint[:12]}…, but {records.folder} has {have[:12]}…: "
-            "its ids mean other keys; prepare the data with that vocabulary (dlrm-tf prepare --vocabulary)"
+            f"{source}: {found}; prepare the data of {records.folder} with the vocabulary these weights were trained with "
+            "(dlrm-tf prepare --vocabulary)"
         )

@@ -11,7 +11,7 @@ import pytest
 
 import dlrm_tf
 from dlrm_tf.cli.main import main
-from dlrm_tf.data.criteo import prepare
+from dlrm_tf.data.prepare import prepare
 from dlrm_tf.data.synthetic import synth
 from dlrm_tf.errors import AscendError, UsageError
 from dlrm_tf.export.ascend.export import export_ascend

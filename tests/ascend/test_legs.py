@@ -12,7 +12,7 @@ import dlrm_tf
 from dlrm_tf.checkpoints.checkpoint import Checkpoint
 from dlrm_tf.checkpoints.names import MINDSPORE, Weight
 from dlrm_tf.cli.main import main
-from dlrm_tf.data.criteo import prepare
+from dlrm_tf.data.prepare import prepare
 from dlrm_tf.data.synthetic import synth
 from dlrm_tf.keras2 import recommenders, tensorflow
 from dlrm_tf.model.optimizers import make_optimizer

@@ -8,7 +8,7 @@ import pytest
 import dlrm_tf
 from dlrm_tf.ascend import plugin
 from dlrm_tf.cli.main import main
-from dlrm_tf.data.criteo import prepare
+from dlrm_tf.data.prepare import prepare
 from dlrm_tf.data.synthetic import synth
 
 BATCH = 256

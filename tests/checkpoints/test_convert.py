@@ -13,10 +13,11 @@ from dlrm_tf.checkpoints.checkpoint import Checkpoint
 from dlrm_tf.checkpoints.ckpt_writer import array_tensor, write_checkpoint
 from dlrm_tf.checkpoints.file_sha256 import sha256_file
 from dlrm_tf.checkpoints.names import MINDSPORE, Weight, weights_of
-from dlrm_tf.checkpoints.reference import logits, sigmoid
+from dlrm_tf.checkpoints.reference import logits
 from dlrm_tf.cli.main import main
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import CheckpointError, DLRMError, UsageError
+from dlrm_tf.probability import sigmoid
 from dlrm_tf.weights.reader import WeightsReader
 from dlrm_tf.weights.writer import WeightsWriter
 

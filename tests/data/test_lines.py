@@ -21,7 +21,7 @@ def test_pieces(tmp_path_factory, contents, packed, header, piece_bytes):
         path.write_bytes(gzip.compress(content) if packed else content)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lines, "PIECE_BYTES", piece_bytes)
-        pieces = list(read_pieces(paths, header))
+        pieces = list(read_pieces(paths, header=header))
         for i, content in enumerate(contents):
             body = content.split(b"\n", 1)[1] if header and b"\n" in content else b"" if header else content
             mine = [piece for piece in pieces if piece.file == i]
@@ -30,7 +30,7 @@ def test_pieces(tmp_path_factory, contents, packed, header, piece_bytes):
             for piece in mine:
                 assert content[piece.offset :].startswith(piece.text)
         for at, piece in enumerate(pieces):
-            again = b"".join(other.text for other in read_pieces(paths, header, piece.file, piece.offset))
+            again = b"".join(other.text for other in read_pieces(paths, header=header, file=piece.file, offset=piece.offset))
             assert again == b"".join(other.text for other in pieces[at:])
         if all(any(piece.file == i for piece in pieces) for i in range(len(paths))):
             assert sum(piece.read for piece in pieces) == total_bytes(paths)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dlrm_tf.data.parse import hex_keys, parse_block
+from dlrm_tf.data.key_column import hex_keys
+from dlrm_tf.data.parse import parse_block
 from dlrm_tf.data.spec import CRITEO, FeatureSpec
 
 SPEC = FeatureSpec((("y", "label"), ("a", "int"), ("b", "int"), ("c", "categorical"), ("d", "categorical")))
@@ -108,7 +109,7 @@ def test_every_single_character_of_a_key_is_checked():
         ((b"1", b"2", b"-", b"a", b"b"), "column 3 (b): wanted an integer. Received '-'"),
         ((b"2", b"2", b"3", b"a", b"b"), "column 1 (y): wanted 0 or 1. Received '2'"),
         ((b"", b"2", b"3", b"a", b"b"), "column 1 (y): wanted 0 or 1. Received ''"),
-        ((b"1", b"2"), "2 fields, wanted 5"),
+        ((b"1", b"2"), "wanted 5 fields. Received 2"),
         ((b"1", b"9" * 400, b"3", b"a", b"b"), "column 2 (a): wanted an integer. Received '" + "9" * 40 + "'"),
     ],
 )
@@ -134,7 +135,7 @@ def test_rows_of_a_part():
     text = b"1\t1\t2\ta\tb\nbad\n0\t3\t4\tc\t\n1\t5\t6\t\td\n"
     part = parse_block(text, SPEC).rows(1, 3)
     assert (part.lines, part.position.tolist(), part.label.tolist()) == (2, [1], [0])
-    assert part.bad == [(0, "1 fields, wanted 5")]
+    assert part.bad == [(0, "wanted 5 fields. Received 1")]
     assert part.odd == [[(0, b"c")], []]
     assert part.empty.tolist() == [[False], [True]]
 

@@ -57,7 +57,7 @@ def test_golden(golden_dir, tmp_path, shard_lines):
         assert sum((vocabulary.keys(name) for name in vocabulary.names), []) == expected["keys_in_id_order"].tolist()
     counts = records.manifest["counts"]
     assert (counts["lines"], counts["bad_lines"], counts["rows"]) == (700, 2, {"train": 598, "test": 100})
-    assert counts["bad_examples"][0].endswith("train.txt:18: 3 fields, wanted 40")
+    assert counts["bad_examples"][0].endswith("train.txt:18: wanted 40 fields. Received 3")
 
 
 number = st.one_of(st.just(""), st.integers(-3, 20).map(str), st.integers(0, 10**9).map(str))
@@ -97,8 +97,8 @@ def test_shards_pieces_threads_and_files_do_not_matter(golden_tsv, tmp_path, mon
         if name != "manifest.json":  # it names the files of bad lines
             assert got[name] == expected[name], name
     assert Records.open(tmp_path / "three").manifest["counts"]["bad_examples"] == [
-        f"{parts[0]}:18: 3 fields, wanted 40",
-        f"{parts[2]}:6: 3 fields, wanted 40",
+        f"{parts[0]}:18: wanted 40 fields. Received 3",
+        f"{parts[2]}:6: wanted 40 fields. Received 3",
     ]
 
 
@@ -147,7 +147,7 @@ def test_fixed_vocabulary(tmp_path):
     assert records.manifest["counts"]["out_of_vocabulary"] == {"c": 2, "d": 2}
     assert records.manifest["vocabulary"]["fingerprint"] == vocabulary.fingerprint
     assert records.vocabulary().fingerprint == vocabulary.fingerprint
-    with pytest.raises(DataError, match=r"has features \('c', 'd'\)"):
+    with pytest.raises(DataError, match=r"wanted a vocabulary of the features C1, .* has c, d;"):
         prepare(log, tmp_path / "criteo", vocabulary=vocabulary)
 
 
@@ -172,8 +172,8 @@ def test_grow_appends_and_never_renumbers(tmp_path, shard_lines):
     ("text", "message"),
     [
         ("y,n,c,d\n1,2,a,b\n1,2.5,a,b\n", r"log.csv:3: column 2 \(n\): wanted an integer. Received '2.5'"),
-        ("y,n,c,d\n1,2,a\n", r"log.csv:2: 3 fields, wanted 4"),
-        ("y,n,c,d\n1,2,a,b\n\n", r"log.csv:3: 1 fields, wanted 4"),
+        ("y,n,c,d\n1,2,a\n", r"log.csv:2: wanted 4 fields. Received 3"),
+        ("y,n,c,d\n1,2,a,b\n\n", r"log.csv:3: wanted 4 fields. Received 1"),
     ],
 )
 def test_stop_at_a_bad_line(tmp_path, text, message):
@@ -196,7 +196,7 @@ def test_skipped_bad_cells_leave_no_trace(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"", "the input is empty"), (bytes(3000), "1 fields, wanted 40")])
+@pytest.mark.parametrize(("content", "message"), [(b"", "the input is empty"), (bytes(3000), "wanted 40 fields. Received 1")])
 def test_input_without_a_good_line(tmp_path, content, message):
     tsv = tmp_path / "log.tsv"
     tsv.write_bytes(content)
@@ -285,7 +285,7 @@ def test_command_line(golden_tsv, tmp_path, capsys, monkeypatch):
     assert main(["prepare", "none.csv", "-o", "three"]) == 1
     assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("dlrm-tf:")] == [
         "dlrm-tf: out: already holds files; choose another folder, or empty it first",
-        "dlrm-tf: --test-fraction: wanted a part from 0 to below 1 such as 1/7. Received 'x'",
+        "dlrm-tf: --test-fraction must be from 0 to below 1, such as 1/7. Received 'x'",
         "dlrm-tf: none.csv: No such file or directory",
     ]
     assert not os.path.exists("three")

@@ -66,7 +66,7 @@ def test_anything_else_is_refused_and_not_run(tmp_path, monkeypatch, hostile):
         (pickle.dumps([1]), "opcode 93"),
         (pickle.dumps({0: 1}), "wanted a dict of a dict"),
         (pickle.dumps(counts(["a"], ["b"])), "wanted 1 columns. Received 2"),
-        (pickle.dumps(counts([7])), "C1 has a key of type int, wanted strings"),
+        (pickle.dumps(counts([7])), "C1: wanted keys of type str. Received one of type int"),
     ],
 )
 def test_other_content_is_refused(tmp_path, content, message):

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlrm_tf.data.feature_keys import FeatureKeys, as_column
+from dlrm_tf.data.feature_keys import FeatureKeys
+from dlrm_tf.data.key_column import as_column
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
 
@@ -31,8 +32,8 @@ def test_ids_are_the_order_of_first_appearance(columns, journal_at):
             feature.take_new()
             copied = feature.copy()
         known = [expected.get(key, -1) for key in column]
-        assert feature.find(*as_column(column)).tolist() == known
-        ids = feature.assign(*as_column(column))
+        assert feature.find(as_column(column)).tolist() == known
+        ids = feature.assign(as_column(column))
         for one in column:
             expected.setdefault(one, len(expected))
         assert ids.tolist() == [expected[one] for one in column]
@@ -65,7 +66,7 @@ def test_lookup():
     assert ids.tolist() == [[1, 0], [3, 2]]
     assert vocabulary.lookup("a", np.array([b"x", b"y"])).tolist() == [2, 3]
     assert vocabulary.lookup("b", ["x"]).tolist() == [0]
-    with pytest.raises(DataError, match="no feature 'c'; it has a, b"):
+    with pytest.raises(DataError, match="wanted one of the features a, b. Received 'c'"):
         vocabulary.lookup("c", ["x"])
 
 
@@ -99,7 +100,7 @@ def test_fingerprint_tells_every_difference():
 
 
 def test_keys_twice_are_refused():
-    with pytest.raises(DataError, match="feature 'a' has 1 keys twice"):
+    with pytest.raises(DataError, match="feature 'a': wanted different keys. Received 1 twice"):
         Vocabulary.from_keys({"a": ["x", "", "x"]})
 
 

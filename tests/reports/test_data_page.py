@@ -67,7 +67,7 @@ def test_command_line(golden_dir, tmp_path, capsys):
 
 
 def test_refused(folder, tmp_path):
-    with pytest.raises(UsageError, match="ends in .html or .png"):
+    with pytest.raises(UsageError, match="page must end in .html or .png"):
         write_page(folder, tmp_path / "page.pdf")
     with pytest.raises(DataError, match="not a prepared data folder"):
         write_page(tmp_path, tmp_path / "page.html")

@@ -9,7 +9,7 @@ import pytest
 import urllib3
 
 from dlrm_tf.cli.main import main
-from dlrm_tf.data.criteo import prepare
+from dlrm_tf.data.prepare import prepare
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, ServingError, UsageError, pip_command
 from dlrm_tf.score import Client, open_target
@@ -124,7 +124,7 @@ def test_raw_rows_examples_and_prepared_rows_give_the_same_scores(exports, tmp_p
         for row, holes, ids in zip(numbers, missing, keys)
     ]
     (tmp_path / "rows.tsv").write_text("\n".join(lines))
-    ((dense, categorical),) = read_rows(str(tmp_path / "rows.tsv"), 100, vocabulary=str(folder / "vocabulary.npz"))
+    ((dense, categorical),) = read_rows(str(tmp_path / "rows.tsv"), batch_size=100, vocabulary=str(folder / "vocabulary.npz"))
     raw = {
         "dense": np.where(missing, np.nan, numbers).astype(np.float32),
         "categorical": np.array([[f"{key:08x}".encode() for key in row] for row in keys], object),
@@ -164,7 +164,7 @@ def test_raw_tsv_with_and_without_labels(tmp_path, label):
     Vocabulary.from_keys({f"C{i}": ["68fd1e64", "", "odd"] for i in range(1, 27)}).save(vocabulary)
     path = tmp_path / "rows.tsv"
     path.write_text("\n".join(tsv_line(label, *cells) for cells in (("3", "68fd1e64"), ("", ""), ("-2", "odd"), ("0", "new"))))
-    (first, second) = list(read_rows(str(path), 3, vocabulary=vocabulary))
+    (first, second) = list(read_rows(str(path), batch_size=3, vocabulary=vocabulary))
     dense, categorical = np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
     assert len(second[0]) == 1 and dense.dtype == np.float32 and categorical.dtype == np.int32
     np.testing.assert_allclose(dense[:, 0], [np.log(4), 0, 0, 0], rtol=1e-6)
@@ -178,14 +178,15 @@ def test_a_log_of_other_columns(tmp_path, text):
     vocabulary, spec = str(tmp_path / "vocabulary.npz"), str(tmp_path / "spec.json")
     Vocabulary.from_keys({"shop": ["x", "y"]}).save(vocabulary)
     (tmp_path / "log.csv").write_text(text)
-    ((dense, categorical),) = read_rows(str(tmp_path / "log.csv"), 10, vocabulary=vocabulary, spec=spec)
+    ((dense, categorical),) = read_rows(str(tmp_path / "log.csv"), batch_size=10, vocabulary=vocabulary, spec=spec)
     np.testing.assert_allclose(dense, [[np.log(3.5)], [0]], rtol=1e-6)
     assert categorical.tolist() == [[0], [2]]
-    with pytest.raises(DataError, match="wanted the features C1, .* has shop; for other columns .* give --spec"):
-        list(read_rows(str(tmp_path / "log.csv"), 10, vocabulary=vocabulary))
+    with pytest.raises(DataError, match="wanted a vocabulary of the features C1, .* has shop; .*--spec"):
+        list(read_rows(str(tmp_path / "log.csv"), batch_size=10, vocabulary=vocabulary))
     (tmp_path / "log.csv").write_text(text.replace("2.5", "cheap"))
-    with pytest.raises(DataError, match=r"log.csv: line 2: column 2 \(price\): wanted a finite number. Received 'cheap'"):
-        list(read_rows(str(tmp_path / "log.csv"), 10, vocabulary=vocabulary, spec=spec))
+    column = 2 if text.startswith("clicked") else 1
+    with pytest.raises(DataError, match=rf"log.csv: line 2: column {column} \(price\): wanted a finite number. Received 'cheap'"):
+        list(read_rows(str(tmp_path / "log.csv"), batch_size=10, vocabulary=vocabulary, spec=spec))
 
 
 def test_bad_line_stops_and_is_named(tmp_path):
@@ -194,9 +195,9 @@ def test_bad_line_stops_and_is_named(tmp_path):
     path = tmp_path / "rows.tsv"
     path.write_text(tsv_line("1", "3", "a") + "\n" + tsv_line("1", "x", "a") + "\n")
     with pytest.raises(DataError, match=r"rows.tsv: line 2: column 2 \(I1\): wanted an integer. Received 'x'"):
-        list(read_rows(str(path), 10, vocabulary=vocabulary))
+        list(read_rows(str(path), batch_size=10, vocabulary=vocabulary))
     with pytest.raises(DataError, match="--vocabulary"):
-        read_rows(str(path), 10)
+        read_rows(str(path), batch_size=10)
 
 
 def test_records_and_their_tsv_give_the_same_rows(tmp_path):
@@ -204,16 +205,16 @@ def test_records_and_their_tsv_give_the_same_rows(tmp_path):
     tsv.write_text("".join(tsv_line("1", str(row), key) + "\n" for row, key in enumerate(("68fd1e64", "", "a", "68fd1e64", "b"))))
     prepare(str(tsv), str(tmp_path / "data"), test_fraction=0.4)
     vocabulary = str(tmp_path / "data" / "vocabulary.npz")
-    (from_tsv,) = read_rows(str(tsv), 10, vocabulary=vocabulary)
-    train = list(read_rows(str(tmp_path / "data"), 2, split="train"))
-    test = list(read_rows(str(tmp_path / "data"), 2))
+    (from_tsv,) = read_rows(str(tsv), batch_size=10, vocabulary=vocabulary)
+    train = list(read_rows(str(tmp_path / "data"), batch_size=2, split="train"))
+    test = list(read_rows(str(tmp_path / "data"), batch_size=2))
     assert [len(dense) for dense, _ in train + test] == [2, 1, 2]
     for column in (0, 1):
         np.testing.assert_array_equal(np.concatenate([batch[column] for batch in train + test]), from_tsv[column])
     np.testing.assert_allclose(from_tsv[0][:, 3], np.log1p(np.arange(5)), rtol=1e-6)
     prepare(str(tsv), str(tmp_path / "all"), test_fraction=0)
     with pytest.raises(DataError, match="the split test has no rows"):
-        list(read_rows(str(tmp_path / "all"), 2))
+        list(read_rows(str(tmp_path / "all"), batch_size=2))
 
 
 @pytest.mark.parametrize(
@@ -229,21 +230,21 @@ def test_records_and_their_tsv_give_the_same_rows(tmp_path):
 def test_arrays_that_do_not_fit_are_refused(tmp_path, content, message):
     np.savez(tmp_path / "rows.npz", **content)
     with pytest.raises(DataError, match=message):
-        list(read_rows(str(tmp_path / "rows.npz"), 2))
+        list(read_rows(str(tmp_path / "rows.npz"), batch_size=2))
 
 
 def test_npy_pair(tmp_path, arrays):
     np.save(tmp_path / "dense.npy", arrays[0])
     np.save(tmp_path / "ids.npy", arrays[1])
-    ((dense, categorical),) = read_rows(str(tmp_path / "dense.npy"), 10, categorical=str(tmp_path / "ids.npy"))
+    ((dense, categorical),) = read_rows(str(tmp_path / "dense.npy"), batch_size=10, categorical=str(tmp_path / "ids.npy"))
     np.testing.assert_array_equal(dense, arrays[0])
     np.testing.assert_array_equal(categorical, arrays[1])
     with pytest.raises(DataError, match="--categorical"):
-        read_rows(str(tmp_path / "dense.npy"), 10)
+        read_rows(str(tmp_path / "dense.npy"), batch_size=10)
 
 
 def test_wrong_target_and_unreachable_server_are_one_line(rows, tmp_path, capsys):
-    with pytest.raises(UsageError, match="wanted host:port"):
+    with pytest.raises(UsageError, match="must be host:port"):
         open_target("nonsense")
     assert main(["score", rows, "--target", "127.0.0.1:1", "--timeout", "120"]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]

@@ -20,6 +20,8 @@ from typing import Optional
 import numpy as np
 
 from dlrm_tf.ascend.plugin import installed
+from dlrm_tf.data.features import DENSE_PREPROCESSING, log_dense
+from dlrm_tf.data.fits import check_vocabulary
 from dlrm_tf.data.records import Records
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import AscendError, UsageError
@@ -140,7 +142,7 @@ def export_ascend(
                         inputs[1]: ["int32", [None, config.num_categorical]],
                     },
                     "output": output,
-                    "dense_preprocessing": "log(max(x, 0) + 1), missing = 0",
+                    "dense_preprocessing": DENSE_PREPROCESSING,
                     "batches": batches,
                     "soc_version": soc_version,
                     "atc": command,
@@ -218,8 +220,7 @@ def _prune(weights, config, records, max_table_bytes: int, path: str, quiet: boo
 
 def _carry_vocabulary(path, config, fingerprint: str, kept: Optional[list], target: str) -> None:
     vocabulary = Vocabulary.load(path)
-    if (fingerprint and fingerprint != vocabulary.fingerprint) or tuple(vocabulary.sizes) != config.categorical_feature_sizes:
-        raise AscendError(f"{path}: is not the vocabulary these weights were trained with")
+    check_vocabulary(vocabulary, config, fingerprint, source=os.fspath(path), model="the weights")
     if kept is None:
         shutil.copyfile(path, target)
     else:
@@ -230,7 +231,7 @@ def _write_check(weights: str, config, records, kept, folder: str, inputs) -> No
     """Rows with the probabilities the Keras model gives them, and the script that compares."""
     if records is not None and records.rows("test"):
         dense, categorical, _ = records.numpy("test", 0, _CHECK_ROWS)
-        dense = np.log1p(np.maximum(dense, 0))
+        dense = log_dense(dense)
         if kept is not None:
             categorical = renumber(categorical, kept)
     else:

@@ -3,36 +3,39 @@
 import json
 import os
 import shutil
-from typing import Optional
+from collections.abc import Sequence
+from typing import Any, Optional
 
 from dlrm_tf.checkpoints.file_sha256 import sha256_file
+from dlrm_tf.config import DLRMConfig
+from dlrm_tf.data.features import DENSE_PREPROCESSING
+from dlrm_tf.data.fits import check_vocabulary
 from dlrm_tf.data.vocabulary import Vocabulary
-from dlrm_tf.errors import DataError, UsageError, require
-from dlrm_tf.export.savedmodel.signatures import Scorer, warmup_inputs, write_method_names
-from dlrm_tf.files import atomic_dir
+from dlrm_tf.errors import UsageError, require
+from dlrm_tf.export.savedmodel.metadata import METADATA, VOCABULARY
+from dlrm_tf.export.savedmodel.served_model import ServedModel, warmup_inputs, write_method_names
+from dlrm_tf.files import StrPath, atomic_dir
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import load
 from dlrm_tf.versions import WARMUP_FILE, versions_on_disk
 from dlrm_tf.weights.reader import WeightsReader
 
-# Beside the graph, for people and tools: configuration, fingerprints, signatures. TF Serving ignores assets.extra's other files.
-METADATA = os.path.join("assets.extra", "dlrm_tf.json")
-VOCABULARY = os.path.join("assets.extra", "vocabulary")
 # None is over TF Serving's default max_batch_size of 1000, beyond which a batching server refuses the request and the model.
 WARMUP_BATCHES = (1, 64, 1000)
 
 
 def export_savedmodel(
-    weights,
-    out_dir="saved_models",
+    weights: StrPath,
+    out_dir: StrPath = "saved_models",
+    *,
     name: str = "dlrm",
     version: Optional[int] = None,
-    vocabulary=None,
-    warmup_batches=WARMUP_BATCHES,
+    vocabulary: Optional[StrPath] = None,
+    warmup_batches: Sequence[int] = WARMUP_BATCHES,
 ) -> str:
     """Writes `out_dir/name/version`, servable by TF Serving and `dlrm-tf serve`.
 
-    The signatures are those of `dlrm_tf.export.savedmodel.signatures.Scorer`; `raw` is there when a vocabulary is attached.
+    The signatures are those of `ServedModel`; `raw` is there when a vocabulary is attached.
 
     Args:
       weights: a `.weights.h5` file.
@@ -48,7 +51,7 @@ def export_savedmodel(
       The version's directory.
 
     Raises:
-      UsageError: a name or version that is none.
+      UsageError: `name` is not a plain folder name, or `version` or a batch size is not positive.
       FileExistsError: the version is already there.
       CheckpointError: `weights` is not a weights file.
       DataError: the vocabulary is not the one the weights were trained with.
@@ -62,16 +65,17 @@ def export_savedmodel(
         version = max(versions_on_disk(model_dir), default=0) + 1
     if not warmup_batches or min(warmup_batches) < 1:
         raise UsageError(f"--warmup-batches: wanted positive numbers. Received {warmup_batches}")
+    weights = os.fspath(weights)
     tf = tensorflow()
     prediction_log = require("tensorflow_serving.apis.prediction_log_pb2", "serving")
-    loaded_vocabulary = None if vocabulary is None else _fitting_vocabulary(vocabulary, weights)
+    loaded_vocabulary = None if vocabulary is None else _load_vocabulary(os.fspath(vocabulary), weights)
     target = os.path.join(model_dir, str(version))
     if os.path.exists(target):
         raise FileExistsError(f"{target}: already exists; choose another version")
     model = load(weights)
     with atomic_dir(target) as folder:
-        scorer = Scorer(model, loaded_vocabulary)
-        tf.saved_model.save(scorer, folder, signatures=scorer.signatures())
+        served = ServedModel(model, loaded_vocabulary)
+        tf.saved_model.save(served, folder, signatures=served.signatures())
         write_method_names(folder)
         os.makedirs(os.path.join(folder, "assets.extra"))
         _write_warmup(os.path.join(folder, WARMUP_FILE), prediction_log, model.config, name, warmup_batches)
@@ -82,14 +86,14 @@ def export_savedmodel(
             "weights_sha256": sha256_file(weights),
             "source_sha256": model.source_sha256,
             "vocabulary_fingerprint": model.vocabulary_fingerprint,
-            "dense_preprocessing": "log(max(x, 0) + 1), missing = 0",
+            "dense_preprocessing": DENSE_PREPROCESSING,
         }
         with open(os.path.join(folder, METADATA), "w", encoding="utf-8") as f:
             json.dump(metadata, f, indent=1)
     return target
 
 
-def _write_warmup(path: str, prediction_log, config, name: str, batches) -> None:
+def _write_warmup(path: str, prediction_log: Any, config: DLRMConfig, name: str, batches: Sequence[int]) -> None:
     tf = tensorflow()
     with tf.io.TFRecordWriter(path) as writer:
         for batch in batches:
@@ -102,16 +106,10 @@ def _write_warmup(path: str, prediction_log, config, name: str, batches) -> None
             writer.write(log.SerializeToString())
 
 
-def _fitting_vocabulary(vocabulary, weights):
-    loaded = Vocabulary.load(vocabulary)
+def _load_vocabulary(path: str, weights: str) -> Vocabulary:
+    """The vocabulary of a file, checked against the weights."""
+    vocabulary = Vocabulary.load(path)
     with WeightsReader(weights) as reader:
         trained_with = reader.attributes["vocabulary_fingerprint"]
-        sizes = reader.config.categorical_feature_sizes
-    if trained_with and trained_with != loaded.fingerprint:
-        raise DataError(
-            f"{vocabulary}: wanted the vocabulary {weights} was trained with (fingerprint {trained_with}). "
-            f"Received fingerprint {loaded.fingerprint}"
-        )
-    if tuple(loaded.sizes) != sizes:
-        raise DataError(f"{vocabulary}: sizes {tuple(loaded.sizes)} do not fit those of {weights}: {sizes}")
-    return loaded
+        check_vocabulary(vocabulary, reader.config, trained_with, source=path, model=weights)
+    return vocabulary

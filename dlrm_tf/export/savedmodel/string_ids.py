@@ -1,7 +1,12 @@
 """Category strings to ids inside a TensorFlow graph, with two sorted arrays instead of a hash table."""
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import numpy as np
 
+from dlrm_tf.data.feature_keys import FeatureKeys
+from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
 from dlrm_tf.keras2 import tensorflow
 
@@ -29,7 +34,7 @@ class StringIds(tf.Module):
       DataError: two keys share a fingerprint.
     """
 
-    def __init__(self, vocabulary):
+    def __init__(self, vocabulary: Vocabulary):
         super().__init__()
         total = sum(vocabulary.sizes)
         hashes, ids = np.empty(total, np.int64), np.empty(total, np.int32)
@@ -48,7 +53,7 @@ class StringIds(tf.Module):
         self.ids = tf.Variable(ids, trainable=False, name="key_ids")
         self._sizes = np.asarray(vocabulary.sizes, np.int32)
 
-    def __call__(self, strings):
+    def __call__(self, strings: Any) -> Any:
         """int32 `[B, F]` ids of string `[B, F]`."""
         wanted = _fingerprint(strings, range(len(self._sizes)))
         flat = tf.reshape(wanted, [-1])
@@ -59,14 +64,14 @@ class StringIds(tf.Module):
         return tf.where(ids >= 0, ids, self._sizes)
 
 
-def _fingerprint(strings, feature_numbers):
+def _fingerprint(strings: Any, feature_numbers: Iterable[int]) -> Any:
     """int64, shape of `strings`: FarmHash of each string, salted so that one key in two features has two fingerprints."""
     # Multiples of 2**64 / golden ratio (Knuth, TAOCP 3, 6.4), cut to 63 bits.
     salt = np.array([number * 0x9E3779B97F4A7C15 % _BUCKETS for number in feature_numbers], np.int64)
     return tf.bitwise.bitwise_xor(tf.strings.to_hash_bucket_fast(strings, _BUCKETS), salt)
 
 
-def _key_chunks(feature):
+def _key_chunks(feature: FeatureKeys) -> Iterator[tuple[Any, Any]]:
     """Yields `(keys as bytes, their ids)` over a feature's keys; the hex ones are spelled by NumPy, not one by one."""
     values, ids = feature.numeric()
     for start in range(0, len(values), _CHUNK):
@@ -75,5 +80,5 @@ def _key_chunks(feature):
         yield _HEX_DIGITS[digits].view("S8")[:, 0], ids[start : start + _CHUNK]
     others = feature.others()
     for start in range(0, len(others), _CHUNK):
-        part = others[start : start + _CHUNK]
-        yield [key for key, _ in part], [i for _, i in part]
+        chunk = others[start : start + _CHUNK]
+        yield [key for key, _ in chunk], [i for _, i in chunk]

@@ -8,6 +8,8 @@ from typing import Optional
 
 import numpy as np
 
+from dlrm_tf.data.features import DENSE_PREPROCESSING, log_dense
+from dlrm_tf.data.fits import check_vocabulary
 from dlrm_tf.data.records import Records
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, DLRMError, UsageError, require
@@ -29,7 +31,7 @@ from dlrm_tf.weights.reader import WeightsReader
 from dlrm_tf.weights.subset import renumber
 
 FORMAT = "dlrm_tf.tflite.1"
-PREPROCESSING = "dense: log(max(x, 0) + 1), missing 0; categorical: ids, any id outside [0, size) is out of vocabulary"
+PREPROCESSING = f"dense: {DENSE_PREPROCESSING}; categorical: ids, any id outside [0, size) is out of vocabulary"
 ROW_BITS = {"int8": 8, "int4": 4}
 # What four-bit rows may cost in AUC unless the caller says otherwise.
 INT4_AUC_LOSS = 0.001
@@ -104,7 +106,7 @@ class TFLiteExporter:
         self._vocabulary = self._load(vocabulary)
         if evaluation is None and self._records is not None and self._records.rows("test"):
             dense, categorical, label = self._records.numpy("test", 0, EVALUATION_ROWS)
-            evaluation = np.log1p(dense), categorical, label
+            evaluation = log_dense(dense), categorical, label
         self._evaluation, self._label = _checked(evaluation, self.config)
 
     def export(self, path, mlp="dynamic", rows="int8", max_size=None, max_auc_loss=None) -> TFLiteReport:
@@ -140,20 +142,15 @@ class TFLiteExporter:
         if path is None:
             return None
         vocabulary = Vocabulary.load(path)
-        if vocabulary.sizes != self.config.categorical_feature_sizes:
-            raise DataError(f"{path}: sizes {vocabulary.sizes} are not the model's, {self.config.categorical_feature_sizes}")
-        trained = self._attributes["vocabulary_fingerprint"]
-        if trained and trained != vocabulary.fingerprint:
-            raise DataError(
-                f"{path}: is vocabulary {vocabulary.fingerprint[:12]}…, {self.weights} was trained with {trained[:12]}…"
-            )
+        trained_with = self._attributes["vocabulary_fingerprint"]
+        check_vocabulary(vocabulary, self.config, trained_with, source=os.fspath(path), model=self.weights)
         return vocabulary
 
     def _training_rows(self, rows: int) -> tuple:
         """`(dense, categorical)` of the last rows of the train split: the most recent ones of a log."""
         total = self._records.rows("train")
         dense, categorical, _ = self._records.numpy("train", max(total - rows, 0), total)
-        return np.log1p(dense), categorical
+        return log_dense(dense), categorical
 
     @functools.cached_property
     def _float_probabilities(self):

@@ -9,7 +9,8 @@ import pytest
 import dlrm_tf
 from dlrm_tf.cli.main import main
 from dlrm_tf.errors import CheckpointError, UsageError
-from dlrm_tf.export.savedmodel.export import METADATA, export_savedmodel
+from dlrm_tf.export.savedmodel.export import export_savedmodel
+from dlrm_tf.export.savedmodel.metadata import METADATA
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.versions import WARMUP_FILE, versions_on_disk
 
@@ -22,7 +23,7 @@ def exported(tmp_path_factory):
     model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig.preset("tiny"), seed=5)
     weights = folder / "m.weights.h5"
     model.save_weights(weights)
-    return model, weights, export_savedmodel(weights, folder / "models", "clicks", warmup_batches=(1, 8))
+    return model, weights, export_savedmodel(weights, folder / "models", name="clicks", warmup_batches=(1, 8))
 
 
 def test_same_probabilities_under_explicit_names(exported):
@@ -55,9 +56,9 @@ def test_versions_count_up_and_are_never_overwritten(exported):
     _, weights, path = exported
     model_dir = os.path.dirname(path)
     assert os.path.basename(path) == "1"
-    assert os.path.basename(export_savedmodel(weights, os.path.dirname(model_dir), "clicks")) == "2"
+    assert os.path.basename(export_savedmodel(weights, os.path.dirname(model_dir), name="clicks")) == "2"
     with pytest.raises(FileExistsError):
-        export_savedmodel(weights, os.path.dirname(model_dir), "clicks", version=2)
+        export_savedmodel(weights, os.path.dirname(model_dir), name="clicks", version=2)
     assert sorted(versions_on_disk(model_dir)) == [1, 2]
     assert sorted(os.listdir(model_dir)) == ["1", "2"]
 

@@ -6,8 +6,9 @@ appearance in its column over all good lines; the split is by line number, bad l
 
 import os
 from collections.abc import Sequence
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
+from dlrm_tf.data.encoder import check_features
 from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.finish import Finish
 from dlrm_tf.data.records import MANIFEST, Records
@@ -16,6 +17,7 @@ from dlrm_tf.data.spec import CRITEO, FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.data.workspace import Workspace
 from dlrm_tf.errors import DataError, UsageError
+from dlrm_tf.files import StrPath
 
 # 21 MB of Criteo's rows: what a killed run can lose at most. Longer shards would slow the reader down, because TensorFlow reads
 # what it skips at the start of a file.
@@ -23,8 +25,9 @@ SHARD_LINES = 1 << 17
 
 
 def prepare(
-    tsv_paths: Union[str, Sequence[str]],
-    out_dir: str,
+    tsv_paths: Union[StrPath, Sequence[StrPath]],
+    out_dir: StrPath,
+    *,
     spec: FeatureSpec = CRITEO,
     vocabulary: Optional[Vocabulary] = None,
     grow: bool = False,
@@ -49,18 +52,19 @@ def prepare(
       test_fraction: share of the lines, from the end, that is the test split.
       on_bad_line: `"skip"` counts lines that are not as `spec` says; `"stop"` raises at the first.
       shard_lines: lines a shard.
-      threads: 0 < threads; None is one for each CPU.
+      threads: of parsing and look-up, at least 1; None is one for each CPU.
       quiet: show no progress.
 
     Raises:
       DataError: the input or the folder is not as it should be.
       UsageError: an argument is out of range, or arguments exclude each other.
     """
-    paths = [tsv_paths] if isinstance(tsv_paths, (str, os.PathLike)) else list(tsv_paths)
-    paths, out_dir = [os.fspath(path) for path in paths], os.fspath(out_dir)
-    _check_arguments(paths, vocabulary, grow, min_count, test_fraction, on_bad_line, shard_lines, threads)
-    if vocabulary is not None and vocabulary.names != spec.categorical_names:
-        raise DataError(f"the vocabulary has features {vocabulary.names}, the log {spec.categorical_names}")
+    paths = [os.fspath(path) for path in ([tsv_paths] if isinstance(tsv_paths, (str, os.PathLike)) else tsv_paths)]
+    out_dir = os.fspath(out_dir)
+    _check_paths(paths)
+    _check_arguments(vocabulary, grow, min_count, test_fraction, on_bad_line, shard_lines, threads)
+    if vocabulary is not None:
+        check_features(spec, vocabulary, out_dir)
     job = {
         "inputs": [[os.path.abspath(path), os.path.getsize(path), os.stat(path).st_mtime_ns] for path in paths],
         "spec": spec.to_dict(),
@@ -94,27 +98,39 @@ def prepare(
     return Records.open(out_dir)
 
 
-def _check_any_row(notes: list[dict]) -> None:
+def _check_any_row(notes: list[dict[str, Any]]) -> None:
     if not any(note["rows"] for note in notes):
         lines = sum(note["lines"] for note in notes)
         first = next((example for note in notes for example in note["examples"]), "the input is empty")
         raise DataError(f"no good line among {lines:,}: {first}")
 
 
-def _check_arguments(paths, vocabulary, grow, min_count, test_fraction, on_bad_line, shard_lines, threads) -> None:
+def _check_paths(paths: Sequence[str]) -> None:
     if not paths:
-        raise UsageError("wanted at least one input file")
+        raise UsageError("tsv_paths must be at least one file. Received none")
     for path in paths:
         # Read twice after a kill, so no pipe; a missing file is told by the size asked for next.
         if os.path.exists(path) and not os.path.isfile(path):
             raise DataError(f"{path}: wanted a file. Received {'a folder' if os.path.isdir(path) else 'a pipe or device'}")
+
+
+def _check_arguments(
+    vocabulary: Optional[Vocabulary],
+    grow: bool,
+    min_count: int,
+    test_fraction: float,
+    on_bad_line: str,
+    shard_lines: int,
+    threads: Optional[int],
+) -> None:
     if grow and vocabulary is None:
         raise UsageError("grow needs a vocabulary to grow from")
     if min_count > 1 and vocabulary is not None and not grow:
-        raise UsageError("min_count changes a vocabulary, but a fixed one was given (grow appends to it)")
-    if min_count < 1 or shard_lines < 1 or not 0 <= test_fraction < 1:
-        raise UsageError(f"out of range: min_count {min_count}, shard_lines {shard_lines} or test_fraction {test_fraction}")
-    if threads is not None and threads < 1:
-        raise UsageError(f"wanted threads >= 1. Received {threads}")
+        raise UsageError(f"min_count must be 1 with a fixed vocabulary (grow appends to it). Received {min_count}")
+    for name, value in (("min_count", min_count), ("shard_lines", shard_lines), ("threads", threads)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} must be at least 1. Received {value}")
+    if not 0 <= test_fraction < 1:
+        raise UsageError(f"test_fraction must be from 0 to below 1. Received {test_fraction}")
     if on_bad_line not in ("skip", "stop"):
-        raise UsageError(f"on_bad_line: wanted skip or stop. Received {on_bad_line!r}")
+        raise UsageError(f"on_bad_line must be 'skip' or 'stop'. Received {on_bad_line!r}")

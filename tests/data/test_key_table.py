@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlrm_tf.data.key_table import KeyTable
 from dlrm_tf.data.vocabulary import Vocabulary
-from dlrm_tf.lite.keys import KeyTable
 
 KEYS = st.sampled_from(["", "00000000", "0000000a", "ffffffff", "FFFFFFFF", "deadbeef", "abc", "a longer key", "ü", "0000000"])
 
@@ -19,6 +19,6 @@ def test_the_same_ids_as_the_vocabulary(columns, rows):
     vocabulary = Vocabulary.from_keys({f"f{i}": keys for i, keys in enumerate(columns)})
     rows = np.array([row[: len(columns)] for row in rows], object).reshape(-1, len(columns))
     wanted = [vocabulary.lookup(name, rows[:, f]) for f, name in enumerate(vocabulary.names)]
-    found = KeyTable(vocabulary).ids(rows)
+    found = KeyTable(vocabulary).ids(rows.reshape(-1).tolist())
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, np.stack(wanted, axis=1))

@@ -1,0 +1,45 @@
+"""Whether a vocabulary is the one a model was trained with: else its ids mean other rows of the table."""
+
+from collections.abc import Sequence
+
+from dlrm_tf.config import DLRMConfig
+from dlrm_tf.data.vocabulary import Vocabulary
+from dlrm_tf.errors import DataError
+
+
+def difference(config: DLRMConfig, trained_with: str, *, names: Sequence[str], sizes: Sequence[int], fingerprint: str) -> str:
+    """The first difference between a model and a vocabulary, as text that continues "MODEL: "; '' when they fit.
+
+    Args:
+      config: the model's.
+      trained_with: fingerprint of the vocabulary the model was trained with; '' when it is not known.
+      names: the vocabulary's features.
+      sizes: number of keys of each.
+      fingerprint: the vocabulary's.
+    """
+    if len(names) != config.num_categorical:
+        return f"is for {config.num_categorical} categorical features, but the vocabulary has {len(names)}"
+    for name, mine, other in zip(names, config.categorical_feature_sizes, sizes):
+        if mine != other:
+            return f"has {mine:,} ids for feature {name}, but the vocabulary has {other:,}"
+    if trained_with and trained_with != fingerprint:
+        return f"was trained with vocabulary {trained_with[:12]}…, not with {fingerprint[:12]}…: its ids mean other keys"
+    return ""
+
+
+def check_vocabulary(vocabulary: Vocabulary, config: DLRMConfig, trained_with: str, *, source: str, model: str) -> None:
+    """Checks that a vocabulary is the one a model was trained with.
+
+    Args:
+      vocabulary: the vocabulary.
+      config: the model's.
+      trained_with: fingerprint of the vocabulary the model was trained with; '' when it is not known.
+      source: the vocabulary's file, named in errors.
+      model: the model's file, named in errors.
+
+    Raises:
+      DataError: it is not; names the first difference.
+    """
+    found = difference(config, trained_with, names=vocabulary.names, sizes=vocabulary.sizes, fingerprint=vocabulary.fingerprint)
+    if found:
+        raise DataError(f"{source}: wanted the vocabulary {model} was trained with. Received another: {model} {found}")

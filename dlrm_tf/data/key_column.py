@@ -1,0 +1,98 @@
+"""KeyColumn: the keys of one categorical feature in many rows, in the form that arrays of them are looked up in."""
+
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dlrm_tf.data.features import is_missing
+from dlrm_tf.errors import DataError
+
+PAD = 8  # bytes around a text, so that eight bytes can be read before any field's end and after any field's start
+
+
+class KeyColumn(NamedTuple):
+    """Keys of `n` rows; most keys of a log are eight lower-case hex digits, and these are kept as numbers.
+
+    Attributes:
+      values: uint32 `[n]`, a key of eight lower-case hex digits as a number; 0 for any other key.
+      empty: bool `[n]`, the key is ''.
+      odd: `(row, key)` of every other key, rows ascending.
+    """
+
+    values: np.ndarray
+    empty: np.ndarray
+    odd: Sequence[tuple[int, bytes]]
+
+
+def u64(text: str) -> np.uint64:
+    """A hexadecimal constant."""
+    return np.uint64(int(text, 16))
+
+
+ONES, LOW_NIBBLES, SIXES = u64("0101010101010101"), u64("0f0f0f0f0f0f0f0f"), u64("0606060606060606")
+ZEROS = u64("3030303030303030")  # eight characters '0'
+_SIXTEENS = u64("1010101010101010")
+_BYTES, _PAIRS, _FOURS = u64("00ff00ff00ff00ff"), u64("0000ffff0000ffff"), u64("00000000ffffffff")
+_4, _6, _8, _9, _16, _LETTER = (np.uint64(n) for n in (4, 6, 8, 9, 16, ord("a") - ord("0") - 10))
+
+
+def hex_keys(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Decodes eight ASCII hex digits a word.
+
+    Args:
+      words: uint64, any shape, first character in the lowest byte.
+
+    Returns:
+      `(keys uint32, canonical bool)`, shape of `words`; a word is canonical when all eight characters are 0-9 or a-f.
+    """
+    digits = (words & LOW_NIBBLES) + _9 * ((words >> _6) & ONES)
+    letters = ((digits + SIXES) >> _4) & ONES
+    # Writing the digits back must give the same characters: upper case, ':' or 'g' do not.
+    canonical = (((digits + ZEROS + _LETTER * letters) ^ words) | (digits & _SIXTEENS)) == 0
+    # Two digits to a byte, then bytes to pairs, then pairs to the word; the first character is the highest digit.
+    digits = ((digits << _4) | (digits >> _8)) & _BYTES
+    digits = ((digits << _8) | (digits >> _16)) & _PAIRS
+    digits = ((digits << _16) | (digits >> np.uint64(32))) & _FOURS
+    return digits.astype(np.uint32), canonical
+
+
+def as_column(keys: Sequence[Any], where: Callable[[int], str] = "key {}".format) -> KeyColumn:
+    """Python values as a column of keys.
+
+    Args:
+      keys: str, bytes or whole numbers (the key of their decimal digits); missing ones, as `is_missing` has it, are ''.
+      where: text that names the key at an index, for errors.
+
+    Raises:
+      DataError: a value of another type.
+    """
+    encoded = [
+        key.encode("utf-8", "surrogateescape") if type(key) is str else key if type(key) is bytes else _encoded(key, i, where)
+        for i, key in enumerate(keys)
+    ]
+    length = np.fromiter(map(len, encoded), np.int64, len(encoded))
+    text = np.frombuffer(b"".join(encoded) + bytes(PAD), np.uint8)
+    words = np.ndarray((text.size - 7,), "<u8", text, strides=(1,))
+    values, canonical = hex_keys(words[np.cumsum(length) - length])
+    canonical &= length == 8
+    values[~canonical] = 0
+    empty = length == 0
+    return KeyColumn(values, empty, [(row, encoded[row]) for row in np.flatnonzero(~(canonical | empty)).tolist()])
+
+
+def _encoded(key: Any, index: int, where: Callable[[int], str]) -> bytes:
+    if isinstance(key, str):
+        return key.encode("utf-8", "surrogateescape")
+    if isinstance(key, bytes):
+        return bytes(key)
+    if isinstance(key, numbers.Integral) and not isinstance(key, bool):
+        return b"%d" % int(key)
+    if is_missing(key):
+        return b""
+    # A number such as 5.0 was 5 or '5.0' in the log: guessing would score another key, silently.
+    raise DataError(
+        f"{where(index)}: wanted a category as str, bytes or a whole number, or None where it is missing. "
+        f"Received {str(key)[:40]!r} ({type(key).__name__}); write it as it stands in the log"
+    )

@@ -1,0 +1,189 @@
+"""One path from a raw row to a probability: hostile rows score the same however they come in."""
+
+import gzip
+import json
+import math
+
+import numpy as np
+import pytest
+
+import dlrm_tf
+from dlrm_tf.data.features import LARGEST
+from dlrm_tf.errors import DataError
+from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.probability import sigmoid
+from dlrm_tf.score.rows import read_rows
+
+tf = tensorflow()
+SPEC = dlrm_tf.FeatureSpec(
+    (("a", "categorical"), ("x", "float"), ("clicked", "label"), ("n", "int"), ("skipped", "skip"), ("b", "categorical"))
+)
+# Keys of the training log: hex, upper-case hex, '', nine digits, non-ASCII, text that is not UTF-8.
+KEYS = ["deadbeef", "DEADBEEF", "", "123456789", "Zürich", "\udcff\udcfe", "00000000", "0"]
+KNOWN = [(KEYS[i], KEYS[(i + 3) % len(KEYS)]) for i in range(len(KEYS))]
+# Rows that are scored: (x, n, a, b), cells as texts.
+ROWS = [
+    *(("1.5", "3", a, b) for a, b in KNOWN),
+    ("", "", "", ""),
+    ("-7", "-1", "deadbeef", "DeadBeef"),
+    ("0", "-0", "never seen", "\udcff"),
+    ("1e38", "99999999999", "0000000g", "12345678"),
+    (repr(LARGEST), "2147483648", "deadbeef0", " "),
+    ("1e-45", "1", "\U0001f980", "\udcff\udcfe"),
+    ("-1e38", "16777217", "None", "nan"),
+    (" 2.5 ", "+7", "NaN", "00000000 "),
+]
+# float32 through the same five layers, in other orders of summation (seen: 5e-8).
+TOLERANCE = 1e-6
+# float32 layers, but the table's rows are int8 (seen: 8e-4, of probabilities up to 0.2).
+LITE_TOLERANCE = 2e-3
+
+
+def line(row, label="0"):
+    x, n, a, b = row
+    return "\t".join([a, x, *([label] if label else []), n, "s", b])
+
+
+def encoded(lines):
+    return "\n".join(lines).encode("utf-8", "surrogateescape")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Folder with the vocabulary of a prepared log and a random model in every form."""
+    folder = tmp_path_factory.mktemp("path")
+    (folder / "log.tsv").write_bytes(encoded([line(("1", "1", a, b), "1") for a, b in KNOWN]))
+    records = dlrm_tf.prepare(folder / "log.tsv", folder / "data", spec=SPEC, test_fraction=0)
+    config = dlrm_tf.DLRMConfig(records.sizes, dense_dim=2, embedding_dim=4, bottom_mlp=(8, 4), top_mlp=(16, 1))
+    keras = dlrm_tf.DLRM(config, seed=3)
+    keras.embedding.table.assign(np.random.default_rng(3).normal(0, 1, (config.table_rows, 4)).astype(np.float32))
+    keras.vocabulary_fingerprint = records.vocabulary().fingerprint
+    keras.save_weights(folder / "m.weights.h5")
+    vocabulary = folder / "data" / "vocabulary.npz"
+    dlrm_tf.export_savedmodel(folder / "m.weights.h5", folder, vocabulary=vocabulary, warmup_batches=(1,))
+    dlrm_tf.export_tflite(folder / "m.weights.h5", folder / "m.tflite", mlp="float32", vocabulary=vocabulary, quiet=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wanted(model):
+    """Probabilities through prepare and the training pipeline, with the fixed vocabulary."""
+    (model / "rows.tsv").write_bytes(encoded(map(line, ROWS)))
+    vocabulary = dlrm_tf.Vocabulary.load(model / "data" / "vocabulary.npz")
+    records = dlrm_tf.prepare(model / "rows.tsv", model / "rows", spec=SPEC, vocabulary=vocabulary, test_fraction=0)
+    assert records.rows("train") == len(ROWS)
+    logits = dlrm_tf.load(model / "m.weights.h5").predict(records.dataset("train", 4), verbose=0)
+    probabilities = sigmoid(logits[:, 0])
+    assert np.ptp(probabilities) > 0.1
+    # By the formula, from Python's own reading of the cells.
+    formula = [[math.log1p(min(max(float(cell or 0), 0), LARGEST)) for cell in row[:2]] for row in ROWS]
+    known = vocabulary.keys("a"), vocabulary.keys("b")
+    ids = [[keys.index(key) if key in keys else len(keys) for keys, key in zip(known, row[2:])] for row in ROWS]
+    by_hand = dlrm_tf.load(model / "m.weights.h5")({"dense": np.float32(formula), "categorical": np.int32(ids)}).numpy()
+    np.testing.assert_allclose(probabilities, sigmoid(by_hand[:, 0]), atol=TOLERANCE)
+    return probabilities
+
+
+def arrays():
+    """ROWS as Python values: dense float32 with NaN for a missing cell, categories as bytes."""
+    dense = np.array([[float(cell) if cell else math.nan for cell in row[:2]] for row in ROWS], np.float32)
+    return dense, np.array([[key.encode("utf-8", "surrogateescape") for key in row[2:]] for row in ROWS], object)
+
+
+def columns(missing):
+    """ROWS as columns; a missing number, and the key '', is `missing`."""
+    x, n, a, b = zip(*ROWS)
+    numbers = {name: [float(cell) if cell else missing for cell in cells] for name, cells in (("x", x), ("n", n))}
+    return {**numbers, "a": [key or missing for key in a], "b": [key or missing for key in b]}
+
+
+@pytest.mark.parametrize("target, tolerance", [("m.weights.h5", TOLERANCE), ("dlrm", TOLERANCE), ("m.tflite", LITE_TOLERANCE)])
+@pytest.mark.parametrize("batch_size", [3, 1024])
+def test_predictor(model, wanted, target, tolerance, batch_size):
+    vocabulary = model / "data" / "vocabulary.npz"
+    with dlrm_tf.Predictor(model / target, vocabulary, spec=SPEC, batch_size=batch_size) as predictor:
+        forms = [list(map(line, ROWS)), [encoded([line(row, label="")]) + b"\r\n" for row in ROWS]]
+        forms += [columns(missing) for missing in (None, math.nan, "")]
+        for form in forms:
+            scores = predictor.predict(form)
+            assert scores.dtype == np.float32 and scores.shape == (len(ROWS),)
+            np.testing.assert_allclose(scores, wanted, atol=tolerance)
+
+
+def test_predictor_of_a_frame(model, wanted):
+    pandas = pytest.importorskip("pandas")
+    predictor = dlrm_tf.Predictor(model / "m.weights.h5", model / "data" / "vocabulary.npz", spec=SPEC)
+    for missing in (None, pandas.NA, math.nan, ""):
+        frame = pandas.DataFrame({name: pandas.Series(cells, dtype=object) for name, cells in columns(missing).items()})
+        np.testing.assert_allclose(predictor.predict(frame), wanted, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("label", ["1", ""])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\r"])
+def test_score_of_a_raw_log(model, wanted, tmp_path, label, pack, ending):
+    lines = [encoded([line(row, label)]) for row in ROWS]
+    (tmp_path / "log").write_bytes(pack(ending.join(lines)))
+    (tmp_path / "spec.json").write_text(json.dumps(SPEC.to_dict()))
+    vocabulary = str(model / "data" / "vocabulary.npz")
+    batches = list(read_rows(str(tmp_path / "log"), batch_size=7, vocabulary=vocabulary, spec=str(tmp_path / "spec.json")))
+    assert [len(dense) for dense, _ in batches] == [7, 7, 2]
+    keras = dlrm_tf.load(model / "m.weights.h5")
+    logits = [keras({"dense": dense, "categorical": ids}).numpy()[:, 0] for dense, ids in batches]
+    np.testing.assert_allclose(sigmoid(np.concatenate(logits)), wanted, atol=TOLERANCE)
+
+
+def test_signatures_of_the_saved_model(model, wanted):
+    loaded = tf.saved_model.load(str(model / "dlrm" / "1"))
+    dense, keys = arrays()
+    raw = loaded.signatures["raw"](dense=tf.constant(dense), categorical=tf.constant(keys))
+    np.testing.assert_allclose(raw["probability"].numpy()[:, 0], wanted, atol=TOLERANCE)
+    vocabulary = dlrm_tf.Vocabulary.load(model / "data" / "vocabulary.npz")
+    ids = np.stack([vocabulary.lookup(name, keys[:, f]) for f, name in enumerate(vocabulary.names)], axis=1).astype(np.int64)
+    outside = ids == vocabulary.sizes
+    assert outside.any()
+    # What stands for "out of vocabulary" may be any id outside the range, also one beyond int32.
+    for beyond in (0, -(2**40), 2**40):
+        examples = []
+        for numbers, row in zip(dense, np.where(outside, ids + beyond, ids)):
+            features = {
+                "dense": tf.train.Feature(float_list=tf.train.FloatList(value=numbers)),
+                "categorical": tf.train.Feature(int64_list=tf.train.Int64List(value=row)),
+            }
+            examples.append(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+        regressed = loaded.signatures["regress"](inputs=tf.constant(examples))["outputs"]
+        np.testing.assert_allclose(regressed, wanted, atol=TOLERANCE)
+
+
+def test_scorer_of_the_device(model, wanted):
+    dense, keys = arrays()
+    scorer = dlrm_tf.lite.Scorer(model / "m.tflite")
+    scores = scorer.score_raw(dense, keys)
+    np.testing.assert_allclose(scores, wanted, atol=LITE_TOLERANCE)
+    for missing in (None, math.nan, ""):
+        table = columns(missing)
+        numbers, strings = (list(zip(*(table[name] for name in names))) for names in ("xn", "ab"))
+        np.testing.assert_array_equal(scorer.score_raw(numbers, strings), scores)
+        one_by_one = [scorer.score_raw([n], [s])[0] for n, s in zip(numbers, strings)]
+        np.testing.assert_allclose(one_by_one, scores, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("infinity", [math.inf, -math.inf])
+def test_infinity_is_an_error_where_it_can_be_told_and_missing_in_a_graph(model, tmp_path, infinity):
+    """A text: a bad line. Python values: DataError. A graph, which must not fail the rows of other callers: missing."""
+    bad = line((str(infinity), "3", "deadbeef", "0"))
+    good = line(("1", "3", "deadbeef", "0"))
+    (tmp_path / "log.tsv").write_text("\n".join([good, bad]))
+    records = dlrm_tf.prepare(tmp_path / "log.tsv", tmp_path / "data", spec=SPEC, test_fraction=0)
+    assert (records.rows("train"), records.manifest["counts"]["bad_lines"]) == (1, 1)
+    predictor = dlrm_tf.Predictor(model / "m.weights.h5", model / "data" / "vocabulary.npz", spec=SPEC)
+    with pytest.raises(DataError, match=r"rows: row 1: column 2 \(x\): wanted a finite number"):
+        predictor.predict([good, bad])
+    with pytest.raises(DataError, match="rows: row 1, x: wanted a finite number"):
+        predictor.predict({"x": [1, infinity], "n": [3, 3], "a": ["", ""], "b": ["", ""]})
+    with pytest.raises(DataError, match="m.tflite: row 1, .*: wanted a finite number"):
+        dlrm_tf.lite.Scorer(model / "m.tflite").score_raw([[1, 3], [infinity, 3]], [["", ""], ["", ""]])
+    raw = tf.saved_model.load(str(model / "dlrm" / "1")).signatures["raw"]
+    keys = tf.constant([["deadbeef", "0"]] * 2)
+    scores = raw(dense=tf.constant([[infinity, 3], [math.nan, 3]]), categorical=keys)["probability"].numpy()
+    assert np.isfinite(scores).all() and scores[0] == scores[1]
