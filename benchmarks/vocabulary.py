@@ -10,8 +10,8 @@ import time
 
 import numpy as np
 
+from dlrm_tf.config import CRITEO_KAGGLE_SIZES
 from dlrm_tf.data.feature_keys import FeatureKeys
-from dlrm_tf.data.synthetic import CRITEO_CARDINALITIES
 from dlrm_tf.data.vocabulary import Vocabulary
 
 _LOOKUPS = 100_000
@@ -21,7 +21,7 @@ def main() -> None:
     """Prints the table."""
     rng = np.random.default_rng(1)
     features = []
-    for i, size in enumerate(CRITEO_CARDINALITIES):
+    for i, size in enumerate(CRITEO_KAGGLE_SIZES):
         # An odd multiplier is a bijection of 32-bit numbers, so the keys are different; '' is one of them, as in Criteo.
         keys = rng.permutation(size - 1).astype(np.uint32) * np.uint32(2654435769)
         features.append((f"C{i + 1}", FeatureKeys(keys, [(b"", size // 2)])))

@@ -12,8 +12,6 @@ from dlrm_tf.keras2 import tensorflow
 PRECISION_MODES = {"float32": "must_keep_origin_dtype", "mixed": "allow_mix_precision"}
 # Above this an all-reduce of the whole table in every step is worth a warning.
 LARGE_TABLE_BYTES = 1 << 30
-# Optimizers that mean something else when the table's gradient is dense.
-_NEEDS_SPARSE_GRADIENT = ("LazyAdam",)
 
 
 def open_device(
@@ -135,12 +133,14 @@ class AscendDevice:
         if self._loss_scale is not None:
             optimizer = self._scaled(optimizer)
         if self.world_size > 1:
-            for part in getattr(inner, "optimizers", [inner]):
-                if type(part).__name__ in _NEEDS_SPARSE_GRADIENT:
-                    raise UsageError(
-                        f"{type(part).__name__} does not work on {self.world_size} Ascend devices: the plugin makes the "
-                        "embedding table's gradient dense; take sgd, adagrad or rowwise_adagrad"
-                    )
+            # Here, not above: it loads TensorFlow, which the device's options come before.
+            from dlrm_tf.model.optimizers import LazyAdam, parts
+
+            if any(isinstance(part, LazyAdam) for part, _ in parts(inner)):
+                raise UsageError(
+                    f"LazyAdam does not work on {self.world_size} Ascend devices: the plugin makes the embedding table's "
+                    "gradient dense; take sgd, adagrad or rowwise_adagrad"
+                )
             self._warn_of_dense_gradient(model.config)
             optimizer = self._npu.distribute.npu_distributed_keras_optimizer_wrapper(optimizer)
         inner._ascend_distributed = optimizer._ascend_distributed = optimizer
@@ -249,12 +249,15 @@ def _state(optimizer, weights) -> list:
     In an order of our own: `optimizer.variables()` has them as they were made, which is another order after a restore, and
     the processes would mix them up.
     """
-    if hasattr(optimizer, "inner_optimizer"):
+    # Here, not above: it loads TensorFlow, which the device's options come before.
+    from dlrm_tf.model.optimizers import parts
+
+    state = []
+    for part, own in parts(optimizer, weights):
+        part._create_all_weights(own)
+        state.append(part.iterations)
+        state += [part.get_slot(variable, name) for name in sorted(part.get_slot_names()) for variable in own]
+    if hasattr(optimizer, "inner_optimizer") and optimizer.dynamic:
         # The only way to the scale's variables; `LossScaleOptimizer.variables` leaves them out.
-        scale = [optimizer._loss_scale.current_loss_scale, optimizer._loss_scale.counter] if optimizer.dynamic else []
-        return [*_state(optimizer.inner_optimizer, weights), *scale]
-    if hasattr(optimizer, "parts_of"):
-        return [v for part, own in optimizer.parts_of(weights) for v in _state(part, own)]
-    optimizer._create_all_weights(weights)
-    slots = [optimizer.get_slot(variable, name) for name in sorted(optimizer.get_slot_names()) for variable in weights]
-    return [optimizer.iterations, *slots]
+        state += [optimizer._loss_scale.current_loss_scale, optimizer._loss_scale.counter]
+    return state

@@ -116,6 +116,7 @@ def _parity(step, path) -> None:
     import numpy as np
 
     import dlrm_tf
+    from dlrm_tf.probability import sigmoid
 
     golden = os.path.join(os.path.dirname(dlrm_tf.__file__), "checkpoints", "golden")
     dlrm_tf.convert(os.path.join(golden, "tiny.trained.ckpt"), path("golden.weights.h5"), quiet=True)
@@ -123,7 +124,7 @@ def _parity(step, path) -> None:
     with np.load(os.path.join(golden, "tiny.npz")) as arrays:
         rows = {"dense": arrays["dense"][-1], "categorical": arrays["categorical"][-1]}
         wanted = arrays["prob_trained"]
-    difference = float(np.abs(_sigmoid(model.predict(rows, verbose=0)) - wanted).max())
+    difference = float(np.abs(sigmoid(model.predict(rows, verbose=0)) - wanted).max())
     step.figure("largest difference of 64 probabilities", f"{difference:.1e}")
     if not difference <= 1e-6:
         raise DLRMError(f"the converted golden model differs from MindSpore by {difference:.1e}, wanted at most 1e-6")
@@ -164,10 +165,11 @@ def _serve(step, path, report, weights, version, dense, categorical) -> dict:
 
     import dlrm_tf
     from dlrm_tf.lite import Scorer
+    from dlrm_tf.probability import sigmoid
     from dlrm_tf.score import Client, open_target
 
     model = dlrm_tf.load(weights)
-    scores = {"Keras": _sigmoid(model.predict({"dense": dense, "categorical": categorical}, batch_size=1024, verbose=0))[:, 0]}
+    scores = {"Keras": sigmoid(model.predict({"dense": dense, "categorical": categorical}, batch_size=1024, verbose=0))[:, 0]}
     with open_target(version) as target:
         scores["SavedModel"] = target.score(dense, categorical)
     scorer = Scorer(path("dlrm.tflite"))
@@ -230,9 +232,3 @@ class _server:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
-
-
-def _sigmoid(logit):
-    import numpy as np
-
-    return 1.0 / (1.0 + np.exp(-logit))

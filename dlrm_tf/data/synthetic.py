@@ -13,16 +13,13 @@ from typing import Union
 
 import numpy as np
 
+from dlrm_tf.config import CRITEO_KAGGLE_SIZES
 from dlrm_tf.errors import UsageError
 from dlrm_tf.files import atomic_file
+from dlrm_tf.probability import histogram_auc, sigmoid
 from dlrm_tf.progress import Progress
 
-# Criteo Kaggle's numbers of categories (all lines of train.txt, unfiltered).
-CRITEO_CARDINALITIES = (
-    1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194,
-    27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572,
-)  # fmt: skip
-_SMALL = tuple(min(size, 20_000) for size in CRITEO_CARDINALITIES)  # 207 k categories in all
+_SMALL = tuple(min(size, 20_000) for size in CRITEO_KAGGLE_SIZES)  # 207 k categories in all
 _DENSE, _CATEGORICAL = 13, 26
 _BLOCK = 65536  # rows made at once; part of the format of the random stream, so of what a seed gives
 _BINS = 1 << 20  # of the probability, for the AUC in bounded memory
@@ -84,13 +81,13 @@ class _Signal:
         self.bias = 0.0
         logit = self._features(rng, _BLOCK)[0]
         for _ in range(30):  # the bias that gives the wanted rate of positives, by Newton's method
-            probability = 1 / (1 + np.exp(-(logit + self.bias)))
+            probability = sigmoid(logit + self.bias)
             self.bias += float((_POSITIVE_RATE - probability.mean()) / (probability * (1 - probability)).mean())
 
     def draw(self, rng: np.random.Generator, rows: int):
         """`(text uint8 matrix with zero bytes to be left out, probability, label)` of `rows` rows."""
         logit, numbers, absent, rank, blank = self._features(rng, rows)
-        probability = 1 / (1 + np.exp(-logit))
+        probability = sigmoid(logit)
         label = rng.random(rows, np.float32) < probability
         return _text(label, numbers, absent, _scramble(rank, self.multiplier, self.offset), blank), probability, label
 
@@ -151,14 +148,6 @@ def _text(label, numbers, absent, keys, blank) -> np.ndarray:
     return text
 
 
-def _auc(counts: np.ndarray) -> float:
-    """Area under the ROC curve from `counts` `[2, bins]` of negatives and positives by score, ties counted half."""
-    negatives, positives = counts.astype(np.float64)
-    below = np.cumsum(negatives) - negatives
-    pairs = negatives.sum() * positives.sum()
-    return float((positives * (below + negatives / 2)).sum() / pairs) if pairs else float("nan")
-
-
 def synth(
     path: str,
     rows: int,
@@ -180,7 +169,7 @@ def synth(
     Raises:
       UsageError: an argument is out of range.
     """
-    named = {"small": _SMALL, "criteo": CRITEO_CARDINALITIES}
+    named = {"small": _SMALL, "criteo": CRITEO_KAGGLE_SIZES}
     if isinstance(cardinalities, str):
         if cardinalities not in named:
             raise UsageError(f"cardinalities: wanted small, criteo or 26 numbers. Received {cardinalities!r}")
@@ -212,8 +201,8 @@ def synth(
         rows=rows,
         seed=seed,
         positive_rate=float(counts[:, 1].sum() / rows),
-        best_auc=_auc(counts.sum(0)),
-        best_auc_test=_auc(counts[1]),
+        best_auc=histogram_auc(counts.sum(0)),
+        best_auc_test=histogram_auc(counts[1]),
         cardinalities=cardinalities,
     )
     with atomic_file(f"{path}.json") as temporary, open(temporary, "w", encoding="utf-8") as file:

@@ -161,7 +161,7 @@ def fit(
         keras_optimizer = make_optimizer(
             optimizer,
             scheduled(learning_rate),
-            momentum,
+            momentum=momentum,
             dense=dense_optimizer,
             dense_learning_rate=scheduled(dense_learning_rate),
         )

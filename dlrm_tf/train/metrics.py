@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from dlrm_tf.errors import DataError
+from dlrm_tf.probability import histogram_auc, sigmoid
 
 # Cells of the probability axis for AUC from a histogram. 200, Keras's default, is wrong in the second digit for click rates.
 AUC_THRESHOLDS = 8000
@@ -69,7 +70,7 @@ class ClickMetrics:
         self._not_finite += int(finite.size - finite.sum())
         if self._not_finite:  # the result will be an error, which names them all
             return
-        probability = _sigmoid(logits)
+        probability = sigmoid(logits)
         self._correct += int(((logits > 0) == (labels > 0.5)).sum())
         self._positives += int((labels > 0.5).sum())
         # log(1 + e^x) - y x, the cross-entropy of a logit, which never takes the log of a rounded probability.
@@ -104,7 +105,7 @@ class ClickMetrics:
         values = {
             "rows": self.rows,
             "accuracy": self._correct / self.rows,
-            "auc": exact_auc(*self.scores()) if self._exact else self._histogram_auc(),
+            "auc": exact_auc(*self.scores()) if self._exact else histogram_auc(self._histogram),
             "logloss": logloss,
             "normalized_entropy": logloss / entropy,
             "calibration": self._probability_sum / self._positives if self._positives else math.nan,
@@ -133,7 +134,7 @@ class ClickMetrics:
         return [
             {
                 "rows": int(part.size),
-                "mean_prediction": float(_sigmoid(logits[part]).mean()),
+                "mean_prediction": float(sigmoid(logits[part]).mean()),
                 "mean_label": float(labels[part].mean(dtype=np.float64)),
             }
             for part in parts
@@ -145,16 +146,3 @@ class ClickMetrics:
                 f"{self._not_finite:,} of {self.rows:,} rows have a NaN or infinite logit: look for non-finite values in the "
                 "model's weights and in the data's dense features"
             )
-
-    def _histogram_auc(self) -> float:
-        negatives, positives = (counts.astype(np.float64) for counts in self._histogram)
-        if not negatives.sum() or not positives.sum():
-            return math.nan
-        below = np.cumsum(negatives) - negatives
-        return float((positives * (below + negatives / 2)).sum() / (positives.sum() * negatives.sum()))
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    # exp of a negative number only: no overflow.
-    small = np.exp(-np.abs(logits))
-    return np.where(logits >= 0, 1.0, small) / (1.0 + small)

@@ -10,7 +10,7 @@ import numpy as np
 
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.keras2 import tensorflow
-from dlrm_tf.model.optimizers import RowwiseAdagrad, TableAndDense, is_table, legacy
+from dlrm_tf.model.optimizers import RowwiseAdagrad, TableAndDense, is_table, legacy, parts
 from dlrm_tf.model.saving import write_model
 from dlrm_tf.weights.layout import TABLE, dense_path
 from dlrm_tf.weights.optimizer_state import OptimizerStateReader, OptimizerStateWriter
@@ -129,7 +129,7 @@ def go_on_with_state(model, path: str, must: bool, scheduled: bool) -> str:
             has_state = bool(OptimizerStateReader(reader).attributes)
         if not has_state and not must:
             return f"{path}: no optimizer state in it, the optimizer starts anew"
-        if scheduled and any(state_kind(part) == "adam" for part in getattr(model.optimizer, "optimizers", [model.optimizer])):
+        if scheduled and any(state_kind(part) == "adam" for part, _ in parts(model.optimizer)):
             raise CheckpointError(
                 f"{path}: Adam's state counts steps, and so do warm-up and decay, which begin anew: leave one out"
             )
@@ -140,7 +140,7 @@ def go_on_with_state(model, path: str, must: bool, scheduled: bool) -> str:
         return f"the optimizer starts anew: {e}"
     steps = int(model.optimizer.iterations)
     if scheduled:
-        for part in (model.optimizer, *getattr(model.optimizer, "optimizers", ())):
+        for part, _ in parts(model.optimizer):
             part.iterations.assign(0)
     left_out = f", but not for {', '.join(without)}" if without else ""
     return f"{path}: the optimizer goes on with its state after {steps:,} steps{left_out}"
@@ -206,8 +206,7 @@ def _make_slots(model, table_part, dense_part) -> None:
 def _parts(optimizer) -> tuple:
     """`(optimizer of the table, optimizer of the MLPs)`."""
     if isinstance(optimizer, TableAndDense):
-        dense, table = optimizer.optimizers
-        return table, dense
+        return optimizer.table, optimizer.dense
     return optimizer, optimizer
 
 

@@ -11,6 +11,7 @@ import collections
 
 from dlrm_tf.errors import DLRMError
 from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.model.optimizers import parts
 
 tf = tensorflow()
 
@@ -46,7 +47,7 @@ class ParameterServerLoop:
         self._workers = strategy._num_workers
         # Slots are variables, which a worker's function can't make.
         with strategy.scope():
-            for part, variables in _slots_to_make(model.optimizer, model.trainable_variables):
+            for part, variables in parts(model.optimizer, model.trainable_variables):
                 part._create_all_weights(variables)
 
         @tf.function(input_signature=[tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int64)])
@@ -113,7 +114,3 @@ def _step(model, features, label):
         loss = model.compute_loss((features, label), training=True)
     model.optimizer.minimize(loss, model.trainable_variables, tape=tape)
     return tf.cast(loss, tf.float64) * tf.cast(tf.shape(label)[0], tf.float64)
-
-
-def _slots_to_make(optimizer, variables):
-    return optimizer.parts_of(variables) if hasattr(optimizer, "parts_of") else [(optimizer, variables)]

@@ -9,6 +9,7 @@ from dlrm_tf.errors import UsageError
 from dlrm_tf.keras2 import recommenders, tensorflow
 from dlrm_tf.model.dlrm import DLRM
 from dlrm_tf.model.embedding import row_numbers
+from dlrm_tf.model.optimizers import legacy
 from dlrm_tf.weights.layout import table_chunks
 
 tf = tensorflow()
@@ -29,9 +30,8 @@ class TPUFusedEmbedding(tf.keras.layers.Layer):
 
     def __init__(self, config, table: np.ndarray, optimizer, name="embedding"):
         super().__init__(name=name)
-        kind = type(optimizer).__name__
-        if kind not in ("SGD", "Adagrad"):
-            raise UsageError(f"strategy tpu: the optimizer must be sgd or adagrad. Received {kind}")
+        if not isinstance(optimizer, (legacy.SGD, legacy.Adagrad)):
+            raise UsageError(f"strategy tpu: the optimizer must be sgd or adagrad. Received {type(optimizer).__name__}")
         self.config = config
         placed = tf.tpu.experimental.embedding
         self._table_config = placed.TableConfig(

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from dlrm_tf import synth
+from dlrm_tf.config import CRITEO_KAGGLE_SIZES
 from dlrm_tf.data.parse import parse_block
 from dlrm_tf.data.spec import CRITEO
-from dlrm_tf.data.synthetic import CRITEO_CARDINALITIES, _auc, _Signal, _text
+from dlrm_tf.data.synthetic import _Signal, _text
 from dlrm_tf.errors import UsageError
+from dlrm_tf.probability import histogram_auc
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +70,8 @@ def test_best_auc_is_that_of_the_probabilities_labels_are_drawn_from():
     by_pairs = np.mean((positive[:, None] > negative) + 0.5 * (positive[:, None] == negative))
     counts = np.zeros((2, 1 << 20), np.int64)
     np.add.at(counts, (label.astype(int), (probability * (1 << 20)).astype(int)), 1)
-    assert _auc(counts) == pytest.approx(by_pairs, abs=1e-5)
+    assert histogram_auc(counts) == pytest.approx(by_pairs, abs=1e-5)
     assert label.sum() == pytest.approx(probability.sum(), abs=4 * float(np.sqrt((probability * (1 - probability)).sum())))
-
-
-def test_auc_by_hand():
-    assert _auc(np.array([[1, 0, 1], [0, 2, 0]])) == 0.5
-    assert _auc(np.array([[2, 0], [0, 3]])) == 1.0
-    assert _auc(np.array([[1, 1], [1, 1]])) == 0.5
-    assert np.isnan(_auc(np.array([[1, 1], [0, 0]])))
 
 
 def test_text_of_a_row():
@@ -95,7 +90,7 @@ def test_cardinalities(tmp_path):
     block = parse_block((tmp_path / "rows.tsv").read_bytes(), CRITEO)
     assert report.cardinalities == (2,) * 26
     assert all(len(np.unique(keys[~empty])) == 2 for keys, empty in zip(block.keys, block.empty))
-    assert sum(CRITEO_CARDINALITIES) == 33_762_577
+    assert sum(CRITEO_KAGGLE_SIZES) == 33_762_577
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ class TFLiteExporter:
             return self._write(path, self.weights, None, mlp, rows, max_auc_loss)
         with tempfile.TemporaryDirectory(prefix="dlrm_tf_prune_") as folder:
             pruned = os.path.join(folder, "pruned.weights.h5")
-            prune_weights(self.weights, kept, self._counts, pruned, self._quiet)
+            prune_weights(self.weights, pruned, kept=kept, counts=self._counts, quiet=self._quiet)
             return self._write(path, pruned, kept, mlp, rows, max_auc_loss)
 
     def _open(self, data):
@@ -161,7 +161,7 @@ class TFLiteExporter:
 
     @functools.cached_property
     def _counts(self):
-        return count_ids(self._records, self._quiet)
+        return count_ids(self._records, quiet=self._quiet)
 
     @functools.cached_property
     def _ranking(self):
@@ -211,6 +211,7 @@ class TFLiteExporter:
         if calibration is not None:
             layers, factors = correct(layers, precision, calibration)
         model = flatbuffer.read(graph.convert(config, layers, quantizer))
+        flatbuffer.shorten_names(model)
         dense_layers.quantize_dense_layers(model, layers, precision, factors)
         return model, config, flatbuffer.resize_table(model, graph.STAND_IN_ROWS, graph.table_rows(config))
 

@@ -1,5 +1,6 @@
 """Writing TFLite files: constants streamed behind the graph, metadata, and a check of what the graph needs to run."""
 
+import collections
 import json
 import struct
 
@@ -19,6 +20,17 @@ def read(data: bytes) -> schema.ModelT:
     """The model's object tree."""
     # A bytearray, because the object tree's arrays are views of it and are edited.
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(data), 0))
+
+
+def shorten_names(model: schema.ModelT) -> None:
+    """Cuts Keras's name scopes from tensor names: they count the layers of this process, so exports would differ."""
+    made = collections.Counter()
+    for tensor in model.subgraphs[0].tensors:
+        if b"/" in tensor.name:
+            # The converter joins the names of operations that it fuses by semicolons.
+            operation = tensor.name.split(b";")[0].rsplit(b"/", 1)[1]
+            tensor.name = b"%s_%d" % (operation, made[operation])
+            made[operation] += 1
 
 
 def add_buffer(model: schema.ModelT, data) -> int:

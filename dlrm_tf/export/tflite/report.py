@@ -6,6 +6,7 @@ from typing import Optional
 import numpy as np
 
 from dlrm_tf.errors import DLRMError
+from dlrm_tf.probability import logit
 from dlrm_tf.train.metrics import ClickMetrics
 
 # Metrics of ClickMetrics.result that are compared.
@@ -110,6 +111,6 @@ def _quality(probabilities: np.ndarray, label: np.ndarray) -> dict:
     # float32 probabilities reach 0 and 1, whose logits are infinite.
     p = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
     metrics = ClickMetrics()
-    metrics.update(label, np.log(p) - np.log1p(-p))
+    metrics.update(label, logit(p))
     result = metrics.result()
     return {name: result[name] for name in QUALITY}

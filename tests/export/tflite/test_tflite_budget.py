@@ -103,7 +103,7 @@ def test_dropped_rows_leave_their_mean(trained, tmp_path):
     _, records, weights = trained
     counts = count_ids(records, quiet=True)
     kept = IdRanking([c[:-1] for c in counts]).keep(400)
-    prune_weights(weights, kept, counts, tmp_path / "p.weights.h5", quiet=True)
+    prune_weights(weights, tmp_path / "p.weights.h5", kept=kept, counts=counts, quiet=True)
     with WeightsReader(weights) as reader, WeightsReader(tmp_path / "p.weights.h5") as pruned:
         assert pruned.config.categorical_feature_sizes == tuple(len(k) for k in kept)
         for f, size in enumerate(records.sizes):
@@ -165,7 +165,7 @@ def test_ids_and_raw_rows_get_the_same_scores(trained, exporter, tmp_path):
     assert not np.array_equal(scorer.score_raw(dense, strange), from_ids)
     # The pruned float model, whose rows the file holds quantized.
     kept = exporter._choose(150_000, "float32", "int8")
-    prune_weights(weights, kept, exporter._counts, tmp_path / "p.weights.h5", quiet=True)
+    prune_weights(weights, tmp_path / "p.weights.h5", kept=kept, counts=exporter._counts, quiet=True)
     pruned = float_probabilities(tmp_path / "p.weights.h5", np.log1p(dense), renumber(categorical, kept))
     np.testing.assert_allclose(from_ids, pruned, atol=5e-3)
 
