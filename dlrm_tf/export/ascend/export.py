@@ -20,6 +20,7 @@ from typing import Optional
 import numpy as np
 
 from dlrm_tf.ascend.plugin import installed
+from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.records import Records
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import AscendError, UsageError
@@ -53,8 +54,8 @@ class AscendExport:
     Attributes:
       folder: where.
       command: the `atc` command, to be run in that folder.
-      kept: ids kept of all features, and `total` there were; equal when nothing was cut.
-      total: see `kept`.
+      kept: number of ids kept, of all features.
+      total: number of ids there were; equal to `kept` when nothing was cut.
       compiled: whether atc was on PATH and made `model.om`.
     """
 
@@ -73,6 +74,7 @@ class AscendExport:
 def export_ascend(
     weights,
     folder,
+    *,
     batches: Sequence[int] = (64,),
     soc_version: str = "Ascend310P3",
     precision: str = "float32",
@@ -81,7 +83,9 @@ def export_ascend(
     max_table_bytes: int = MAX_TABLE_BYTES,
     quiet: bool = False,
 ) -> AscendExport:
-    """Freezes the scorer: `dense` float32 `[B, dense_dim]` (already log(max(x, 0) + 1)), `categorical` int32 `[B, F]` ->
+    """Writes the scorer as a frozen graph, with the `atc` command that compiles it; runs the command where atc is installed.
+
+    The graph maps `dense` float32 `[B, dense_dim]` (already log(max(x, 0) + 1)) and `categorical` int32 `[B, F]` to
     `probability` float32 `[B, 1]`.
 
     Args:
@@ -101,7 +105,7 @@ def export_ascend(
     Raises:
       AscendError: the table is too large and there is no data to choose by, atc fails, or this process trains on an NPU.
       FileExistsError: the folder is already there.
-      UsageError: a batch, chip or precision that is none.
+      UsageError: a batch that is not positive, an unknown precision, or a chip's name that atc would not take.
     """
     batches = sorted(set(batches))
     if not batches or batches[0] < 1:
@@ -126,7 +130,8 @@ def export_ascend(
         ids = sum(config.categorical_feature_sizes)
         config, _ = _describe(source)
         _write_check(source, config, records, kept, target, inputs)
-        command = atc_command(config, inputs, output, batches, soc_version, PRECISION_MODES[precision])
+        chip = {"soc_version": soc_version, "precision_mode": PRECISION_MODES[precision]}
+        command = atc_command(config, inputs=inputs, output=output, batches=batches, **chip)
         _write_command(command, os.path.join(target, COMMAND))
         compiled = _compile(command, target, installed().atc)
         left = sum(config.categorical_feature_sizes)
@@ -154,7 +159,9 @@ def export_ascend(
     return AscendExport(os.fspath(folder), shlex.join(command), left, ids, compiled)
 
 
-def atc_command(config, inputs, output: str, batches: Sequence[int], soc_version: str, precision_mode: str) -> list:
+def atc_command(
+    config: DLRMConfig, *, inputs: Sequence[str], output: str, batches: Sequence[int], soc_version: str, precision_mode: str
+) -> list[str]:
     """The arguments that make `model.om` of `frozen_graph.pb`, to be run in its folder.
 
     Args:
