@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from typing import Any
 
 from dlrm_tf.errors import DataError
 
@@ -93,8 +95,12 @@ class DLRMConfig:
         pairs = vectors * (vectors + 1) // 2 if self.self_interaction else vectors * (vectors - 1) // 2
         return self.embedding_dim + pairs
 
-    def dense_shapes(self):
-        """Yields `(mlp, layer index, in units, out units)` for every dense layer, bottom first."""
+    def dense_shapes(self) -> Iterator[tuple[str, int, int, int]]:
+        """All dense layers, those of the bottom MLP first.
+
+        Yields:
+          `(mlp, layer, in units, out units)`; `mlp` is `"bottom_mlp"` or `"top_mlp"`, `layer` its number from 0.
+        """
         for mlp, width, units in (
             ("bottom_mlp", self.dense_dim, self.bottom_mlp),
             ("top_mlp", self.interaction_dim, self.top_mlp),
@@ -114,8 +120,12 @@ class DLRMConfig:
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
-    def from_json(cls, text: str, source: str = "config") -> "DLRMConfig":
-        """Reads what `to_json` writes; `source` is named in errors.
+    def from_json(cls, text: str, *, source: str = "config") -> "DLRMConfig":
+        """Reads what `to_json` writes; a field that is absent has its default.
+
+        Args:
+          text: JSON.
+          source: named in errors.
 
         Raises:
           DataError: not JSON, an unknown or missing field, or values that do not fit.
@@ -130,7 +140,7 @@ class DLRMConfig:
         unknown = sorted(set(fields) - known)
         if unknown:
             raise DataError(
-                f"{source}: unknown field {', '.join(map(repr, unknown))[:200]}; known are {', '.join(sorted(known))}"
+                f"{source}: wanted the fields {', '.join(sorted(known))}. Received {', '.join(map(repr, unknown))[:200]}"
             )
         if "categorical_feature_sizes" not in fields:
             raise DataError(f"{source}: the field categorical_feature_sizes is missing")
@@ -161,7 +171,7 @@ class DLRMConfig:
         return cls.from_json(text, source=name_or_path)
 
 
-def _positive(name: str, value) -> int:
+def _positive(name: str, value: Any) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
         raise ValueError(f"{name} must be a positive integer. Received {value!r}")
     return value.__index__()

@@ -5,8 +5,12 @@ import errno
 import os
 import shutil
 import tempfile
+from typing import Union
 
 from dlrm_tf.errors import DLRMError
+
+# The path of a file or folder, as public functions take it.
+StrPath = Union[str, os.PathLike[str]]
 
 
 def _fsync_dir(path: str) -> None:

@@ -199,7 +199,7 @@ def prune_weights(weights: str, path: str, *, kept: list[np.ndarray], counts: li
     """
     with WeightsReader(weights) as reader:
         config = reader.config
-        writer = WeightsWriter(path, subset_config(config, kept), reader.attributes["source_sha256"])
+        writer = WeightsWriter(path, subset_config(config, kept), source_sha256=reader.attributes["source_sha256"])
         with writer, Progress("prune", config.table_rows, "rows", quiet=quiet) as progress:
             for mlp, i, _, _ in config.dense_shapes():
                 writer.write_dense(mlp, i, *reader.dense(mlp, i))

@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 
 from dlrm_tf.config import DLRMConfig
+from dlrm_tf.files import StrPath
 from dlrm_tf.keras2 import recommenders, tensorflow
 from dlrm_tf.model.embedding import FusedEmbedding
 from dlrm_tf.model.grow import grow
@@ -130,7 +131,7 @@ class DLRM(tfrs.models.Model):
         logits = self.top_mlp(features, observe=observe and functools.partial(observe, "top_mlp"))
         return tf.cast(logits, tf.float32)
 
-    def compile(self, optimizer="sgd", loss: None = None, **kwargs) -> None:
+    def compile(self, optimizer: Any = "sgd", loss: None = None, **kwargs) -> None:
         """Keras's `compile`; the loss is the model's own (`compute_loss`).
 
         Args:
@@ -231,7 +232,7 @@ class DLRM(tfrs.models.Model):
         """Rebuilds the architecture that `get_config` describes."""
         return cls(DLRMConfig.from_json(config["config"]), name=config["name"])
 
-    def save_weights(self, filepath, *args, **kwargs):
+    def save_weights(self, filepath: StrPath, *args, **kwargs) -> None:
         """Writes a weights file (`dlrm_tf.weights.layout`).
 
         Args:
@@ -240,16 +241,21 @@ class DLRM(tfrs.models.Model):
           **kwargs: for Keras.
         """
         if str(filepath).endswith(".weights.h5"):
-            return save_weights(self, filepath, self.source_sha256, self.vocabulary_fingerprint)
+            return save_weights(
+                self, filepath, source_sha256=self.source_sha256, vocabulary_fingerprint=self.vocabulary_fingerprint
+            )
         return super().save_weights(filepath, *args, **kwargs)
 
-    def load_weights(self, filepath, *args, **kwargs):
+    def load_weights(self, filepath: StrPath, *args, **kwargs) -> Any:
         """Reads a weights file (`dlrm_tf.weights.layout`).
 
         Args:
           filepath: a path that ends in `.weights.h5`; any other is left to Keras, with what follows.
           *args: for Keras.
           **kwargs: for Keras.
+
+        Returns:
+          None; of another file, what Keras returns.
 
         Raises:
           CheckpointError: the file is damaged or does not fit this model.
@@ -262,7 +268,7 @@ class DLRM(tfrs.models.Model):
         return super().load_weights(filepath, *args, **kwargs)
 
 
-def load(path) -> DLRM:
+def load(path: StrPath) -> DLRM:
     """Rebuilds a `DLRM` from one weights file: its configuration and its weights.
 
     Args:

@@ -1,7 +1,7 @@
 """Room for new ids in a model: every trained row stays, and the optimizer's state with it."""
 
 from collections.abc import Sequence
-from typing import Optional
+from typing import Any, Optional
 
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.optimizers import TableAndDense, legacy, parts
@@ -11,7 +11,7 @@ from dlrm_tf.weights.grow import block_moves, grown_config
 tf = tensorflow()
 
 
-def grow(model, sizes: Sequence[int], *, seed: Optional[int] = None):
+def grow(model: Any, sizes: Sequence[int], *, seed: Optional[int] = None) -> Any:
     """A larger copy of a `DLRM`; ids keep their rows, new ids get initial ones. Both models are in memory afterwards.
 
     A compiled model's optimizer is copied with its slots: those of trained rows stay, those of new rows start as in a new

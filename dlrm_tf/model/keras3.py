@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from dlrm_tf.config import DLRMConfig
+from dlrm_tf.files import StrPath
 from dlrm_tf.model.pairs import pair_positions
 from dlrm_tf.model.saving import save_weights
 from dlrm_tf.weights.reader import WeightsReader
@@ -113,7 +114,7 @@ class DLRM(keras.Model):
         """The Dense layer number `layer` of `"bottom_mlp"` or `"top_mlp"`."""
         return getattr(self, mlp).dense_layer(layer)
 
-    def save_weights(self, filepath: str, overwrite: bool = True) -> None:
+    def save_weights(self, filepath: StrPath, overwrite: bool = True) -> None:
         """Writes the file that `dlrm_tf.load` and `dlrm_tf.keras3.load` read; Keras 3 alone names the top MLP otherwise.
 
         Args:
@@ -140,7 +141,7 @@ def build(config: DLRMConfig) -> DLRM:
     return model
 
 
-def load(path) -> DLRM:
+def load(path: StrPath) -> DLRM:
     """Rebuilds the Keras 3 model from one weights file, configuration included.
 
     Args:

@@ -1,15 +1,14 @@
 """The model's optimizers by name, composites of them, and the refusal of those that rewrite a large table in every step."""
 
 from collections.abc import Iterable
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 from dlrm_tf.keras2 import recommenders, tensorflow
-from dlrm_tf.model.table_optimizers import SGD, Adagrad, LazyAdam, RowwiseAdagrad, legacy
+from dlrm_tf.model.table_optimizers import SGD, Adagrad, LazyAdam, LearningRate, RowwiseAdagrad, legacy
 
 tf = tensorflow()
 tfrs = recommenders()
 
-LearningRate = Union[float, tf.keras.optimizers.schedules.LearningRateSchedule]
 # Learning rate used when none is given. SGD's is upstream's (MindSpore models, research/recommend/dlrm, batch 128).
 DEFAULT_LEARNING_RATES = {"sgd": 0.15, "adagrad": 0.02, "rowwise_adagrad": 0.02, "lazy_adam": 0.001}
 # Optimizers that may be named for the MLPs alone.
@@ -53,13 +52,13 @@ def make_optimizer(
     if isinstance(dense, str) and dense not in DENSE_OPTIMIZERS:
         raise ValueError(f"dense optimizer must be one of {', '.join(DENSE_OPTIMIZERS)}. Received {dense!r}")
     if momentum and (name != "sgd" or dense not in (None, "sgd")):
-        raise ValueError(f"momentum goes with 'sgd' for the dense part. Received momentum={momentum} with {dense or name!r}")
+        raise ValueError(f"momentum must be 0: it goes with 'sgd' for the dense part. Received {momentum} with {dense or name!r}")
     if not 0.0 <= momentum < 1.0:
         raise ValueError(f"momentum must be in [0, 1). Received {momentum}")
     if initial_accumulator <= 0:
         raise ValueError(f"initial_accumulator must be positive. Received {initial_accumulator}")
     if dense_learning_rate is not None and not isinstance(dense, str):
-        raise ValueError(f"dense_learning_rate goes with a named dense optimizer. Received dense={dense!r}")
+        raise ValueError(f"dense must be a name with dense_learning_rate. Received {dense!r}")
     rate = DEFAULT_LEARNING_RATES[name] if learning_rate is None else learning_rate
     dense_rate = rate if dense_learning_rate is None else dense_learning_rate
     for value in (rate, dense_rate):
@@ -113,8 +112,19 @@ class TableAndDense(tfrs.experimental.optimizers.CompositeOptimizer):
         """The optimizer of the other variables."""
         return self.optimizers[0]
 
-    def apply_gradients(self, grads_and_vars, name=None, experimental_aggregate_gradients=True) -> tf.Operation:
-        """One step of both optimizers; arguments as of `tf.keras.optimizers.legacy.Optimizer.apply_gradients`."""
+    def apply_gradients(
+        self,
+        grads_and_vars: Iterable[tuple[Any, tf.Variable]],
+        name: Optional[str] = None,
+        experimental_aggregate_gradients: bool = True,
+    ) -> tf.Operation:
+        """One step of both optimizers, Keras's arguments.
+
+        Args:
+          grads_and_vars: pairs of a gradient (tensor or `IndexedSlices`) and its variable.
+          name: of the operation.
+          experimental_aggregate_gradients: whether replicas sum their gradients first.
+        """
         grads_and_vars = list(grads_and_vars)
         (_, self._dense_variables), (_, self._table_variables) = parts(self, [v for _, v in grads_and_vars])
         super().apply_gradients(grads_and_vars, name, experimental_aggregate_gradients)
@@ -122,7 +132,7 @@ class TableAndDense(tfrs.experimental.optimizers.CompositeOptimizer):
         return tf.group()
 
 
-def parts(optimizer, variables: Iterable[tf.Variable] = ()) -> list:
+def parts(optimizer: Any, variables: Iterable[tf.Variable] = ()) -> list[tuple[Any, list[tf.Variable]]]:
     """The optimizers that do the steps, behind a loss scale and inside a composite, each with its share of the variables.
 
     Args:
@@ -148,7 +158,7 @@ def is_table(variable: tf.Variable) -> bool:
     return "table" in variable.name.split(":")[0].split("/")
 
 
-def sparse_safe(optimizer, table_bytes: int):
+def sparse_safe(optimizer: Any, table_bytes: int) -> Any:
     """The optimizer a name stands for; refuses one that would rewrite a large table in every step.
 
     Args:

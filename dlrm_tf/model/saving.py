@@ -1,17 +1,18 @@
 """A model's weights to a weights file and back, chunk by chunk: never a second whole copy of the table."""
 
 import json
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 
 from dlrm_tf.errors import CheckpointError
+from dlrm_tf.files import StrPath
 from dlrm_tf.weights.layout import table_chunks
 from dlrm_tf.weights.reader import WeightsReader
 from dlrm_tf.weights.writer import WeightsWriter
 
 
-def save_weights(model, path, source_sha256: str = "", vocabulary_fingerprint: str = "") -> None:
+def save_weights(model: Any, path: StrPath, *, source_sha256: str = "", vocabulary_fingerprint: str = "") -> None:
     """Writes a `DLRM`'s weights; the table goes chunk by chunk, never as a second whole copy.
 
     Args:
@@ -23,11 +24,11 @@ def save_weights(model, path, source_sha256: str = "", vocabulary_fingerprint: s
     Raises:
       CheckpointError: `path` does not end in `.weights.h5`.
     """
-    with WeightsWriter(path, model.config, source_sha256, vocabulary_fingerprint) as writer:
+    with WeightsWriter(path, model.config, source_sha256=source_sha256, vocabulary_fingerprint=vocabulary_fingerprint) as writer:
         write_model(model, writer)
 
 
-def write_model(model, writer: WeightsWriter) -> None:
+def write_model(model: Any, writer: WeightsWriter) -> None:
     """Writes all weights of a `DLRM` into an open weights file.
 
     Args:
@@ -41,7 +42,7 @@ def write_model(model, writer: WeightsWriter) -> None:
         writer.write_table(start, model.embedding.read_rows(start, stop))
 
 
-def load_weights(model, path) -> dict:
+def load_weights(model: Any, path: StrPath) -> dict:
     """Reads a weights file into a model, after checking that its configuration is the model's.
 
     Args:
@@ -65,11 +66,11 @@ def load_weights(model, path) -> dict:
         return reader.attributes
 
 
-def assign_dense(model, weights: Callable[[str, int], tuple[np.ndarray, np.ndarray]]) -> None:
+def assign_dense(model: Any, weights: Callable[[str, int], tuple[np.ndarray, np.ndarray]]) -> None:
     """Sets the weights of all dense layers of a `DLRM`.
 
     Args:
-      model: the model.
+      model: a built `dlrm_tf.DLRM`, or its Keras 3 twin.
       weights: function `(mlp, layer) -> (kernel [in, out], bias [out])`, such as `WeightsReader.dense`.
     """
     for mlp, i, _, _ in model.config.dense_shapes():

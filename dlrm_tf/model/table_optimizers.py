@@ -4,11 +4,14 @@ They build on Keras's older `OptimizerV2` family, whose sparse paths are fused k
 for a sparse gradient (SGD too, even without momentum), and so does Adam in every version.
 """
 
+from typing import Union
+
 from dlrm_tf.keras2 import tensorflow
 
 tf = tensorflow()
 # The OptimizerV2 family: tf.keras.optimizers.legacy in Keras 2.11 and later, tf.keras.optimizers before.
 legacy = getattr(tf.keras.optimizers, "legacy", tf.keras.optimizers)
+LearningRate = Union[float, tf.keras.optimizers.schedules.LearningRateSchedule]
 
 
 class _SumsDuplicates:
@@ -56,7 +59,14 @@ class SGD(_SumsDuplicates, legacy.SGD):
       ValueError: momentum, which a table's rows would not get.
     """
 
-    def __init__(self, learning_rate=0.15, momentum=0.0, nesterov=False, name="SGD", **kwargs):
+    def __init__(
+        self,
+        learning_rate: LearningRate = 0.15,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        name: str = "SGD",
+        **kwargs,
+    ):
         if momentum or nesterov:
             raise ValueError(
                 "momentum must be 0 and nesterov False, the table has none; make_optimizer('sgd', momentum=...) gives it "
@@ -91,7 +101,9 @@ class RowwiseAdagrad(_SumsDuplicates, legacy.Optimizer):
       **kwargs: of Keras's optimizers: `clipnorm`, `clipvalue`, `global_clipnorm`.
     """
 
-    def __init__(self, learning_rate=0.02, *, initial_accumulator: float = 0.1, name: str = "RowwiseAdagrad", **kwargs):
+    def __init__(
+        self, learning_rate: LearningRate = 0.02, *, initial_accumulator: float = 0.1, name: str = "RowwiseAdagrad", **kwargs
+    ):
         super().__init__(name, **kwargs)
         self._set_hyper("learning_rate", learning_rate)
         self._initial_accumulator = initial_accumulator
@@ -127,7 +139,8 @@ class RowwiseAdagrad(_SumsDuplicates, legacy.Optimizer):
             tf.raw_ops.ResourceScatterSub(resource=var.handle, indices=indices, updates=update),
         )
 
-    def get_config(self):
+    def get_config(self) -> dict:
+        """What `from_config` needs to make the same optimizer."""
         config = super().get_config()
         config["learning_rate"] = self._serialize_hyperparameter("learning_rate")
         config["initial_accumulator"] = self._initial_accumulator

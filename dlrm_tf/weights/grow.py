@@ -7,7 +7,9 @@ from typing import Optional
 import numpy as np
 
 from dlrm_tf.config import DLRMConfig
+from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
+from dlrm_tf.files import StrPath
 from dlrm_tf.weights.layout import CHUNK_ROWS, TABLE
 from dlrm_tf.weights.optimizer_state import OptimizerStateReader, OptimizerStateWriter
 from dlrm_tf.weights.reader import WeightsReader
@@ -56,7 +58,7 @@ def block_moves(old: DLRMConfig, new: DLRMConfig) -> Iterator[tuple[int, int, in
         yield old_offset + size, old_offset + size + 1, new_offset + larger
 
 
-def grow_weights(source, target, vocabulary, *, seed: Optional[int] = None) -> DLRMConfig:
+def grow_weights(source: StrPath, target: StrPath, vocabulary: Vocabulary, *, seed: Optional[int] = None) -> DLRMConfig:
     """Grows a weights file to a vocabulary that extends its own; streams, so that memory stays small at any size.
 
     Optimizer state in the file moves along: a new row gets what its slots hold before the first training step. Weights without a
@@ -80,8 +82,8 @@ def grow_weights(source, target, vocabulary, *, seed: Optional[int] = None) -> D
         old = reader.config
         _check_extends(vocabulary, reader, source)
         new = grown_config(old, vocabulary.sizes)
-        attributes = reader.attributes
-        with WeightsWriter(target, new, attributes["source_sha256"], vocabulary.fingerprint) as writer:
+        sha256 = reader.attributes["source_sha256"]
+        with WeightsWriter(target, new, source_sha256=sha256, vocabulary_fingerprint=vocabulary.fingerprint) as writer:
             for mlp, i, _, _ in old.dense_shapes():
                 writer.write_dense(mlp, i, *reader.dense(mlp, i))
             for start, stop, to in block_moves(old, new):

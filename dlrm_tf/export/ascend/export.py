@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from typing import Optional
+from typing import Optional, Union
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from dlrm_tf.errors import AscendError, UsageError
 from dlrm_tf.export.ascend.frozen_graph import write_frozen_graph
 from dlrm_tf.export.budget import IdRanking, count_ids, prune_weights
 from dlrm_tf.export.vocabulary import prune_vocabulary
-from dlrm_tf.files import atomic_dir
+from dlrm_tf.files import StrPath, atomic_dir
 from dlrm_tf.model.subset import float_probabilities
 from dlrm_tf.weights.reader import WeightsReader
 from dlrm_tf.weights.subset import renumber
@@ -72,14 +72,14 @@ class AscendExport:
 
 
 def export_ascend(
-    weights,
-    folder,
+    weights: StrPath,
+    folder: StrPath,
     *,
     batches: Sequence[int] = (64,),
     soc_version: str = "Ascend310P3",
     precision: str = "float32",
-    data=None,
-    vocabulary=None,
+    data: Union[None, StrPath, Records] = None,
+    vocabulary: Optional[StrPath] = None,
     max_table_bytes: int = MAX_TABLE_BYTES,
     quiet: bool = False,
 ) -> AscendExport:

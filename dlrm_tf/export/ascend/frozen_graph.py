@@ -7,7 +7,7 @@ the node that holds it is replaced in the file by one with the rows of the weigh
 import numpy as np
 
 from dlrm_tf.checkpoints.ckpt_writer import varint
-from dlrm_tf.files import atomic_file
+from dlrm_tf.files import StrPath, atomic_file
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.embedding import row_numbers
 from dlrm_tf.model.subset import model_around
@@ -23,7 +23,7 @@ _STAND_IN_ROWS = 9973
 _GRAPH_NODE, _NODE_ATTR, _ENTRY_VALUE, _VALUE_TENSOR, _TENSOR_CONTENT = 1, 5, 2, 8, 4
 
 
-def write_frozen_graph(weights, path) -> tuple:
+def write_frozen_graph(weights: StrPath, path: StrPath) -> tuple[tuple[str, ...], str]:
     """Writes `dense` float32 `[B, dense_dim]`, `categorical` int32 `[B, F]` -> `probability` float32 `[B, 1]`.
 
     Args:

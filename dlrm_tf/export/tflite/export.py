@@ -4,10 +4,11 @@ import contextlib
 import os
 import tempfile
 import warnings
-from typing import Optional
+from typing import Optional, Union
 
 import numpy as np
 
+from dlrm_tf.data.records import Records
 from dlrm_tf.errors import UsageError, require
 from dlrm_tf.export.budget import prune_weights
 from dlrm_tf.export.tflite import flatbuffer, graph
@@ -16,7 +17,7 @@ from dlrm_tf.export.tflite.dense_layers import MLP_CHOICES
 from dlrm_tf.export.tflite.report import TFLiteReport, check_auc, compare
 from dlrm_tf.export.tflite.source import ExportSource
 from dlrm_tf.export.tflite.table import device_table, fit_quantizer
-from dlrm_tf.files import atomic_file
+from dlrm_tf.files import StrPath, atomic_file
 from dlrm_tf.lite.scorer import Scorer
 from dlrm_tf.weights.reader import WeightsReader
 
@@ -27,16 +28,16 @@ INT4_AUC_LOSS = 0.001
 
 
 def export_tflite(
-    weights,
-    path,
+    weights: StrPath,
+    path: StrPath,
     *,
     mlp: str = "dynamic",
     table_dtype: str = "int8",
     evaluation: Optional[tuple] = None,
     max_size: Optional[int] = None,
     max_auc_loss: Optional[float] = None,
-    data=None,
-    vocabulary=None,
+    data: Union[None, StrPath, Records] = None,
+    vocabulary: Optional[StrPath] = None,
     quiet: bool = False,
     rows: Optional[str] = None,
 ) -> TFLiteReport:
@@ -98,13 +99,21 @@ class TFLiteExporter:
       DataError: evaluation rows of another shape than the model takes, or a vocabulary of other sizes.
     """
 
-    def __init__(self, weights, *, evaluation: Optional[tuple] = None, data=None, vocabulary=None, quiet: bool = False):
+    def __init__(
+        self,
+        weights: StrPath,
+        *,
+        evaluation: Optional[tuple] = None,
+        data: Union[None, StrPath, Records] = None,
+        vocabulary: Optional[StrPath] = None,
+        quiet: bool = False,
+    ):
         require("ai_edge_litert", "lite")
         self.source = ExportSource(weights, evaluation=evaluation, data=data, vocabulary=vocabulary, quiet=quiet)
 
     def export(
         self,
-        path,
+        path: StrPath,
         *,
         mlp: str = "dynamic",
         table_dtype: str = "int8",

@@ -3,6 +3,7 @@
 import collections
 import json
 import struct
+from collections.abc import Iterable
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -33,7 +34,7 @@ def shorten_names(model: schema.ModelT) -> None:
             made[operation] += 1
 
 
-def add_buffer(model: schema.ModelT, data) -> int:
+def add_buffer(model: schema.ModelT, data: bytes) -> int:
     """Appends a constant; returns its number."""
     buffer = schema.BufferT()
     buffer.data = data
@@ -85,7 +86,7 @@ def write(path: str, model: schema.ModelT, streams: dict) -> None:
                 raise AssertionError(f"buffer {i}: announced {size} bytes. Received {file.tell() - starts[i] - 4}")
 
 
-def packed_size(model: schema.ModelT, sizes: dict, extras) -> int:
+def packed_size(model: schema.ModelT, sizes: dict[int, int], extras: Iterable[bytes]) -> int:
     """At most how many bytes `write` would make of the model.
 
     Args:

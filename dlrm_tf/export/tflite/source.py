@@ -2,7 +2,7 @@
 
 import functools
 import os
-from typing import Optional
+from typing import Optional, Union
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
 from dlrm_tf.export.budget import IdRanking, count_ids, id_values, loss_of_dropping
 from dlrm_tf.export.tflite.calibration import CALIBRATION_ROWS, LEAST_ROWS, Calibration, calibrate
+from dlrm_tf.files import StrPath
 from dlrm_tf.model.subset import float_probabilities
 from dlrm_tf.train.evaluate import check_fits
 from dlrm_tf.weights.reader import WeightsReader
@@ -26,9 +27,9 @@ class ExportSource:
 
     Args:
       weights: a `.weights.h5` file.
-      evaluation: as for `export_tflite`.
-      data: as for `export_tflite`.
-      vocabulary: as for `export_tflite`.
+      evaluation: `(dense [n, dense_dim], categorical [n, F])` or that and `label [n]`; by default the test split of `data`.
+      data: a folder made by `prepare`, or opened `Records`, or None.
+      vocabulary: path of the vocabulary, or None.
       quiet: show no progress.
 
     Attributes:
@@ -46,7 +47,15 @@ class ExportSource:
       DataError: evaluation rows of another shape than the model takes, or a vocabulary of other sizes.
     """
 
-    def __init__(self, weights, *, evaluation=None, data=None, vocabulary=None, quiet: bool = False):
+    def __init__(
+        self,
+        weights: StrPath,
+        *,
+        evaluation: Optional[tuple] = None,
+        data: Union[None, StrPath, Records] = None,
+        vocabulary: Optional[StrPath] = None,
+        quiet: bool = False,
+    ):
         self.weights, self.quiet = os.fspath(weights), quiet
         with WeightsReader(self.weights) as reader:
             self.config, self.attributes = reader.config, reader.attributes
