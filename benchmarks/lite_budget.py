@@ -9,7 +9,6 @@ Kullback-Leibler divergence of the pruned file's probabilities from the float mo
 """
 
 import argparse
-import functools
 import os
 import tempfile
 import zlib
@@ -38,14 +37,12 @@ def relabel(source: str, target: str, seed: int = 7) -> None:
             out.write("\t".join(fields) + "\n")
 
 
-class ByFrequency(TFLiteExporter):
-    """Keeps the ids that occur most often."""
+def by_frequency(exporter: TFLiteExporter) -> TFLiteExporter:
+    """Makes an exporter keep the ids that occur most often."""
+    from dlrm_tf.export.budget import IdRanking
 
-    @functools.cached_property
-    def _ranking(self):
-        from dlrm_tf.export.budget import IdRanking
-
-        return IdRanking([count[:-1] for count in self._counts])
+    exporter.source.ranking = IdRanking([count[:-1] for count in exporter.source.counts])
+    return exporter
 
 
 def divergence(path: str, exporter: TFLiteExporter) -> float:
@@ -54,7 +51,7 @@ def divergence(path: str, exporter: TFLiteExporter) -> float:
 
     p, q = (
         np.clip(x.astype(np.float64), 1e-7, 1 - 1e-7)
-        for x in (exporter._float_probabilities, Scorer(path).score(*exporter._evaluation))
+        for x in (exporter.source.float_probabilities, Scorer(path).score(*exporter.source.evaluation))
     )
     return float(np.mean(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))))
 
@@ -77,7 +74,8 @@ def main(argv=None) -> None:
         relabel(os.path.join(folder, "synth.tsv"), log)
         prepare(log, data, quiet=True)
         weights = fit(data, os.path.join(folder, "run"), epochs=args.epochs, quiet=True).best_weights
-        ours, usual = (kind(weights, data=data, quiet=True) for kind in (TFLiteExporter, ByFrequency))
+        ours, usual = (TFLiteExporter(weights, data=data, quiet=True) for _ in range(2))
+        by_frequency(usual)
         print(f"{'MB':>6}{'ids':>11}   {'AUC':<20}{'logloss':<20}{'divergence':<22}")
         print(f"{'':>20}" + "   ".join(f"{'by loss':>9}{'frequency':>10}" for _ in range(3)))
         reports, path = [], os.path.join(folder, "m.tflite")

@@ -13,7 +13,7 @@ import argparse
 import os
 import tempfile
 
-from dlrm_tf.export.tflite.export import ROW_BITS, TFLiteExporter
+from dlrm_tf.export.tflite.export import TABLE_BITS, TFLiteExporter
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.embedding import FusedEmbedding
 from dlrm_tf.train.fit import fit
@@ -53,11 +53,11 @@ def main(argv=None) -> None:
             trained = fit(args.data, os.path.join(folder, name), weights=args.weights, **settings)
             FusedEmbedding.call = _lookup
             exporter = TFLiteExporter(trained.weights, data=args.data, quiet=True)
-            for rows in ROW_BITS:
-                report = exporter.export(os.path.join(folder, "m.tflite"), "dynamic", rows, max_auc_loss=1.0)
+            for table_dtype in TABLE_BITS:
+                report = exporter.export(os.path.join(folder, "m.tflite"), table_dtype=table_dtype, max_auc_loss=1.0)
                 before, after = report.float_quality, report.quality
                 print(
-                    f"{name:<16}{rows:>6}{before['auc']:>11.5f}{after['auc']:>9.5f}{before['logloss']:>15.5f}"
+                    f"{name:<16}{table_dtype:>6}{before['auc']:>11.5f}{after['auc']:>9.5f}{before['logloss']:>15.5f}"
                     f"{after['logloss']:>9.5f}{report.mean_error:>12.5f}",
                     flush=True,
                 )

@@ -141,8 +141,8 @@ def make_models(folder: str, data: str, weights: str) -> dict:
     paths = {name: os.path.join(folder, file) for name, file in CONTENDERS.items()}
     exporter = TFLiteExporter(weights, data=data, quiet=True)
     for mlp in ("float32", "float16", "mixed", "dynamic"):
-        exporter.export(paths[f"int8 rows, {mlp}"], mlp)
-    exporter.export(paths["int4 rows, dynamic"], "dynamic", "int4", max_auc_loss=1.0)
+        exporter.export(paths[f"int8 rows, {mlp}"], mlp=mlp)
+    exporter.export(paths["int4 rows, dynamic"], table_dtype="int4", max_auc_loss=1.0)
     float_table_tflite(weights, paths["TFLite float32 table"])
     onnx_model(weights, paths["onnxruntime float32"])
     import logging

@@ -97,7 +97,11 @@ class DLRMConfig:
         return self.embedding_dim + pairs
 
     def dense_shapes(self) -> Iterator[tuple[str, int, int, int]]:
-        """Yields `(mlp, layer index, in units, out units)` for every dense layer, bottom first."""
+        """All dense layers, those of the bottom MLP first.
+
+        Yields:
+          `(mlp, layer, in units, out units)`; `mlp` is `"bottom_mlp"` or `"top_mlp"`, `layer` its number from 0.
+        """
         for mlp, width, units in (
             ("bottom_mlp", self.dense_dim, self.bottom_mlp),
             ("top_mlp", self.interaction_dim, self.top_mlp),
@@ -117,8 +121,12 @@ class DLRMConfig:
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
-    def from_json(cls, text: str, source: str = "config") -> "DLRMConfig":
-        """Reads what `to_json` writes; `source` is named in errors.
+    def from_json(cls, text: str, *, source: str = "config") -> "DLRMConfig":
+        """Reads what `to_json` writes; a field that is absent has its default.
+
+        Args:
+          text: JSON.
+          source: named in errors.
 
         Raises:
           DataError: not JSON, an unknown or missing field, or values that do not fit.
@@ -133,7 +141,7 @@ class DLRMConfig:
         unknown = sorted(set(fields) - known)
         if unknown:
             raise DataError(
-                f"{source}: unknown field {', '.join(map(repr, unknown))[:200]}; known are {', '.join(sorted(known))}"
+                f"{source}: wanted the fields {', '.join(sorted(known))}. Received {', '.join(map(repr, unknown))[:200]}"
             )
         if "categorical_feature_sizes" not in fields:
             raise DataError(f"{source}: the field categorical_feature_sizes is missing")

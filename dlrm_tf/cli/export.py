@@ -1,5 +1,7 @@
 """Export a trained model: `savedmodel` for TensorFlow Serving, `tflite` for a device, `ascend` for an NPU's offline inference."""
 
+import argparse
+
 from dlrm_tf.errors import UsageError
 
 
@@ -32,7 +34,9 @@ def add_arguments(parser):
         choices=["float32", "float16", "dynamic", "mixed"],
         help="precision of the dense layers; dynamic is int8, mixed is int8 but for top layer 0 (dynamic)",
     )
-    lite.add_argument("--rows", default="int8", choices=["int8", "int4"], help="table rows; int4 needs --data (int8)")
+    dtypes = {"dest": "table_dtype", "choices": ["int8", "int4"]}
+    lite.add_argument("--table-dtype", default="int8", help="numbers of the table; int4 needs --data (int8)", **dtypes)
+    lite.add_argument("--rows", default=argparse.SUPPRESS, help=argparse.SUPPRESS, **dtypes)  # its name until 0.1.0
     lite.add_argument("--max-size", metavar="SIZE", help="such as 20MB: keep the ids whose loss would cost most; needs --data")
     lite.add_argument("--max-auc-loss", type=float, metavar="X", help="write no file whose AUC is lower by more; needs --data")
     lite.add_argument("--curve", metavar="PNG", help="also measure budgets around --max-size: a table, and a picture here")
@@ -63,7 +67,7 @@ def run(args):
         if not all(n.isdigit() for n in batches):
             raise UsageError(f"--batches: wanted numbers with commas. Received {args.batches!r}")
         settings = {"soc_version": args.soc_version, "precision": args.precision, "data": args.data}
-        print(export_ascend(args.weights, args.output, [int(n) for n in batches], vocabulary=args.vocabulary, **settings))
+        print(export_ascend(args.weights, args.output, batches=[int(n) for n in batches], vocabulary=args.vocabulary, **settings))
     elif args.curve and not (args.max_size and args.data):
         raise UsageError("--curve needs --max-size SIZE and --data DIR")
     else:
@@ -72,10 +76,11 @@ def run(args):
 
         max_size = parse_size(args.max_size) if args.max_size else None
         exporter = TFLiteExporter(args.weights, data=args.data, vocabulary=args.vocabulary)
-        print(exporter.export(args.output, args.mlp, args.rows, max_size, args.max_auc_loss))
+        numbers = {"mlp": args.mlp, "table_dtype": args.table_dtype}
+        print(exporter.export(args.output, max_size=max_size, max_auc_loss=args.max_auc_loss, **numbers))
         if args.curve:
             from dlrm_tf.reports.size_curve import budgets_around, draw_curve, format_curve, size_curve
 
-            reports = size_curve(exporter, budgets_around(max_size), args.mlp, args.rows)
+            reports = size_curve(exporter, budgets_around(max_size), **numbers)
             print(format_curve(reports))
             draw_curve(reports, args.curve)

@@ -21,6 +21,6 @@ def run(args):
         before = sum(reader.config.categorical_feature_sizes)
         if not reader.attributes["vocabulary_fingerprint"]:
             print(f"note: {args.weights} names no vocabulary; its ids are taken to be the first ones of {args.vocabulary}")
-    config = grow_weights(args.weights, args.output, Vocabulary.load(args.vocabulary), args.seed)
+    config = grow_weights(args.weights, args.output, Vocabulary.load(args.vocabulary), seed=args.seed)
     after = sum(config.categorical_feature_sizes)
     print(f"{args.output}: {after:,} ids, {after - before:,} of them new")

@@ -1,15 +1,19 @@
-"""Which ids a size budget keeps: ranked on training rows by the loss that giving them up would cost."""
+"""Which ids a size budget keeps: ranked on training rows by how much the loss would grow without them."""
 
 import re
 
 import numpy as np
 
+from dlrm_tf.data.records import Records
 from dlrm_tf.errors import UsageError
+from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.subset import subset_model
 from dlrm_tf.progress import Progress
 from dlrm_tf.weights.reader import WeightsReader
 from dlrm_tf.weights.subset import renumber, seen_ids, subset_config
 from dlrm_tf.weights.writer import WeightsWriter
+
+tf = tensorflow()
 
 # Rows of a feature moved at a time.
 _CHUNK_ROWS = 1 << 18
@@ -20,7 +24,10 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**
 
 
 def parse_size(text: str) -> int:
-    """Bytes of `"20MB"`, `"1.5 GB"`, `"64KiB"` or a plain number.
+    """A size in bytes.
+
+    Args:
+      text: such as `"20MB"`, `"1.5 GB"`, `"64KiB"` or a plain number.
 
     Raises:
       UsageError: not such a size.
@@ -32,8 +39,12 @@ def parse_size(text: str) -> int:
     return size
 
 
-def count_ids(records, quiet: bool = False) -> list:
-    """How often each id occurs in the train split of prepared data (`Records`), chunk by chunk.
+def count_ids(records: Records, *, quiet: bool = False) -> list[np.ndarray]:
+    """How often each id occurs in the train split of prepared data, chunk by chunk.
+
+    Args:
+      records: the prepared data.
+      quiet: show no progress.
 
     Returns:
       Per feature int64 `[size_f + 1]`; the last entry counts what is out of vocabulary.
@@ -52,12 +63,20 @@ def count_ids(records, quiet: bool = False) -> list:
     return counts
 
 
-def loss_of_dropping(weights: str, dense, categorical, counts: list, batch_size: int = 4096, quiet: bool = False) -> list:
+def loss_of_dropping(
+    weights: str,
+    dense: np.ndarray,
+    categorical: np.ndarray,
+    counts: list[np.ndarray],
+    *,
+    batch_size: int = 4096,
+    quiet: bool = False,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """By how much the summed loss of these rows is expected to grow when an id is taken for out of vocabulary.
 
     Replacing row e by the mean row o of its feature moves the logit z by d = dz/de (o - e); a probability p then gives up
-    p (1 - p) d^2 / 2 of log-likelihood, to second order and averaged over the label that p predicts. The label itself is left
-    out: on rows the model was trained on it would praise what was learnt by heart.
+    p (1 - p) d^2 / 2 of log-likelihood, to second order and averaged over the label that p predicts. The label itself plays no
+    part: on rows the model was trained on it would overrate ids that are overfitted.
 
     Args:
       weights: a `.weights.h5` file; only rows that occur are read.
@@ -70,8 +89,6 @@ def loss_of_dropping(weights: str, dense, categorical, counts: list, batch_size:
     Returns:
       `(costs, occurrences)`: per feature float64 `[size_f]`, the summed growth and how many of these rows it is the sum of.
     """
-    import tensorflow as tf
-
     with WeightsReader(weights) as reader:
         config = reader.config
         kept = seen_ids(categorical, config)
@@ -88,12 +105,10 @@ def loss_of_dropping(weights: str, dense, categorical, counts: list, batch_size:
         input_signature=[tf.TensorSpec([None, config.dense_dim]), tf.TensorSpec([None, config.num_categorical], tf.int32)]
     )
     def cost(dense, ids):
-        bottom = model.bottom_mlp(dense)
         embedded = model.embedding(ids)
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(embedded)
-            stack = tf.concat([bottom[:, tf.newaxis], embedded], axis=1)
-            logit = model.top_mlp(tf.concat([bottom, model.interaction(stack)], axis=1))
+            logit = model.head(dense, embedded)
         # B X F
         moved = tf.reduce_sum(tape.gradient(logit, embedded) * (means - embedded), axis=2)
         p = tf.sigmoid(logit)
@@ -114,14 +129,15 @@ def loss_of_dropping(weights: str, dense, categorical, counts: list, batch_size:
     return costs, occurrences
 
 
-def id_values(costs: list, occurrences: list, counts: list) -> list:
+def id_values(costs: list[np.ndarray], occurrences: list[np.ndarray], counts: list[np.ndarray]) -> list[np.ndarray]:
     """What each id is worth on new rows: how often it occurs times the mean cost of one occurrence.
 
-    A few occurrences measure a mean badly, and rows the model learnt by heart overstate it: the mean is shrunk towards that of
-    the feature, which also stands for ids that the measured rows do not have.
+    A mean over few occurrences is noisy, and overfitted ids have too large a one: the mean is shrunk towards that of the feature,
+    which also is the mean of ids that do not occur in the measured rows.
 
     Args:
-      costs, occurrences: what `loss_of_dropping` gave.
+      costs: summed costs, what `loss_of_dropping` gave.
+      occurrences: occurrences, what `loss_of_dropping` gave.
       counts: what `count_ids` gave, for all training rows.
 
     Returns:
@@ -142,7 +158,7 @@ class IdRanking:
       values: float `[size_f]` a feature: what `id_values` gave.
     """
 
-    def __init__(self, values: list):
+    def __init__(self, values: list[np.ndarray]):
         self._sizes = [len(v) for v in values]
         self._starts = np.cumsum([0, *self._sizes[:-1]])
         # Stable: of equal values the lower id stays, which is the one that appeared first.
@@ -162,23 +178,23 @@ class IdRanking:
         """All ids."""
         return len(self._order)
 
-    def keep(self, n: int) -> list:
+    def keep(self, n: int) -> list[np.ndarray]:
         """Ascending ids int64 of every feature among the `n` most valuable ones."""
         chosen = np.sort(self._order[:n])
         edges = np.searchsorted(chosen, [*self._starts, self.total])
         return [chosen[a:b] - start for a, b, start in zip(edges[:-1], edges[1:], self._starts)]
 
 
-def prune_weights(weights: str, kept: list, counts: list, path: str, quiet: bool = False) -> None:
-    """Writes a weights file with only the ids `kept`; what is dropped leaves its mean in the OOV row.
+def prune_weights(weights: str, path: str, *, kept: list[np.ndarray], counts: list[np.ndarray], quiet: bool = False) -> None:
+    """Writes a weights file with only the ids `kept`.
 
     The OOV row becomes the mean of the dropped rows and of the old OOV row, weighted by how often each occurs.
 
     Args:
       weights: a `.weights.h5` file; read once, chunk by chunk.
+      path: the `.weights.h5` file to write.
       kept: per feature, ascending ids (at least one).
       counts: what `count_ids` gave.
-      path: the `.weights.h5` file to write.
       quiet: show no progress.
     """
     with WeightsReader(weights) as reader:

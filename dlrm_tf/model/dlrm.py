@@ -1,12 +1,18 @@
 """The Keras DLRM, built on TensorFlow Recommenders components."""
 
+import functools
+from collections.abc import Sequence
+from typing import Any, Callable, Optional
+
 import numpy as np
 
 from dlrm_tf.config import DLRMConfig
+from dlrm_tf.files import StrPath
 from dlrm_tf.keras2 import recommenders, tensorflow
 from dlrm_tf.model.embedding import FusedEmbedding
 from dlrm_tf.model.grow import grow
 from dlrm_tf.model.interaction import CatInteraction, DotInteraction
+from dlrm_tf.model.mlp import MLP
 from dlrm_tf.model.optimizers import sparse_safe
 from dlrm_tf.model.saving import load_weights, save_weights
 from dlrm_tf.weights.reader import WeightsReader
@@ -26,7 +32,9 @@ class DLRM(tfrs.models.Model):
       initializer: `"mindspore"`: kernels N(0, 2/(in+out) variance), biases N(0, 1/out), tables U(+-sqrt(1/size_f));
         `"zeros"`: for a model whose weights are loaded next.
       seed: makes the initial weights repeatable.
-      embedding: a layer in place of `FusedEmbedding` (`dlrm_tf.train.tpu`).
+      embedding: a layer in place of `FusedEmbedding`, ids int32 `[batch_size, F]` -> `[batch_size, F, D]`: a TPU holds the table
+        in another way.
+      name: the Keras model's name.
 
     Raises:
       ValueError: an unknown initializer.
@@ -37,21 +45,30 @@ class DLRM(tfrs.models.Model):
       model.fit(dataset)      # of ({"dense": ..., "categorical": ...}, label [batch_size, 1])
     """
 
-    def __init__(self, config: DLRMConfig, initializer: str = "mindspore", seed=None, embedding=None, name="dlrm"):
+    def __init__(
+        self,
+        config: DLRMConfig,
+        *,
+        initializer: str = "mindspore",
+        seed: Optional[int] = None,
+        embedding: Optional[tf.keras.layers.Layer] = None,
+        name: str = "dlrm",
+    ):
         super().__init__(name=name)
         if initializer not in ("mindspore", "zeros"):
             raise ValueError(f"initializer must be 'mindspore' or 'zeros'. Received {initializer!r}")
         self.config = config
         self.source_sha256 = self.vocabulary_fingerprint = ""
-        self.bottom_mlp = tfrs.layers.blocks.MLP(config.bottom_mlp, activation="relu", final_activation="relu")
+        self.bottom_mlp = MLP(config.bottom_mlp, activation="relu", final_activation="relu")
         self.embedding = embedding
         if embedding is None:
-            self.embedding = FusedEmbedding(config, "zeros" if initializer == "zeros" else "uniform", seed)
+            drawn = "zeros" if initializer == "zeros" else "uniform"
+            self.embedding = FusedEmbedding(config, initializer=drawn, seed=seed)
         if config.interaction == "dot":
             self.interaction = DotInteraction(config.num_categorical + 1, config.self_interaction)
         else:
             self.interaction = CatInteraction()
-        self.top_mlp = tfrs.layers.blocks.MLP(config.top_mlp, activation="relu", final_activation=None)
+        self.top_mlp = MLP(config.top_mlp, activation="relu", final_activation=None)
         for k, (mlp, i, fan_in, fan_out) in enumerate(config.dense_shapes()):
             layer = self.dense_layer(mlp, i)
             draw_seed = None if seed is None else seed + 1 + k
@@ -66,24 +83,55 @@ class DLRM(tfrs.models.Model):
         # Makes every variable now, so that weights can be loaded and strategies see them in their scope.
         self({"dense": tf.zeros([1, config.dense_dim]), "categorical": tf.zeros([1, config.num_categorical], tf.int32)})
 
-    def dense_layer(self, mlp: str, layer: int):
+    def dense_layer(self, mlp: str, layer: int) -> tf.keras.layers.Dense:
         """The Keras Dense layer number `layer` of `"bottom_mlp"` or `"top_mlp"`."""
-        return getattr(self, mlp)._sublayers[layer]
+        return getattr(self, mlp).dense_layer(layer)
 
-    def call(self, inputs, training=None):
-        """Logits float32 `[batch_size, 1]` of `{"dense": [batch_size, dense_dim], "categorical": [batch_size, F]}`."""
+    def call(self, inputs: dict, training: Optional[bool] = None) -> tf.Tensor:
+        """The network: embedding table, then head.
+
+        Args:
+          inputs: `{"dense": float32 [batch_size, dense_dim], "categorical": int32 [batch_size, F]}`.
+          training: whether a gradient will be asked for; the logits are the same.
+
+        Returns:
+          Logits float32 `[batch_size, 1]`.
+        """
+        return self.head(inputs["dense"], self.embedding(inputs["categorical"]), training=training)
+
+    def head(
+        self,
+        dense: tf.Tensor,
+        embedded: tf.Tensor,
+        *,
+        training: Optional[bool] = None,
+        observe: Optional[Callable[[str, int, tf.Tensor], None]] = None,
+    ) -> tf.Tensor:
+        """The network behind the embedding table: both MLPs and the interaction.
+
+        Args:
+          dense: float32 `[batch_size, dense_dim]`.
+          embedded: float32 `[batch_size, F, D]`, what `embedding` returns.
+          training: whether a gradient will be asked for; the logits are the same.
+          observe: function `(mlp, layer, input [batch_size, in])`, called with what each Dense layer reads, before it runs. `mlp`
+            and `layer` are those of `dense_layer`.
+
+        Returns:
+          Logits float32 `[batch_size, 1]`.
+        """
         # B X D
-        bottom = self.bottom_mlp(inputs["dense"])
-        # B X F X D
-        embedded = self.embedding(inputs["categorical"])
+        bottom = self.bottom_mlp(dense, observe=observe and functools.partial(observe, "bottom_mlp"))
         # B X (F + 1) X D
-        stack = tf.concat([bottom[:, tf.newaxis], embedded], axis=1)
+        # A reshape, because a new axis is two operators in TFLite.
+        first = tf.reshape(bottom, [-1, 1, self.config.embedding_dim])
+        stack = tf.concat([first, embedded], axis=1)
         # B X (D + pairs)
-        features = tf.concat([bottom, self.interaction(stack)], axis=1)
+        features = tf.concat([bottom, self.interaction(stack, training=training)], axis=1)
         # B X 1
-        return tf.cast(self.top_mlp(features), tf.float32)
+        logits = self.top_mlp(features, observe=observe and functools.partial(observe, "top_mlp"))
+        return tf.cast(logits, tf.float32)
 
-    def compile(self, optimizer="sgd", loss=None, **kwargs):
+    def compile(self, optimizer: Any = "sgd", loss: None = None, **kwargs) -> None:
         """Keras's `compile`; the loss is the model's own (`compute_loss`).
 
         Args:
@@ -97,16 +145,21 @@ class DLRM(tfrs.models.Model):
         if loss is not None:
             raise ValueError(f"loss must be None: the model has its own, sigmoid cross-entropy of the logits. Received {loss!r}")
         in_a_loop = kwargs.get("steps_per_execution") not in (None, 1)
-        # In a loop, a collective of TensorFlow's takes one shape only; distinct rows have another one in every step.
+        # In a loop, TensorFlow's collectives take one shape only, but the number of distinct rows differs from step to step.
         if kwargs.get("jit_compile") or (in_a_loop and self.distribute_strategy.num_replicas_in_sync > 1):
             self.embedding.deduplicate = False
         table_bytes = self.config.table_rows * self.config.embedding_dim * 4
         super().compile(optimizer=sparse_safe(optimizer, table_bytes), **kwargs)
 
-    def compute_loss(self, inputs, training: bool = False):
-        """Mean sigmoid cross-entropy of `(features, label[, sample_weight])`, weighted over the batch.
+    def compute_loss(self, inputs: tuple, training: bool = False) -> tf.Tensor:
+        """Mean sigmoid cross-entropy; as in Keras, the mean is over the batch's rows, not over the sum of weights.
 
-        The mean is over the batch's rows, not over the sum of weights, as in Keras.
+        Args:
+          inputs: `(features, label [batch_size, 1])` or that and `sample_weight [batch_size]`; `features` as for `call`.
+          training: as for `call`.
+
+        Returns:
+          float32 scalar, nats.
         """
         features, label, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(inputs)
         return self._mean_loss(label, self(features, training=training), sample_weight)
@@ -119,7 +172,7 @@ class DLRM(tfrs.models.Model):
         # A replica may have no row of a small last batch.
         return tf.math.divide_no_nan(tf.reduce_sum(losses), tf.cast(tf.size(losses), tf.float32))
 
-    def train_step(self, data):
+    def train_step(self, data: tuple) -> dict:
         """One optimizer step; the reported `loss` is the mean over the epoch so far."""
         features, label, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
@@ -137,7 +190,7 @@ class DLRM(tfrs.models.Model):
         rows = tf.cast(tf.shape(logits)[0], tf.float32)
         return rows / tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, rows)
 
-    def test_step(self, data):
+    def test_step(self, data: tuple) -> dict:
         """Loss and metrics of one batch, without training."""
         features, label, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         logits = self(features, training=False)
@@ -150,32 +203,59 @@ class DLRM(tfrs.models.Model):
             self.compiled_metrics.update_state(label, logits, sample_weight)
         return {metric.name: metric.result() for metric in self.metrics}
 
-    def grow(self, sizes, seed=None):
-        """A larger copy of this model, optimizer and its state included, with room for new ids; see `dlrm_tf.model.grow.grow`."""
-        return grow(self, sizes, seed)
+    def grow(self, sizes: Sequence[int], *, seed: Optional[int] = None) -> "DLRM":
+        """A larger copy of this model, with room for new ids: trained rows and the optimizer's state are kept.
+
+        Args:
+          sizes: the new `categorical_feature_sizes`, none smaller than before.
+          seed: of the new ids' rows.
+
+        Returns:
+          The copy, compiled if this model is. Its vocabulary fingerprint is empty: set the new vocabulary's.
+
+        Raises:
+          ValueError: sizes that do not fit, or an optimizer whose state can't be copied (newer Keras ones).
+        """
+        return grow(self, sizes, seed=seed)
 
     @property
-    def metrics(self):
+    def metrics(self) -> list:
         """The loss first, as Keras users expect of `evaluate`'s list, then the compiled metrics."""
         return sorted(super().metrics, key=lambda metric: metric is not getattr(self, "_loss_mean", None))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """What `from_config` needs to build the same architecture."""
         return {"config": self.config.to_json(), "name": self.name}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict, custom_objects: Optional[dict] = None) -> "DLRM":
         """Rebuilds the architecture that `get_config` describes."""
         return cls(DLRMConfig.from_json(config["config"]), name=config["name"])
 
-    def save_weights(self, filepath, *args, **kwargs):
-        """Writes `.weights.h5` (see `dlrm_tf.weights.layout`); any other name is left to Keras."""
+    def save_weights(self, filepath: StrPath, *args, **kwargs) -> None:
+        """Writes a weights file (`dlrm_tf.weights.layout`).
+
+        Args:
+          filepath: a path that ends in `.weights.h5`; any other is left to Keras, with what follows.
+          *args: for Keras.
+          **kwargs: for Keras.
+        """
         if str(filepath).endswith(".weights.h5"):
-            return save_weights(self, filepath, self.source_sha256, self.vocabulary_fingerprint)
+            return save_weights(
+                self, filepath, source_sha256=self.source_sha256, vocabulary_fingerprint=self.vocabulary_fingerprint
+            )
         return super().save_weights(filepath, *args, **kwargs)
 
-    def load_weights(self, filepath, *args, **kwargs):
-        """Reads `.weights.h5` (see `dlrm_tf.weights.layout`); any other name is left to Keras.
+    def load_weights(self, filepath: StrPath, *args, **kwargs) -> Any:
+        """Reads a weights file (`dlrm_tf.weights.layout`).
+
+        Args:
+          filepath: a path that ends in `.weights.h5`; any other is left to Keras, with what follows.
+          *args: for Keras.
+          **kwargs: for Keras.
+
+        Returns:
+          None; of another file, what Keras returns.
 
         Raises:
           CheckpointError: the file is damaged or does not fit this model.
@@ -188,7 +268,7 @@ class DLRM(tfrs.models.Model):
         return super().load_weights(filepath, *args, **kwargs)
 
 
-def load(path) -> DLRM:
+def load(path: StrPath) -> DLRM:
     """Rebuilds a `DLRM` from one weights file: its configuration and its weights.
 
     Args:
@@ -207,7 +287,7 @@ def load(path) -> DLRM:
     return model
 
 
-def _normal(variance: float, seed, initializer: str):
+def _normal(variance: float, seed: Optional[int], initializer: str) -> tf.keras.initializers.Initializer:
     if initializer == "zeros":
         return tf.keras.initializers.Zeros()
     return tf.keras.initializers.RandomNormal(0.0, float(np.sqrt(variance)), seed)

@@ -1,5 +1,8 @@
 """All categorical features in one embedding table, with an out-of-vocabulary (OOV) row per feature."""
 
+from collections.abc import Iterator
+from typing import Optional
+
 import numpy as np
 
 from dlrm_tf.config import DLRMConfig
@@ -9,8 +12,12 @@ tf = tensorflow()
 _DRAWN_ROWS = 1 << 18
 
 
-def row_numbers(config: DLRMConfig, categorical):
+def row_numbers(config: DLRMConfig, categorical: tf.Tensor) -> tf.Tensor:
     """Rows of the fused table that ids stand for; an id outside `[0, size_f)` is its own feature's OOV row.
+
+    The rule stands twice more, where this function can't be used: the Keras 3 twin (`dlrm_tf.model.keras3`) runs on other
+    backends than TensorFlow, and the table of a TFLite file (`dlrm_tf.export.tflite.graph`) has an OOV row at both ends of a
+    block, which takes two operators instead of five.
 
     Args:
       config: the model's configuration.
@@ -25,7 +32,7 @@ def row_numbers(config: DLRMConfig, categorical):
     return tf.where(known, tf.cast(categorical, tf.int32), sizes) + np.asarray(config.block_offsets, np.int32)
 
 
-def sum_rows(values, place, count):
+def sum_rows(values: tf.Tensor, place: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     """Sums the rows of `values` that have the same place, in their order, so that on a CPU the result always has the same bits.
 
     `tf.math.unsorted_segment_sum` as a product with a sparse matrix of ones: the same sums, in a third of the time. It has no
@@ -61,16 +68,16 @@ class FusedEmbedding(tf.keras.layers.Layer):
       seed: seed of the uniform draw, or None.
 
     Attributes:
-      deduplicate: whether training reads every row of a batch once, so that its gradient has every row once and reading and
-        writing the table, or sending it over a network, costs distinct rows only. The number of these is a dynamic shape: set
-        it to False for devices that want static ones, for XLA, and for several replicas whose steps run in a loop. True by
-        default on CPUs; it was not measured on a GPU.
+      deduplicate: whether training looks up the distinct rows of a batch only, each once: the gradient then has each row once,
+        and the table's traffic in memory or over a network is that of the distinct rows. Their number is a dynamic shape: set
+        this to False for devices that want static shapes, for XLA, and for several replicas whose steps run in a loop. True by
+        default on CPUs; not measured on a GPU.
     """
 
-    def __init__(self, config: DLRMConfig, initializer: str = "uniform", seed=None, **kwargs):
+    def __init__(self, config: DLRMConfig, *, initializer: str = "uniform", seed: Optional[int] = None, **kwargs):
         super().__init__(**kwargs)
         self.config = config
-        on_tpu = "TPU" in type(tf.distribute.get_strategy()).__name__
+        on_tpu = isinstance(tf.distribute.get_strategy(), (tf.distribute.TPUStrategy, tf.distribute.experimental.TPUStrategy))
         self.deduplicate = not on_tpu and not tf.config.get_visible_devices("GPU")
         # An initializer holds the table three times, but only it works in a graph, and gives all workers the same draw.
         whole = not tf.executing_eagerly() or tf.distribute.has_strategy()
@@ -85,7 +92,7 @@ class FusedEmbedding(tf.keras.layers.Layer):
             for start, rows in _uniform_rows(config, seed):
                 self.write_rows(start, rows)
 
-    def rows(self, categorical):
+    def rows(self, categorical: tf.Tensor) -> tf.Tensor:
         """Row numbers in the fused table.
 
         Args:
@@ -96,9 +103,17 @@ class FusedEmbedding(tf.keras.layers.Layer):
         """
         return row_numbers(self.config, categorical)
 
-    def call(self, categorical, training=None):
-        """Looks up `[batch_size, F]` ids; returns `[batch_size, F, D]` in the layer's compute dtype."""
-        # Looked up in a row: a table that is partitioned over parameter servers takes no other shape.
+    def call(self, categorical: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
+        """Looks ids up.
+
+        Args:
+          categorical: int32 or int64 `[batch_size, F]`.
+          training: whether a gradient will be asked for (see `deduplicate`); the result is the same.
+
+        Returns:
+          `[batch_size, F, D]` in the layer's compute dtype.
+        """
+        # Looked up as one vector: a table that is partitioned over parameter servers takes no other shape.
         rows = tf.reshape(self.rows(categorical), [-1])
         looked_up = self._distinct(rows) if training and self.deduplicate else tf.gather(self.table, rows)
         shape = [-1, self.config.num_categorical, self.config.embedding_dim]
@@ -129,7 +144,7 @@ class FusedEmbedding(tf.keras.layers.Layer):
 class _Uniform(tf.keras.initializers.Initializer):
     """The table of `_uniform_rows`; OOV rows are zero (the absent feature)."""
 
-    def __init__(self, config: DLRMConfig, seed=None):
+    def __init__(self, config: DLRMConfig, seed: Optional[int]):
         self._config, self._seed = config, seed
 
     def __call__(self, shape, dtype=tf.float32, **kwargs):
@@ -139,7 +154,7 @@ class _Uniform(tf.keras.initializers.Initializer):
         return tf.constant(table, dtype)
 
 
-def _uniform_rows(config: DLRMConfig, seed):
+def _uniform_rows(config: DLRMConfig, seed: Optional[int]) -> Iterator[tuple[int, np.ndarray]]:
     """U(-sqrt(1/size_f), sqrt(1/size_f)) for every feature's ids: pieces of the table as `(first row, rows)`."""
     generator = np.random.default_rng(seed)
     for size, offset in zip(config.categorical_feature_sizes, config.block_offsets):

@@ -1,13 +1,18 @@
 """Room for new ids in a model: every trained row stays, and the optimizer's state with it."""
 
+from collections.abc import Sequence
+from typing import Any, Optional
+
 from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.model.optimizers import TableAndDense, legacy, parts
+from dlrm_tf.model.saving import assign_dense
 from dlrm_tf.weights.grow import block_moves, grown_config
 
 tf = tensorflow()
 
 
-def grow(model, sizes, seed=None):
-    """A larger copy of a `DLRM`; ids keep their rows, new ids get initial ones. Both models are in memory until you drop one.
+def grow(model: Any, sizes: Sequence[int], *, seed: Optional[int] = None) -> Any:
+    """A larger copy of a `DLRM`; ids keep their rows, new ids get initial ones. Both models are in memory afterwards.
 
     A compiled model's optimizer is copied with its slots: those of trained rows stay, those of new rows start as in a new
     optimizer. Metrics given to `compile` are not copied.
@@ -28,8 +33,7 @@ def grow(model, sizes, seed=None):
     new = type(model)(grown_config(model.config, sizes), seed=seed)
     new.source_sha256 = model.source_sha256
     new.embedding.deduplicate = model.embedding.deduplicate
-    for mlp, i, _, _ in model.config.dense_shapes():
-        new.dense_layer(mlp, i).set_weights(model.dense_layer(mlp, i).get_weights())
+    assign_dense(new, lambda mlp, i: model.dense_layer(mlp, i).get_weights())
     moves = list(block_moves(model.config, new.config))
     _move_rows(model.embedding.table, new.embedding.table, moves)
     if compiled:
@@ -46,7 +50,7 @@ def _move_rows(source, target, moves) -> None:
 def _copy_slots(model, new, moves) -> None:
     """Copies every slot the old optimizer has made so far; one that has not taken a step has none."""
     twins = dict(zip((v.ref() for v in model.trainable_variables), new.trainable_variables))
-    for old_part, new_part in zip(_parts(model.optimizer), _parts(new.optimizer)):
+    for (old_part, _), (new_part, _) in zip(parts(model.optimizer), parts(new.optimizer)):
         held = [v for v in model.trainable_variables if all(_has_slot(old_part, v, s) for s in old_part.get_slot_names())]
         if old_part.get_slot_names():
             new_part._create_all_weights([twins[v.ref()] for v in held])
@@ -61,19 +65,14 @@ def _copy_slots(model, new, moves) -> None:
     new.optimizer.iterations.assign(model.optimizer.iterations)
 
 
-def _parts(optimizer) -> list:
-    return list(getattr(optimizer, "optimizers", [optimizer]))
-
-
 def _fresh_copy(optimizer):
     """The same optimizer without slots."""
-    if hasattr(optimizer, "parts_of"):
-        dense, table = map(_fresh_copy, optimizer.optimizers)
-        return type(optimizer)(table, dense)
-    if not hasattr(optimizer, "get_slot_names"):
+    if isinstance(optimizer, TableAndDense):
+        return TableAndDense(_fresh_copy(optimizer.table), _fresh_copy(optimizer.dense))
+    if not isinstance(optimizer, legacy.Optimizer) or parts(optimizer)[0][0] is not optimizer:
         raise ValueError(
-            f"{type(optimizer).__module__}.{type(optimizer).__name__}: its state can't be copied; grow an uncompiled model, "
-            "or compiled with an optimizer of dlrm_tf or tf.keras.optimizers.legacy, and compile the grown one"
+            f"{type(optimizer).__module__}.{type(optimizer).__name__}: its state can't be copied; grow an uncompiled model "
+            "and compile the grown one, or compile with make_optimizer or tf.keras.optimizers.legacy"
         )
     config = optimizer.get_config()
     rate = optimizer._hyper.get("learning_rate")

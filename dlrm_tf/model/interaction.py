@@ -1,25 +1,21 @@
 """How the dense vector and the embeddings meet: pairwise dot products, or plain concatenation."""
 
-import numpy as np
+from typing import Optional
 
 from dlrm_tf.keras2 import recommenders, tensorflow
+from dlrm_tf.model.pairs import pair_positions
 
 tf = tensorflow()
 tfrs = recommenders()
-
-
-def triangle_pairs(vectors: int, self_interaction: bool) -> tuple:
-    """Row and column of every kept pair, strict lower triangle row-major (`j <= i` with self-interaction)."""
-    return np.tril_indices(vectors, 0 if self_interaction else -1)
 
 
 class DotInteraction(tfrs.layers.feature_interaction.DotInteraction):
     """TFRS's DotInteraction with the same result and a static output shape (Naumov et al. 2019, section 2.1.3).
 
     TFRS picks the triangle with `boolean_mask`, whose inner shape is dynamic: slow, and not compilable on Ascend or TPU.
-    For inference it is one gather with constant indices: few operations, which is what a batch of one costs. For training it is
-    a slice a row, which copies runs instead of single numbers; its gradient puts the triangle back into a matrix L and is
-    (L + L^T) T, instead of a scatter.
+    For inference the triangle is one gather with constant indices: few operations, which decide the time of a batch of one row.
+    For training it is one slice per row of the triangle, which copies runs instead of single numbers; the gradient puts the
+    triangle back into a matrix L and is (L + L^T) T, instead of a scatter.
 
     Args:
       vectors: number of interacting vectors (F + 1).
@@ -28,14 +24,12 @@ class DotInteraction(tfrs.layers.feature_interaction.DotInteraction):
 
     def __init__(self, vectors: int, self_interaction: bool = False, **kwargs):
         super().__init__(self_interaction=self_interaction, **kwargs)
-        rows, columns = triangle_pairs(vectors, self_interaction)
-        # Position in the flat Gram matrix of every kept pair.
-        self._flat = (rows * vectors + columns).astype(np.int32)
+        self._positions = pair_positions(vectors, self_interaction)
         # Pairs kept in every row of the Gram matrix.
         self._lengths = [row + int(self_interaction) for row in range(vectors)]
         self._vectors = vectors
 
-    def call(self, stack, training=None):
+    def call(self, stack: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """Dot products of all pairs.
 
         Args:
@@ -45,7 +39,7 @@ class DotInteraction(tfrs.layers.feature_interaction.DotInteraction):
         Returns:
           `[batch_size, pairs]`, pairs = (F+1)F/2, or (F+1)(F+2)/2 with self-interaction.
         """
-        return self._triangle(stack) if training else tf.gather(self._gram(stack), self._flat, axis=1)
+        return self._triangle(stack) if training else tf.gather(self._gram(stack), self._positions, axis=1)
 
     def _gram(self, stack):
         # [B, F+1, F+1] -> [B, (F+1)^2]
@@ -72,9 +66,17 @@ class DotInteraction(tfrs.layers.feature_interaction.DotInteraction):
 
 
 class CatInteraction(tf.keras.layers.Layer):
-    """`[batch_size, F + 1, D]` flattened without its first vector, which the model concatenates itself."""
+    """The embeddings side by side; the dense vector, which comes first, is left out: the model concatenates it itself."""
 
-    def call(self, stack):
-        """Returns `[batch_size, F * D]`."""
+    def call(self, stack: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
+        """Concatenation of all vectors but the first.
+
+        Args:
+          stack: `[batch_size, F + 1, D]`.
+          training: without effect.
+
+        Returns:
+          `[batch_size, F * D]`.
+        """
         embeddings = stack[:, 1:]
         return tf.reshape(embeddings, [-1, embeddings.shape[1] * embeddings.shape[2]])

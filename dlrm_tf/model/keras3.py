@@ -1,16 +1,20 @@
 """The same DLRM as a Keras 3 model: loads the same `.weights.h5`, gives the same logits, trains with Keras 3's own `fit`.
 
-Runs beside `dlrm_tf.DLRM` in one process: `keras` (Keras 3) and `tf_keras` (Keras 2) are different packages. Any backend of
-Keras 3 works; attribute names are those of the weights file, which is how Keras finds a layer's weights in it.
+Runs beside `dlrm_tf.DLRM` in one process: `keras` (Keras 3) and `tf_keras` (Keras 2) are different packages. It runs on every
+backend of Keras 3, so it shares no TensorFlow code with `DLRM`. Attribute names are those of the weights file, which is how
+Keras finds a layer's weights in it.
 """
 
 import os
+from typing import Any, Optional
 
 import keras
 import numpy as np
 from keras import ops
 
 from dlrm_tf.config import DLRMConfig
+from dlrm_tf.files import StrPath
+from dlrm_tf.model.pairs import pair_positions
 from dlrm_tf.model.saving import save_weights
 from dlrm_tf.weights.reader import WeightsReader
 
@@ -21,14 +25,23 @@ if int(keras.__version__.split(".")[0]) < 3:
 
 
 class MLP(keras.layers.Layer):
-    """A stack of Dense layers, ReLU on all but (with `final_activation=None`) the last."""
+    """A stack of Dense layers with ReLU between them; see `dlrm_tf.model.mlp.MLP`.
 
-    def __init__(self, units, final_activation=None, **kwargs):
+    Args:
+      units: outputs of each layer.
+      final_activation: of the last layer; None for none.
+    """
+
+    def __init__(self, units: tuple[int, ...], *, final_activation: Optional[str] = None, **kwargs):
         super().__init__(**kwargs)
         self._sublayers = [keras.layers.Dense(n, activation="relu") for n in units[:-1]]
         self._sublayers.append(keras.layers.Dense(units[-1], activation=final_activation))
 
-    def call(self, x):
+    def dense_layer(self, layer: int) -> keras.layers.Dense:
+        """The Dense layer with this number, from 0."""
+        return self._sublayers[layer]
+
+    def call(self, x: Any) -> Any:
         """`[batch_size, in]` -> `[batch_size, units[-1]]`."""
         for layer in self._sublayers:
             x = layer(x)
@@ -36,7 +49,11 @@ class MLP(keras.layers.Layer):
 
 
 class FusedEmbedding(keras.layers.Layer):
-    """See `dlrm_tf.model.embedding.FusedEmbedding`: one table, an OOV row a feature."""
+    """All features in one table with an OOV row each, as in `dlrm_tf.model.embedding.FusedEmbedding`.
+
+    Args:
+      config: the model's configuration.
+    """
 
     def __init__(self, config: DLRMConfig, **kwargs):
         super().__init__(**kwargs)
@@ -49,8 +66,8 @@ class FusedEmbedding(keras.layers.Layer):
             initializer=keras.initializers.RandomUniform(-bound, bound),
         )
 
-    def call(self, categorical):
-        """Ids `[batch_size, F]` -> `[batch_size, F, D]`."""
+    def call(self, categorical: Any) -> Any:
+        """Ids `[batch_size, F]` -> `[batch_size, F, D]`; an id outside `[0, size_f)` reads its own feature's OOV row."""
         known = ops.logical_and(categorical >= 0, categorical < self._sizes)
         rows = ops.where(known, categorical, self._sizes) + self._offsets
         return ops.take(self.table, rows, axis=0)
@@ -61,36 +78,52 @@ class FusedEmbedding(keras.layers.Layer):
 
 
 class DLRM(keras.Model):
-    """See `dlrm_tf.DLRM`: inputs `{"dense": [B, dense_dim], "categorical": int32 [B, F]}`, output logits `[B, 1]`."""
+    """The network of `dlrm_tf.DLRM`.
+
+    Inputs: `{"dense": float32 [batch_size, dense_dim], "categorical": int32 [batch_size, F]}`, where `dense` already is
+    log(max(x, 0) + 1). Output: logits float32 `[batch_size, 1]`.
+
+    Args:
+      config: the architecture.
+    """
 
     def __init__(self, config: DLRMConfig, **kwargs):
         super().__init__(**kwargs)
         self.config = config
-        self.bottom_mlp = MLP(config.bottom_mlp, "relu")
+        self.bottom_mlp = MLP(config.bottom_mlp, final_activation="relu")
         self.embedding = FusedEmbedding(config)
         self.top_mlp = MLP(config.top_mlp)
-        vectors = config.num_categorical + 1
-        rows, columns = np.tril_indices(vectors, 0 if config.self_interaction else -1)
-        self._flat = (rows * vectors + columns).astype(np.int32)
+        self._positions = pair_positions(config.num_categorical + 1, config.self_interaction)
 
-    def call(self, inputs):
+    def call(self, inputs: dict) -> Any:
         """Logits `[batch_size, 1]`."""
-        bottom = self.bottom_mlp(inputs["dense"])
-        embedded = self.embedding(inputs["categorical"])
+        return self.head(inputs["dense"], self.embedding(inputs["categorical"]))
+
+    def head(self, dense: Any, embedded: Any) -> Any:
+        """Logits `[batch_size, 1]` of dense features `[batch_size, dense_dim]` and embeddings `[batch_size, F, D]`."""
+        bottom = self.bottom_mlp(dense)
         if self.config.interaction == "cat":
             crossed = ops.reshape(embedded, (-1, self.config.num_categorical * self.config.embedding_dim))
         else:
             stack = ops.concatenate([ops.expand_dims(bottom, 1), embedded], axis=1)
             gram = ops.matmul(stack, ops.transpose(stack, (0, 2, 1)))
-            crossed = ops.take(ops.reshape(gram, (-1, stack.shape[1] ** 2)), self._flat, axis=1)
+            crossed = ops.take(ops.reshape(gram, (-1, stack.shape[1] ** 2)), self._positions, axis=1)
         return self.top_mlp(ops.concatenate([bottom, crossed], axis=1))
 
-    def dense_layer(self, mlp: str, layer: int):
+    def dense_layer(self, mlp: str, layer: int) -> keras.layers.Dense:
         """The Dense layer number `layer` of `"bottom_mlp"` or `"top_mlp"`."""
-        return getattr(self, mlp)._sublayers[layer]
+        return getattr(self, mlp).dense_layer(layer)
 
-    def save_weights(self, filepath, overwrite=True):
-        """Writes the file that `dlrm_tf.load` and `dlrm_tf.keras3.load` read (Keras 3 alone would file the top MLP elsewhere)."""
+    def save_weights(self, filepath: StrPath, overwrite: bool = True) -> None:
+        """Writes the file that `dlrm_tf.load` and `dlrm_tf.keras3.load` read; Keras 3 alone names the top MLP otherwise.
+
+        Args:
+          filepath: the `.weights.h5` file.
+          overwrite: whether a file that is there may be replaced.
+
+        Raises:
+          FileExistsError: it is there and may not.
+        """
         if not overwrite and os.path.exists(filepath):
             raise FileExistsError(f"{filepath}: already exists")
         save_weights(self, filepath)
@@ -108,8 +141,15 @@ def build(config: DLRMConfig) -> DLRM:
     return model
 
 
-def load(path) -> DLRM:
-    """Rebuilds the Keras 3 model from one weights file, configuration included."""
+def load(path: StrPath) -> DLRM:
+    """Rebuilds the Keras 3 model from one weights file, configuration included.
+
+    Args:
+      path: a `.weights.h5` file.
+
+    Raises:
+      CheckpointError: not such a file.
+    """
     with WeightsReader(path) as reader:
         config = reader.config
     model = build(config)

@@ -1,35 +1,66 @@
-"""A model of only those ids that rows touch: the float reference of an export, in little memory."""
+"""Models without the whole table in memory: of only those ids that occur, or around a table that is kept elsewhere."""
+
+from typing import Callable
 
 import numpy as np
 
+from dlrm_tf.config import DLRMConfig
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import DLRM
+from dlrm_tf.model.saving import assign_dense
 from dlrm_tf.weights.reader import WeightsReader
 from dlrm_tf.weights.subset import renumber, seen_ids, subset_config, subset_rows
 
 tf = tensorflow()
 
 
-def subset_model(reader: WeightsReader, kept: list):
-    """The Keras `DLRM` of the kept ids; ids must be renumbered."""
+def subset_model(reader: WeightsReader, kept: list[np.ndarray]) -> DLRM:
+    """The `DLRM` of the kept ids.
+
+    Args:
+      reader: an open weights file.
+      kept: per feature, the ascending ids to keep (at least one).
+
+    Returns:
+      A model that takes ids as `dlrm_tf.weights.subset.renumber` numbers them.
+    """
     model = DLRM(subset_config(reader.config, kept), initializer="zeros")
     model.embedding.table.assign(subset_rows(reader, kept))
-    for mlp, i, _, _ in reader.config.dense_shapes():
-        layer = model.dense_layer(mlp, i)
-        kernel, bias = reader.dense(mlp, i)
-        layer.kernel.assign(kernel)
-        layer.bias.assign(bias)
+    assign_dense(model, reader.dense)
     return model
 
 
-def float_probabilities(weights: str, dense: np.ndarray, categorical: np.ndarray, batch_size: int = 8192) -> np.ndarray:
-    """Probabilities float32 `[n]` of the Keras model, with only those table rows in memory that the rows touch.
+def model_around(
+    embedding: Callable[[tf.Tensor], tf.Tensor],
+    config: DLRMConfig,
+    dense_weights: Callable[[str, int], tuple[np.ndarray, np.ndarray]],
+) -> DLRM:
+    """A `DLRM` for a graph that holds the embedding table in its own way.
+
+    Args:
+      embedding: function or layer, ids int32 `[batch_size, F]` -> float32 `[batch_size, F, D]`. It is not called here: its table
+        may still be smaller than `config` says.
+      config: the architecture.
+      dense_weights: function `(mlp, layer) -> (kernel [in, out], bias [out])`, such as `WeightsReader.dense`.
+    """
+    # Built with one id a feature: a table of the real size may not fit into memory.
+    model = DLRM(subset_config(config, [[0]] * config.num_categorical), initializer="zeros")
+    model.embedding = embedding
+    assign_dense(model, dense_weights)
+    return model
+
+
+def float_probabilities(weights: str, dense: np.ndarray, categorical: np.ndarray, *, batch_size: int = 8192) -> np.ndarray:
+    """What the Keras model predicts, with only those table rows in memory that the ids name.
 
     Args:
       weights: a `.weights.h5` file.
       dense: float32 `[n, dense_dim]`, already log(max(x, 0) + 1).
       categorical: int32 `[n, F]`.
       batch_size: rows scored at a time.
+
+    Returns:
+      Probabilities float32 `[n]`.
     """
     with WeightsReader(weights) as reader:
         kept = seen_ids(categorical, reader.config)

@@ -19,7 +19,9 @@ def budgets_around(max_size: int) -> list[int]:
     return [int(max_size * factor) for factor in _FACTORS]
 
 
-def size_curve(exporter: TFLiteExporter, budgets: Sequence[int], mlp: str = "dynamic", rows: str = "int8") -> list[TFLiteReport]:
+def size_curve(
+    exporter: TFLiteExporter, budgets: Sequence[int], *, mlp: str = "dynamic", table_dtype: str = "int8"
+) -> list[TFLiteReport]:
     """Exports the model at each budget into a temporary folder and measures it.
 
     Args:
@@ -27,7 +29,7 @@ def size_curve(exporter: TFLiteExporter, budgets: Sequence[int], mlp: str = "dyn
       budgets: sizes in bytes, ascending; those too small for the dense layers are left out, and the first that holds every id is
         the last.
       mlp: precision of the dense layers.
-      rows: precision of the rows.
+      table_dtype: of the table, `"int8"` or `"int4"`.
 
     Returns:
       A `TFLiteReport` a budget.
@@ -41,7 +43,8 @@ def size_curve(exporter: TFLiteExporter, budgets: Sequence[int], mlp: str = "dyn
         for budget in budgets:
             try:
                 # The curve shows what the gate would refuse.
-                report = exporter.export(os.path.join(folder, "m.tflite"), mlp, rows, budget, max_auc_loss=1.0)
+                path = os.path.join(folder, "m.tflite")
+                report = exporter.export(path, mlp=mlp, table_dtype=table_dtype, max_size=budget, max_auc_loss=1.0)
             except DLRMError as e:
                 refusal = e
                 continue
@@ -77,7 +80,7 @@ def draw_curve(reports: Sequence[TFLiteReport], path: str) -> None:
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     sizes = [r.bytes / 1e6 for r in reports]
     for ax, name, label in zip(figure.subplots(1, 3), ("auc", "logloss", "calibration"), ("AUC", "logloss", "calibration")):
-        ax.plot(sizes, [r.quality[name] for r in reports], "o-", color="tab:blue", label=f"{reports[0].row_type} TFLite")
+        ax.plot(sizes, [r.quality[name] for r in reports], "o-", color="tab:blue", label=f"{reports[0].table_dtype} TFLite")
         ax.axhline(reports[0].float_quality[name], color="tab:gray", linestyle="--", label="float32, all ids")
         ax.set(xscale="log", xlabel="file size [MB]", title=label)
         ax.xaxis.set_major_formatter("{x:g}")

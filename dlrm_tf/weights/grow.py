@@ -1,20 +1,27 @@
-"""Room for new ids in a weights file: every trained row stays, optimizer state with it; streams at any size."""
+"""Room for new ids in a weights file: every trained row stays, and its optimizer state; memory stays small at any size."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Optional
 
 import numpy as np
 
 from dlrm_tf.config import DLRMConfig
+from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
+from dlrm_tf.files import StrPath
 from dlrm_tf.weights.layout import CHUNK_ROWS, TABLE
 from dlrm_tf.weights.optimizer_state import OptimizerStateReader, OptimizerStateWriter
 from dlrm_tf.weights.reader import WeightsReader
 from dlrm_tf.weights.writer import WeightsWriter
 
 
-def grown_config(config: DLRMConfig, sizes) -> DLRMConfig:
-    """`config` with larger `categorical_feature_sizes`.
+def grown_config(config: DLRMConfig, sizes: Sequence[int]) -> DLRMConfig:
+    """A configuration with larger `categorical_feature_sizes`.
+
+    Args:
+      config: the configuration to start from.
+      sizes: the new sizes, none smaller than before.
 
     Raises:
       ValueError: another number of features, or a size smaller than before; the features are named.
@@ -33,7 +40,15 @@ def grown_config(config: DLRMConfig, sizes) -> DLRMConfig:
 
 
 def block_moves(old: DLRMConfig, new: DLRMConfig) -> Iterator[tuple[int, int, int]]:
-    """Yields `(old start, old stop, new start)` of the table rows that move: every feature's ids, then its OOV row."""
+    """Table rows that move when a model grows: every feature's ids, then its OOV row.
+
+    Args:
+      old: the configuration before.
+      new: the configuration after.
+
+    Yields:
+      `(old start, old stop, new start)`, row numbers in the fused table.
+    """
     for size, larger, old_offset, new_offset in zip(
         old.categorical_feature_sizes, new.categorical_feature_sizes, old.block_offsets, new.block_offsets
     ):
@@ -43,11 +58,11 @@ def block_moves(old: DLRMConfig, new: DLRMConfig) -> Iterator[tuple[int, int, in
         yield old_offset + size, old_offset + size + 1, new_offset + larger
 
 
-def grow_weights(source, target, vocabulary, seed=None) -> DLRMConfig:
+def grow_weights(source: StrPath, target: StrPath, vocabulary: Vocabulary, *, seed: Optional[int] = None) -> DLRMConfig:
     """Grows a weights file to a vocabulary that extends its own; streams, so that memory stays small at any size.
 
-    Optimizer state in the file moves along: new rows get the state of the feature's OOV row before any step, which is what a
-    slot holds where nothing was trained.
+    Optimizer state in the file moves along: a new row gets what its slots hold before the first training step. Weights without a
+    fingerprint (converted ones) can't be checked: their ids are taken to be the vocabulary's first.
 
     Args:
       source: a `.weights.h5`.
@@ -57,8 +72,6 @@ def grow_weights(source, target, vocabulary, seed=None) -> DLRMConfig:
 
     Returns:
       The grown configuration.
-
-    Weights without a fingerprint (converted ones) can't be checked: their ids are taken to be the vocabulary's first.
 
     Raises:
       CheckpointError: not a weights file.

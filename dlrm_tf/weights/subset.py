@@ -1,6 +1,7 @@
-"""A model cut down to the ids that are wanted: the float reference of an export, and what a size budget keeps."""
+"""A part of the ids: the configuration, table rows and id numbers of a model that keeps only these."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,12 +10,12 @@ from dlrm_tf.weights.layout import table_chunks
 from dlrm_tf.weights.reader import WeightsReader
 
 
-def subset_config(config: DLRMConfig, kept: list) -> DLRMConfig:
-    """The configuration that remains when feature f keeps the ids `kept[f]`."""
+def subset_config(config: DLRMConfig, kept: Sequence[Sequence[int]]) -> DLRMConfig:
+    """The configuration of a model in which feature f keeps the ids `kept[f]`."""
     return dataclasses.replace(config, categorical_feature_sizes=tuple(len(ids) for ids in kept))
 
 
-def subset_rows(reader: WeightsReader, kept: list) -> np.ndarray:
+def subset_rows(reader: WeightsReader, kept: list[np.ndarray]) -> np.ndarray:
     """Table rows of the kept ids and of every feature's OOV row, block by block.
 
     Args:
@@ -39,8 +40,16 @@ def subset_rows(reader: WeightsReader, kept: list) -> np.ndarray:
     return rows
 
 
-def renumber(categorical: np.ndarray, kept: list) -> np.ndarray:
-    """Ids int32 `[n, F]` in the numbering of the subset; an id that was not kept becomes its feature's OOV id `len(kept_f)`."""
+def renumber(categorical: np.ndarray, kept: list[np.ndarray]) -> np.ndarray:
+    """Ids in the numbering of a subset.
+
+    Args:
+      categorical: int `[n, F]`.
+      kept: per feature, ascending ids (at least one).
+
+    Returns:
+      int32 `[n, F]`: the place of each id in `kept[f]`; `len(kept[f])`, out of vocabulary, for one that is not in it.
+    """
     result = np.empty(categorical.shape, np.int32)
     for f, ids in enumerate(kept):
         column = categorical[:, f]
@@ -51,8 +60,16 @@ def renumber(categorical: np.ndarray, kept: list) -> np.ndarray:
     return result
 
 
-def seen_ids(categorical: np.ndarray, config: DLRMConfig) -> list:
-    """Per feature, the ascending in-vocabulary ids of `categorical` `[n, F]`; id 0 where a feature has none."""
+def seen_ids(categorical: np.ndarray, config: DLRMConfig) -> list[np.ndarray]:
+    """The ids that occur, those out of vocabulary left out.
+
+    Args:
+      categorical: int `[n, F]`.
+      config: the configuration the ids belong to.
+
+    Returns:
+      Per feature, ascending ids; id 0 where no id of a feature occurs.
+    """
     kept = []
     for f, size in enumerate(config.categorical_feature_sizes):
         ids = np.unique(categorical[:, f])

@@ -65,13 +65,14 @@ def test_the_graph_gives_the_models_probabilities(weights, tmp_path, no_atc, bat
 
 
 def test_command_for_one_and_for_several_batches(weights, tmp_path, no_atc):
-    one = export_ascend(weights, tmp_path / "one", (64,))
+    one = export_ascend(weights, tmp_path / "one", batches=(64,))
     assert shlex.split(one.command) == [
         "atc", "--model=frozen_graph.pb", "--framework=3", "--output=model", "--soc_version=Ascend310P3", "--input_format=ND",
         "--input_shape=dense:64,13;categorical:64,26", "--out_nodes=Identity:0", "--precision_mode_v2=origin",
     ]  # fmt: skip
     assert not one.compiled and "atc is not on PATH" in str(one)
-    several = export_ascend(weights, tmp_path / "several", (64, 1), "Ascend910B4-1", "mixed")
+    chip = {"soc_version": "Ascend910B4-1", "precision": "mixed"}
+    several = export_ascend(weights, tmp_path / "several", batches=(64, 1), **chip)
     assert "'--input_shape=dense:-1,13;categorical:-1,26'" in several.command
     assert several.command.endswith("--precision_mode_v2=mixed_float16 --dynamic_batch_size=1,64")
     assert several.command in (tmp_path / "several" / "atc.sh").read_text()

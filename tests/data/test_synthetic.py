@@ -74,13 +74,6 @@ def test_best_auc_is_that_of_the_probabilities_labels_are_drawn_from():
     assert label.sum() == pytest.approx(probability.sum(), abs=4 * float(np.sqrt((probability * (1 - probability)).sum())))
 
 
-def test_auc_by_hand():
-    assert histogram_auc(np.array([[1, 0, 1], [0, 2, 0]])) == 0.5
-    assert histogram_auc(np.array([[2, 0], [0, 3]])) == 1.0
-    assert histogram_auc(np.array([[1, 1], [1, 1]])) == 0.5
-    assert np.isnan(histogram_auc(np.array([[1, 1], [0, 0]])))
-
-
 def test_text_of_a_row():
     numbers = np.array([[0, -3, 7, 10, 1234567, 99, 5, 0, 0, 0, 0, 0, 42]], np.int32)
     absent = np.array([[False] * 6 + [True] + [False] * 6])

@@ -62,6 +62,21 @@ def test_logits_follow_the_definition(kind, batch):
     np.testing.assert_allclose(logits, numpy_logits(model, rows), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [{}, {"interaction": "cat"}])
+def test_the_head_alone_shows_what_its_layers_read(kind):
+    model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig(**SMALL, **kind), seed=3)
+    rows, seen = rows_of(model.config, 7), {}
+    embedded = model.embedding(rows["categorical"])
+    logits = model.head(rows["dense"], embedded, observe=lambda mlp, layer, x: seen.update({(mlp, layer): x.numpy()}))
+    np.testing.assert_array_equal(logits, model(rows))
+    assert list(seen) == [(mlp, i) for mlp, i, _, _ in model.config.dense_shapes()]
+    np.testing.assert_array_equal(seen["bottom_mlp", 0], rows["dense"])
+    for mlp, i, fan_in, _ in model.config.dense_shapes():
+        assert seen[mlp, i].shape == (7, fan_in)
+    last = model.dense_layer("top_mlp", 1)
+    np.testing.assert_allclose(seen["top_mlp", 1] @ last.kernel.numpy() + last.bias.numpy(), logits, atol=1e-6)
+
+
 @pytest.mark.parametrize("self_interaction", [False, True])
 def test_dot_interaction_and_its_gradient_equal_tfrs(self_interaction):
     stack = tf.Variable(np.random.default_rng(1).normal(size=(5, 4, 3)).astype(np.float32))

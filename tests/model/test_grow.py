@@ -7,8 +7,7 @@ import dlrm_tf
 from dlrm_tf.cli.main import main
 from dlrm_tf.errors import DataError
 from dlrm_tf.keras2 import tensorflow
-from dlrm_tf.model.grow import _parts
-from dlrm_tf.model.optimizers import make_optimizer
+from dlrm_tf.model.optimizers import make_optimizer, parts
 from dlrm_tf.train.schedules import WarmUpThenDecay
 from dlrm_tf.weights.grow import grow_weights
 from dlrm_tf.weights.layout import TABLE
@@ -62,7 +61,7 @@ def test_a_grown_model_trains_on_as_if_it_had_not_grown(optimizer):
         m.fit(rows, label, batch_size=16, epochs=2, shuffle=False, verbose=0)
     old, new = model.embedding.read_rows(0, 13), grown.embedding.read_rows(0, 18)
     np.testing.assert_allclose(new[list(MOVES.values())], old, atol=1e-6)
-    for old_part, new_part in zip(_parts(model.optimizer), _parts(grown.optimizer)):
+    for (old_part, _), (new_part, _) in zip(parts(model.optimizer), parts(grown.optimizer)):
         assert int(new_part.iterations) == int(old_part.iterations) == 16
     added = sorted(set(range(18)) - set(MOVES.values()))
     np.testing.assert_array_equal(new[added], before[added])
@@ -85,6 +84,13 @@ def test_an_optimizer_that_cannot_be_copied_is_named(optimizer):
     model = dlrm_tf.DLRM(CONFIG)
     model.compile(optimizer)
     with pytest.raises(ValueError, match="Adagrad: its state can't be copied"):
+        model.grow(NEW)
+
+
+def test_a_loss_scale_cannot_be_copied():
+    model = dlrm_tf.DLRM(CONFIG)
+    model.compile(tf.keras.mixed_precision.LossScaleOptimizer(make_optimizer("sgd")))
+    with pytest.raises(ValueError, match="LossScaleOptimizer: its state can't be copied"):
         model.grow(NEW)
 
 

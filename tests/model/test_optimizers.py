@@ -145,7 +145,7 @@ def test_schedule_warms_up_stays_and_decays():
     "arguments, message",
     [
         ({"name": "adam"}, "must be one of sgd, adagrad, rowwise_adagrad, lazy_adam. Received 'adam'"),
-        ({"name": "adagrad", "momentum": 0.9}, "momentum goes with 'sgd' for the dense part"),
+        ({"name": "adagrad", "momentum": 0.9}, "it goes with 'sgd' for the dense part"),
         ({"name": "sgd", "momentum": 1.0}, r"momentum must be in \[0, 1\)"),
         ({"name": "sgd", "learning_rate": -1}, "learning_rate must be a positive number. Received -1"),
         ({"name": "adagrad", "initial_accumulator": 0}, "initial_accumulator must be positive"),

@@ -132,7 +132,7 @@ strategy = tf.distribute.experimental.ParameterServerStrategy(
     tf.distribute.cluster_resolver.SimpleClusterResolver(spec, rpc_layer="grpc"),
     variable_partitioner=lambda shape, dtype, **more: [2 if shape[0] == config.table_rows else 1] + [1] * (len(shape) - 1))
 with strategy.scope():
-    embedding, optimizer = FusedEmbedding(config, "zeros"), make_optimizer("sgd", 1.0)
+    embedding, optimizer = FusedEmbedding(config, initializer="zeros"), make_optimizer("sgd", 1.0)
 
 @tf.function
 def step():

@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 
-def main():
-    """Compares every row of check.npz."""
+def main() -> int:
+    """Compares every row of check.npz; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--npu", action="store_true", help="run it on the NPU")
     parser.add_argument("--tolerance", type=float, default=1e-6, help="of a probability (default: %(default)s)")

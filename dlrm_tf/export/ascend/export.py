@@ -15,11 +15,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from typing import Optional
+from typing import Optional, Union
 
 import numpy as np
 
 from dlrm_tf.ascend.plugin import installed
+from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.features import DENSE_PREPROCESSING, log_dense
 from dlrm_tf.data.fits import check_vocabulary
 from dlrm_tf.data.records import Records
@@ -28,7 +29,7 @@ from dlrm_tf.errors import AscendError, UsageError
 from dlrm_tf.export.ascend.frozen_graph import write_frozen_graph
 from dlrm_tf.export.budget import IdRanking, count_ids, prune_weights
 from dlrm_tf.export.vocabulary import prune_vocabulary
-from dlrm_tf.files import atomic_dir
+from dlrm_tf.files import StrPath, atomic_dir
 from dlrm_tf.model.subset import float_probabilities
 from dlrm_tf.weights.reader import WeightsReader
 from dlrm_tf.weights.subset import renumber
@@ -55,8 +56,8 @@ class AscendExport:
     Attributes:
       folder: where.
       command: the `atc` command, to be run in that folder.
-      kept: ids kept of all features, and `total` there were; equal when nothing was cut.
-      total: see `kept`.
+      kept: number of ids kept, of all features.
+      total: number of ids there were; equal to `kept` when nothing was cut.
       compiled: whether atc was on PATH and made `model.om`.
     """
 
@@ -73,17 +74,20 @@ class AscendExport:
 
 
 def export_ascend(
-    weights,
-    folder,
+    weights: StrPath,
+    folder: StrPath,
+    *,
     batches: Sequence[int] = (64,),
     soc_version: str = "Ascend310P3",
     precision: str = "float32",
-    data=None,
-    vocabulary=None,
+    data: Union[None, StrPath, Records] = None,
+    vocabulary: Optional[StrPath] = None,
     max_table_bytes: int = MAX_TABLE_BYTES,
     quiet: bool = False,
 ) -> AscendExport:
-    """Freezes the scorer: `dense` float32 `[B, dense_dim]` (already log(max(x, 0) + 1)), `categorical` int32 `[B, F]` ->
+    """Writes the scorer as a frozen graph, with the `atc` command that compiles it; runs the command where atc is installed.
+
+    The graph maps `dense` float32 `[B, dense_dim]` (already log(max(x, 0) + 1)) and `categorical` int32 `[B, F]` to
     `probability` float32 `[B, 1]`.
 
     Args:
@@ -103,7 +107,7 @@ def export_ascend(
     Raises:
       AscendError: the table is too large and there is no data to choose by, atc fails, or this process trains on an NPU.
       FileExistsError: the folder is already there.
-      UsageError: a batch, chip or precision that is none.
+      UsageError: a batch that is not positive, an unknown precision, or a chip's name that atc would not take.
     """
     batches = sorted(set(batches))
     if not batches or batches[0] < 1:
@@ -128,7 +132,8 @@ def export_ascend(
         ids = sum(config.categorical_feature_sizes)
         config, _ = _describe(source)
         _write_check(source, config, records, kept, target, inputs)
-        command = atc_command(config, inputs, output, batches, soc_version, PRECISION_MODES[precision])
+        chip = {"soc_version": soc_version, "precision_mode": PRECISION_MODES[precision]}
+        command = atc_command(config, inputs=inputs, output=output, batches=batches, **chip)
         _write_command(command, os.path.join(target, COMMAND))
         compiled = _compile(command, target, installed().atc)
         left = sum(config.categorical_feature_sizes)
@@ -156,7 +161,9 @@ def export_ascend(
     return AscendExport(os.fspath(folder), shlex.join(command), left, ids, compiled)
 
 
-def atc_command(config, inputs, output: str, batches: Sequence[int], soc_version: str, precision_mode: str) -> list:
+def atc_command(
+    config: DLRMConfig, *, inputs: Sequence[str], output: str, batches: Sequence[int], soc_version: str, precision_mode: str
+) -> list[str]:
     """The arguments that make `model.om` of `frozen_graph.pb`, to be run in its folder.
 
     Args:
@@ -207,14 +214,14 @@ def _prune(weights, config, records, max_table_bytes: int, path: str, quiet: boo
         )
     if tuple(records.sizes) != config.categorical_feature_sizes:
         raise AscendError(f"{records.folder}: is of another vocabulary than {weights}")
-    counts = count_ids(records, quiet)
+    counts = count_ids(records, quiet=quiet)
     ranking = IdRanking([count[:-1] for count in counts])
     # One row a feature is its OOV row.
     room = max_table_bytes // (config.embedding_dim * 4) - config.num_categorical
     if room < ranking.minimum:
         raise UsageError(f"max_table_bytes: {max_table_bytes:,} bytes do not hold one id a feature")
     kept = ranking.keep(room)
-    prune_weights(os.fspath(weights), kept, counts, path, quiet)
+    prune_weights(os.fspath(weights), path, kept=kept, counts=counts, quiet=quiet)
     return kept
 
 

@@ -1,18 +1,20 @@
 """The scorer as a frozen GraphDef, its table streamed into the file.
 
-TensorFlow's own freezing holds a table many times over: 2 GB took more than 22 GB of memory. Here a small stand-in is frozen, and
+TensorFlow's own freezing copies the table many times: 2 GB took more than 22 GB of memory. Here a small stand-in is frozen, and
 the node that holds it is replaced in the file by one with the rows of the weights file.
 """
 
 import numpy as np
 
 from dlrm_tf.checkpoints.ckpt_writer import varint
-from dlrm_tf.files import atomic_file
+from dlrm_tf.files import StrPath, atomic_file
 from dlrm_tf.keras2 import tensorflow
-from dlrm_tf.model.dlrm import DLRM
+from dlrm_tf.model.embedding import row_numbers
+from dlrm_tf.model.subset import model_around
 from dlrm_tf.weights.layout import table_chunks
 from dlrm_tf.weights.reader import WeightsReader
-from dlrm_tf.weights.subset import subset_config
+
+tf = tensorflow()
 
 # Rows of the table that stands in for the real one; a number that no other constant has as its first dimension.
 _STAND_IN_ROWS = 9973
@@ -21,7 +23,7 @@ _STAND_IN_ROWS = 9973
 _GRAPH_NODE, _NODE_ATTR, _ENTRY_VALUE, _VALUE_TENSOR, _TENSOR_CONTENT = 1, 5, 2, 8, 4
 
 
-def write_frozen_graph(weights, path) -> tuple:
+def write_frozen_graph(weights: StrPath, path: StrPath) -> tuple[tuple[str, ...], str]:
     """Writes `dense` float32 `[B, dense_dim]`, `categorical` int32 `[B, F]` -> `probability` float32 `[B, 1]`.
 
     Args:
@@ -31,14 +33,13 @@ def write_frozen_graph(weights, path) -> tuple:
     Returns:
       `((name of dense, name of categorical), name of the output tensor)`.
     """
-    tf = tensorflow()
     with WeightsReader(weights) as reader, atomic_file(path) as temporary:
         graph, inputs, output = _freeze_with_stand_in(reader)
         (table,) = [n for n in graph.node if n.op == "Const" and _first_dimension(n.attr["value"].tensor) == _STAND_IN_ROWS]
         graph.node.remove(table)
         config = reader.config
         with open(temporary, "wb") as f:
-            f.write(_up_to_the_content(table, (config.table_rows, config.embedding_dim), tf))
+            f.write(_up_to_the_content(table, (config.table_rows, config.embedding_dim)))
             for start, stop in table_chunks(config):
                 f.write(np.ascontiguousarray(reader.table(start, stop), "<f4").tobytes())
             # A message may be written in pieces: the parts of a repeated field add up.
@@ -50,21 +51,9 @@ def _freeze_with_stand_in(reader: WeightsReader) -> tuple:
     """`(GraphDef, input names, output tensor)`; the layers are the file's, the table is zeros."""
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    tf = tensorflow()
     config = reader.config
-    model = DLRM(subset_config(config, [[0]] * config.num_categorical), initializer="zeros")
-    for mlp, i, _, _ in config.dense_shapes():
-        layer = model.dense_layer(mlp, i)
-        for variable, array in zip((layer.kernel, layer.bias), reader.dense(mlp, i)):
-            variable.assign(array)
     table = tf.Variable(tf.zeros([_STAND_IN_ROWS, config.embedding_dim]), trainable=False)
-    sizes, offsets = np.int32(config.categorical_feature_sizes), np.int32(config.block_offsets)
-
-    def look_up(categorical):
-        known = (categorical >= 0) & (categorical < sizes)
-        return tf.gather(table, tf.where(known, categorical, sizes) + offsets)
-
-    model.embedding = look_up
+    model = model_around(lambda ids: tf.gather(table, row_numbers(config, ids)), config, reader.dense)
 
     @tf.function(
         input_signature=[
@@ -97,7 +86,7 @@ def _first_dimension(tensor) -> int:
     return tensor.tensor_shape.dim[0].size if tensor.tensor_shape.dim else 0
 
 
-def _up_to_the_content(node, shape: tuple, tf) -> bytes:
+def _up_to_the_content(node, shape: tuple) -> bytes:
     """A GraphDef whose one node is the constant `node`, with another shape, up to where its bytes have to follow."""
     nbytes = 4 * shape[0] * shape[1]
     del node.attr["value"]

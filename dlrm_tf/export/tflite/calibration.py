@@ -5,16 +5,19 @@ import dataclasses
 import numpy as np
 
 from dlrm_tf.export.tflite.quantize import quantize_kernel
+from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.subset import subset_model
 from dlrm_tf.weights.reader import WeightsReader
 from dlrm_tf.weights.subset import renumber, seen_ids
 
+tf = tensorflow()
+
 # The layer that reads the interactions: its inputs differ most in magnitude.
 INTERACTION_LAYER = ("top_mlp", 0)
-# At most, and at least: fewer rows measure the statistics worse than they are worth.
+# The most rows that are used, and the least: statistics of fewer rows cost more accuracy than they gain.
 CALIBRATION_ROWS, LEAST_ROWS = 20_000, 256
-# A factor of equalization is at most so far from the median one: an input that happened to be nearly 0 on the rows that were
-# measured must not outgrow all others when it is not.
+# A factor of equalization differs from the median one by at most this factor: an input that is nearly 0 on the measured rows must
+# not exceed all others on rows where it is not.
 _LARGEST_FACTOR = 32
 
 
@@ -34,33 +37,25 @@ class Calibration:
 
 
 def calibrate(weights: str, dense: np.ndarray, categorical: np.ndarray) -> Calibration:
-    """Runs the float model on rows (at most `CALIBRATION_ROWS` of them are used).
+    """Runs the float model and collects statistics of what its dense layers read.
 
     Args:
       weights: a `.weights.h5` file.
-      dense: float32 `[n, dense_dim]`, already log(max(x, 0) + 1).
+      dense: float32 `[n, dense_dim]`, already log(max(x, 0) + 1); the first `CALIBRATION_ROWS` rows are used.
       categorical: int32 `[n, F]`, ids of that file.
     """
-    import tensorflow as tf
-
     dense, categorical = dense[:CALIBRATION_ROWS], categorical[:CALIBRATION_ROWS]
     with WeightsReader(weights) as reader:
         kept = seen_ids(categorical, reader.config)
         model = subset_model(reader, kept)
-    means = {}
+    means, rms = {}, {}
 
-    def mlp(name: str, x):
-        for i in range(len(getattr(model.config, name))):
-            means[name, i] = tf.reduce_mean(x, axis=0).numpy()
-            x = model.dense_layer(name, i)(x)
-        return x
+    def observe(mlp: str, layer: int, x):
+        means[mlp, layer] = tf.reduce_mean(x, axis=0).numpy()
+        rms[mlp, layer] = tf.sqrt(tf.reduce_mean(x**2, axis=0)).numpy()
 
-    bottom = mlp("bottom_mlp", tf.constant(dense))
-    stack = tf.concat([bottom[:, tf.newaxis], model.embedding(renumber(categorical, kept))], axis=1)
-    features = tf.concat([bottom, model.interaction(stack)], axis=1)
-    rms = tf.sqrt(tf.reduce_mean(features**2, axis=0)).numpy()
-    mlp("top_mlp", features)
-    return Calibration(len(dense), means, rms)
+    model.head(tf.constant(dense), model.embedding(renumber(categorical, kept)), observe=observe)
+    return Calibration(len(dense), means, rms[INTERACTION_LAYER])
 
 
 def correct(dense_layers: dict, precision: dict, calibration: Calibration) -> tuple:

@@ -1,5 +1,7 @@
 """The precision of the dense layers inside a TFLite graph: float32, float16, or int8 with activations quantized on the fly."""
 
+from typing import Optional
+
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
@@ -18,7 +20,15 @@ _INT8_RUNTIME = b"2.17.0"
 
 
 def layer_precision(config: DLRMConfig, choice: str) -> dict:
-    """`(mlp, layer)` -> `"float32"`, `"float16"` or `"int8"`."""
+    """The precision of every dense layer.
+
+    Args:
+      config: the architecture.
+      choice: one of `MLP_CHOICES`.
+
+    Returns:
+      `(mlp, layer)` -> `"float32"`, `"float16"` or `"int8"`.
+    """
     precision = {}
     for mlp, i, fan_in, fan_out in config.dense_shapes():
         kind = {"dynamic": "int8", "mixed": "int8"}.get(choice, choice)
@@ -30,14 +40,16 @@ def layer_precision(config: DLRMConfig, choice: str) -> dict:
     return precision
 
 
-def quantize_dense_layers(model: schema.ModelT, dense_layers: dict, precision: dict, factors=None) -> None:
+def quantize_dense_layers(
+    model: schema.ModelT, dense_layers: dict, precision: dict, factors: Optional[np.ndarray] = None
+) -> None:
     """Rewrites the float kernels of a converted graph in place.
 
     Done here and not by the converter because its optimizations take the whole graph: one precision for every layer, and
     the constants that decode the table are rounded too.
 
     Args:
-      model: a graph as `lite_graph.convert` gives it.
+      model: a graph as `graph.convert` gives it.
       dense_layers: `(mlp, layer)` -> `(kernel [in, out], bias [out])`, float32: how a layer is found in the graph.
       precision: `(mlp, layer)` -> `"float32"`, `"float16"` or `"int8"`.
       factors: float32 `[in]` that the input of `INTERACTION_LAYER` is multiplied by, or None. Not part of the converted graph

@@ -1,7 +1,9 @@
 """Writing TFLite files: constants streamed behind the graph, metadata, and a check of what the graph needs to run."""
 
+import collections
 import json
 import struct
+from collections.abc import Iterable
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -21,7 +23,18 @@ def read(data: bytes) -> schema.ModelT:
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(data), 0))
 
 
-def add_buffer(model: schema.ModelT, data) -> int:
+def shorten_names(model: schema.ModelT) -> None:
+    """Cuts Keras's name scopes from tensor names: they count the layers of this process, so exports would differ."""
+    made = collections.Counter()
+    for tensor in model.subgraphs[0].tensors:
+        if b"/" in tensor.name:
+            # The converter joins the names of operations that it fuses by semicolons.
+            operation = tensor.name.split(b";")[0].rsplit(b"/", 1)[1]
+            tensor.name = b"%s_%d" % (operation, made[operation])
+            made[operation] += 1
+
+
+def add_buffer(model: schema.ModelT, data: bytes) -> int:
     """Appends a constant; returns its number."""
     buffer = schema.BufferT()
     buffer.data = data
@@ -73,7 +86,7 @@ def write(path: str, model: schema.ModelT, streams: dict) -> None:
                 raise AssertionError(f"buffer {i}: announced {size} bytes. Received {file.tell() - starts[i] - 4}")
 
 
-def packed_size(model: schema.ModelT, sizes: dict, extras) -> int:
+def packed_size(model: schema.ModelT, sizes: dict[int, int], extras: Iterable[bytes]) -> int:
     """At most how many bytes `write` would make of the model.
 
     Args:

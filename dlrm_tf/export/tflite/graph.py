@@ -1,4 +1,4 @@
-"""The scorer as a TensorFlow function that the TFLite converter turns into plain operators."""
+"""The model as the TFLite converter gets it: `DLRM` with a quantized table in place of its embedding layer."""
 
 import tempfile
 
@@ -7,6 +7,7 @@ import numpy as np
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.export.tflite.quantize import RowQuantizer
 from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.model.subset import model_around
 
 tf = tensorflow()
 
@@ -15,16 +16,12 @@ STAND_IN_ROWS = 9973
 
 
 def table_offsets(config: DLRMConfig) -> np.ndarray:
-    """int32 `[F]`: row of every feature's id 0 in the device's table.
-
-    A block of the device's table is OOV row, ids, OOV row: clamping an id to [-1, size] sends every unknown one to an OOV
-    row of its own feature with two operators instead of five.
-    """
+    """int32 `[F]`: row of every feature's id 0 in the device's table, where a block starts with an OOV row."""
     return np.asarray(config.block_offsets, np.int32) + np.arange(config.num_categorical, dtype=np.int32) + 1
 
 
 def table_rows(config: DLRMConfig) -> int:
-    """Rows of the device's table."""
+    """Rows of the device's table: ids, and two OOV rows a feature."""
     return config.table_rows + config.num_categorical
 
 
@@ -40,8 +37,16 @@ def convert(config: DLRMConfig, dense_layers: dict, quantizer: RowQuantizer) -> 
       The flatbuffer; signature `score`: `dense` float32 `[batch_size, dense_dim]`, `categorical` int32 `[batch_size, F]`
       -> `probability` float32 `[batch_size, 1]`.
     """
-    module = _Scorer(config, dense_layers, quantizer)
-    score = tf.function(module.score).get_concrete_function(
+    embedding = QuantizedEmbedding(config, quantizer)
+    model = model_around(embedding, config, lambda mlp, i: dense_layers[mlp, i])
+    module = tf.Module()
+    # Not the model itself: Keras would trace and save its layers too, and the losses and metrics with them.
+    module.weights = model.weights
+
+    def score(dense, categorical):
+        return {"probability": tf.sigmoid(model({"dense": dense, "categorical": categorical}))}
+
+    score = tf.function(score).get_concrete_function(
         tf.TensorSpec([None, config.dense_dim], tf.float32, name="dense"),
         tf.TensorSpec([None, config.num_categorical], tf.int32, name="categorical"),
     )
@@ -50,36 +55,28 @@ def convert(config: DLRMConfig, dense_layers: dict, quantizer: RowQuantizer) -> 
         return tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["score"]).convert()
 
 
-class _Scorer(tf.Module):
-    def __init__(self, config, dense_layers, quantizer):
-        super().__init__()
-        self._config, self._quantizer = config, quantizer
-        # Not constant: the converter must not fold a lookup.
+class QuantizedEmbedding(tf.keras.layers.Layer):
+    """The embedding table of a TFLite file: rows of integers with a scale each, decoded after the look-up by plain operators.
+
+    Its table is a stand-in of `STAND_IN_ROWS` rows, so the layer can be traced but not run. A block of the device's table is OOV
+    row, ids, OOV row: clamping an id to [-1, size_f] sends every unknown one to an OOV row of its own feature.
+
+    Args:
+      config: the model's configuration.
+      quantizer: how rows are decoded.
+    """
+
+    def __init__(self, config: DLRMConfig, quantizer: RowQuantizer):
+        super().__init__(name="embedding")
+        self._sizes, self._offsets = np.asarray(config.categorical_feature_sizes, np.int32), table_offsets(config)
+        self._quantizer = quantizer
+        # A variable, and of different bytes: the converter must not fold a look-up.
         rows = np.arange(STAND_IN_ROWS * quantizer.width(config.embedding_dim), dtype=np.int64) % 251 - 125
         self.table = tf.Variable(rows.reshape(STAND_IN_ROWS, -1).astype(np.int8), trainable=False)
-        self.dense_layers = {
-            f"{mlp}/{i}": [tf.Variable(array, trainable=False) for array in arrays] for (mlp, i), arrays in dense_layers.items()
-        }
 
-    def score(self, dense, categorical):
-        config = self._config
-        bottom = self._mlp("bottom_mlp", len(config.bottom_mlp), dense)
-        stack = tf.concat([tf.expand_dims(bottom, 1), self._embedding(categorical)], axis=1)
-        logit = self._mlp("top_mlp", len(config.top_mlp), tf.concat([bottom, self._interaction(stack)], axis=1))
-        return {"probability": tf.sigmoid(logit)}
-
-    def _mlp(self, name, layers, x):
-        for i in range(layers):
-            kernel, bias = self.dense_layers[f"{name}/{i}"]
-            x = tf.matmul(x, kernel) + bias
-            # The last layer of the top MLP gives the logit.
-            if name == "bottom_mlp" or i < layers - 1:
-                x = tf.nn.relu(x)
-        return x
-
-    def _embedding(self, categorical):
-        sizes = np.asarray(self._config.categorical_feature_sizes, np.int32)
-        rows = tf.maximum(tf.minimum(categorical, sizes), -1) + table_offsets(self._config)
+    def call(self, categorical: tf.Tensor) -> tf.Tensor:
+        """Ids int32 `[batch_size, F]` -> `[batch_size, F, D]`; an id outside `[0, size_f)` reads its own feature's OOV row."""
+        rows = tf.maximum(tf.minimum(categorical, self._sizes), -1) + self._offsets
         # B X F X width
         packed = tf.cast(tf.gather(self.table, rows), tf.float32)
         scales = tf.exp(packed[:, :, :1] * np.float32(self._quantizer.step) + np.float32(self._quantizer.mid))
@@ -89,12 +86,3 @@ class _Scorer(tf.Module):
             integers = tf.concat([high, integers - (16 * high + 8)], axis=2)
         # B X F X D
         return integers * scales
-
-    def _interaction(self, stack):
-        config = self._config
-        vectors = config.num_categorical + 1
-        if config.interaction == "cat":
-            return tf.reshape(stack[:, 1:], [-1, config.num_categorical * config.embedding_dim])
-        gram = tf.matmul(stack, stack, transpose_b=True)
-        rows, columns = np.tril_indices(vectors, 0 if config.self_interaction else -1)
-        return tf.gather(tf.reshape(gram, [-1, vectors * vectors]), (rows * vectors + columns).astype(np.int32), axis=1)

@@ -1,6 +1,7 @@
 """Row quantization: an embedding row as signed integers and, in its first byte, the logarithm of its scale."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -112,8 +113,16 @@ class RowQuantizer:
         return ((integers * self.scales(codes)[:, None] - rows) ** 2).sum(axis=1)
 
 
-def table_range(chunks, source: str) -> tuple:
-    """`(smallest, largest)` for `RowQuantizer.fit`, over an iterable of `(first row, rows [n, D])`.
+def table_range(chunks: Iterable[tuple[int, np.ndarray]], source: str) -> tuple[float, float]:
+    """The range of a table, for `RowQuantizer.fit`.
+
+    Args:
+      chunks: `(first row, rows float32 [n, D])`, all of the table in any order.
+      source: named in errors.
+
+    Returns:
+      `(smallest, largest)`: the least and the greatest of the rows' largest magnitudes, rows of zeros left out; `(0, 0)` for a
+      table of zeros.
 
     Raises:
       CheckpointError: a value is not finite; the row is named.

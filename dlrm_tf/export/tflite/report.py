@@ -6,6 +6,7 @@ from typing import Optional
 import numpy as np
 
 from dlrm_tf.errors import DLRMError
+from dlrm_tf.probability import logit
 from dlrm_tf.train.metrics import ClickMetrics
 
 # Metrics of ClickMetrics.result that are compared.
@@ -22,7 +23,7 @@ class TFLiteReport:
       float_bytes: size of the float32 weights of the whole model.
       table_rows: rows of the device's table; a block is OOV row, ids, OOV row.
       bytes_per_row: bytes a table row takes.
-      row_type: `"int8"` or `"int4"`.
+      table_dtype: `"int8"` or `"int4"`.
       mlp: precision of the dense layers.
       ids: ids kept.
       ids_total: ids of the whole model.
@@ -38,7 +39,7 @@ class TFLiteReport:
     float_bytes: int
     table_rows: int
     bytes_per_row: int
-    row_type: str
+    table_dtype: str
     mlp: str
     ids: int
     ids_total: int
@@ -52,7 +53,7 @@ class TFLiteReport:
         kept = f"{self.ids:,} of {self.ids_total:,} ids"
         lines = [
             f"{self.path}: {self.bytes:,} bytes ({self.float_bytes / self.bytes:.1f} times smaller than float32)",
-            f"{kept}, {self.row_type} rows of {self.bytes_per_row} bytes, dense layers {self.mlp}",
+            f"{kept}, {self.table_dtype} rows of {self.bytes_per_row} bytes, dense layers {self.mlp}",
         ]
         if self.rows:
             errors = f"max {self.max_error:.5f}, mean {self.mean_error:.5f}"
@@ -102,7 +103,7 @@ def check_auc(path: str, errors: dict, limit: Optional[float]) -> None:
     if before - after > limit:
         raise DLRMError(
             f"{path}: AUC falls by {before - after:.5f} (from {before:.5f} to {after:.5f}), more than the limit {limit:g}: "
-            "nothing was written; allow a larger file (--max-size) or wider numbers (--rows int8, --mlp mixed)"
+            "nothing was written; allow a larger file (--max-size) or wider numbers (--table-dtype int8, --mlp mixed)"
         )
 
 
@@ -110,6 +111,6 @@ def _quality(probabilities: np.ndarray, label: np.ndarray) -> dict:
     # float32 probabilities reach 0 and 1, whose logits are infinite.
     p = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
     metrics = ClickMetrics()
-    metrics.update(label, np.log(p) - np.log1p(-p))
+    metrics.update(label, logit(p))
     result = metrics.result()
     return {name: result[name] for name in QUALITY}

@@ -1,4 +1,6 @@
-"""The embedding table on its way to the device: measured, then quantized, chunk by chunk."""
+"""The embedding table of the device: its range measured, then its rows quantized, chunk by chunk."""
+
+from collections.abc import Iterator
 
 from dlrm_tf.export.tflite.quantize import RowQuantizer, table_range
 from dlrm_tf.progress import Progress
@@ -8,7 +10,7 @@ from dlrm_tf.weights.reader import WeightsReader
 _CHUNK_ROWS = 1 << 18
 
 
-def fit_quantizer(reader: WeightsReader, bits: int, source: str, quiet: bool = False) -> RowQuantizer:
+def fit_quantizer(reader: WeightsReader, bits: int, *, source: str, quiet: bool = False) -> RowQuantizer:
     """The quantizer of a weights file's table, which is read once.
 
     Args:
@@ -32,8 +34,17 @@ def fit_quantizer(reader: WeightsReader, bits: int, source: str, quiet: bool = F
         return RowQuantizer.fit(*table_range(chunks(progress), source), bits=bits)
 
 
-def device_table(reader: WeightsReader, quantizer: RowQuantizer, quiet: bool = False):
-    """Yields the bytes of the device's table piece by piece: every block is OOV row, ids, OOV row."""
+def device_table(reader: WeightsReader, quantizer: RowQuantizer, *, quiet: bool = False) -> Iterator[bytes]:
+    """The bytes of the device's table, in which a block is OOV row, ids, OOV row.
+
+    Args:
+      reader: an open weights file.
+      quantizer: what `fit_quantizer` gave.
+      quiet: show no progress.
+
+    Yields:
+      The bytes, piece by piece in the order of the file.
+    """
     with Progress("quantize", reader.config.table_rows, "rows", quiet=quiet) as progress:
         for feature, size in enumerate(reader.config.categorical_feature_sizes):
             yield quantizer.quantize(reader.rows(feature, size, size + 1)).tobytes()

@@ -13,6 +13,7 @@ from dlrm_tf.data.synthetic import synth
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import CheckpointError, DataError, DLRMError, UsageError
 from dlrm_tf.export.budget import IdRanking, count_ids, id_values, loss_of_dropping, parse_size, prune_weights
+from dlrm_tf.export.tflite.build import choose_ids
 from dlrm_tf.export.tflite.export import TFLiteExporter, export_tflite
 from dlrm_tf.export.vocabulary import prune_vocabulary
 from dlrm_tf.lite import Scorer
@@ -103,7 +104,7 @@ def test_dropped_rows_leave_their_mean(trained, tmp_path):
     _, records, weights = trained
     counts = count_ids(records, quiet=True)
     kept = IdRanking([c[:-1] for c in counts]).keep(400)
-    prune_weights(weights, kept, counts, tmp_path / "p.weights.h5", quiet=True)
+    prune_weights(weights, tmp_path / "p.weights.h5", kept=kept, counts=counts, quiet=True)
     with WeightsReader(weights) as reader, WeightsReader(tmp_path / "p.weights.h5") as pruned:
         assert pruned.config.categorical_feature_sizes == tuple(len(k) for k in kept)
         for f, size in enumerate(records.sizes):
@@ -121,22 +122,22 @@ def test_dropped_rows_leave_their_mean(trained, tmp_path):
 @pytest.mark.parametrize("budget", [60_000, 80_000, 150_000])
 def test_the_file_fills_its_budget(exporter, tmp_path, budget):
     path = tmp_path / "m.tflite"
-    report = exporter.export(path, "dynamic", max_size=budget)
+    report = exporter.export(path, max_size=budget)
     assert report.bytes == os.path.getsize(path)
     assert 0.75 * budget < report.bytes <= budget
-    assert 26 <= report.ids < report.ids_total == sum(exporter.config.categorical_feature_sizes)
+    assert 26 <= report.ids < report.ids_total == sum(exporter.source.config.categorical_feature_sizes)
     assert set(report.quality) == {"auc", "logloss", "normalized_entropy", "calibration"}
     assert read_metadata(path)["errors"]["quality"] == report.quality
 
 
 @pytest.mark.slow
 def test_a_larger_budget_is_closer_to_the_float_model(exporter, tmp_path):
-    errors = [exporter.export(tmp_path / "m.tflite", "float32", max_size=s).mean_error for s in (130_000, 160_000, 220_000)]
+    errors = [exporter.export(tmp_path / "m.tflite", mlp="float32", max_size=s).mean_error for s in (130_000, 160_000, 220_000)]
     assert errors[0] > errors[1] > errors[2] > 0
 
 
 def test_everything_is_kept_when_it_fits(exporter, tmp_path):
-    report = exporter.export(tmp_path / "m.tflite", "dynamic", max_size=10_000_000)
+    report = exporter.export(tmp_path / "m.tflite", max_size=10_000_000)
     assert report.ids == report.ids_total
     assert "original_sizes" not in read_metadata(tmp_path / "m.tflite")
 
@@ -144,7 +145,7 @@ def test_everything_is_kept_when_it_fits(exporter, tmp_path):
 def test_ids_and_raw_rows_get_the_same_scores(trained, exporter, tmp_path):
     """Original ids, raw rows and the pruned float model agree on which id is out of vocabulary."""
     folder, records, weights = trained
-    exporter.export(tmp_path / "m.tflite", "float32", max_size=150_000)
+    exporter.export(tmp_path / "m.tflite", mlp="float32", max_size=150_000)
     scorer = Scorer(tmp_path / "m.tflite")
     dense, categorical, _ = records.numpy("test", 0, 200)
     vocabulary = records.vocabulary()
@@ -166,8 +167,8 @@ def test_ids_and_raw_rows_get_the_same_scores(trained, exporter, tmp_path):
     np.testing.assert_array_equal(scorer.score_raw(dense, strange), scorer.score(np.log1p(dense), out))
     assert not np.array_equal(scorer.score_raw(dense, strange), from_ids)
     # The pruned float model, whose rows the file holds quantized.
-    kept = exporter._choose(150_000, "float32", "int8")
-    prune_weights(weights, kept, exporter._counts, tmp_path / "p.weights.h5", quiet=True)
+    kept = choose_ids(exporter.source, 150_000, "float32", 8)
+    prune_weights(weights, tmp_path / "p.weights.h5", kept=kept, counts=exporter.source.counts, quiet=True)
     pruned = float_probabilities(tmp_path / "p.weights.h5", np.log1p(dense), renumber(categorical, kept))
     np.testing.assert_allclose(from_ids, pruned, atol=5e-3)
 
@@ -199,46 +200,50 @@ def test_quality_gate_writes_nothing_worse(trained, tmp_path):
     dense = np.log1p(dense)
     p = float_probabilities(weights, dense, categorical)
     label = (p > np.median(p)).astype(np.float32)
-    exporter = TFLiteExporter(weights, (dense, categorical, label), records, quiet=True)
+    exporter = TFLiteExporter(weights, evaluation=(dense, categorical, label), data=records, quiet=True)
     path = tmp_path / "m.tflite"
     wanted = r"AUC falls by 0\.\d+ \(from 1\.00000 to 0\.\d+\), more than the limit 0\.001: nothing was written"
     with pytest.raises(DLRMError, match=wanted):
-        exporter.export(path, "dynamic", max_size=50_000, max_auc_loss=0.001)
+        exporter.export(path, max_size=50_000, max_auc_loss=0.001)
     with pytest.raises(DLRMError, match="AUC falls by"):
-        exporter.export(path, "float32", rows="int4", max_auc_loss=1e-6)
+        exporter.export(path, mlp="float32", table_dtype="int4", max_auc_loss=1e-6)
     assert not os.listdir(tmp_path)
-    one_class = TFLiteExporter(weights, (dense, categorical, np.ones_like(label)), records, quiet=True)
+    one_class = TFLiteExporter(weights, evaluation=(dense, categorical, np.ones_like(label)), data=records, quiet=True)
     with pytest.raises(DLRMError, match="one class only"):
         one_class.export(path, max_auc_loss=0.001)
-    report = exporter.export(path, "float32", max_auc_loss=0.001)
+    report = exporter.export(path, mlp="float32", max_auc_loss=0.001)
     assert 0 <= report.float_quality["auc"] - report.quality["auc"] <= 0.001
 
 
 def test_int4_rows_are_half_as_large(trained, tmp_path):
     _, records, weights = trained
     reports = {}
-    for rows in ("int8", "int4"):
-        path = tmp_path / f"{rows}.tflite"
-        reports[rows] = export_tflite(weights, path, "float32", rows=rows, data=records, max_auc_loss=0.2, quiet=True)
+    for dtype in ("int8", "int4"):
+        path = tmp_path / f"{dtype}.tflite"
+        options = {"mlp": "float32", "data": records, "max_auc_loss": 0.2, "quiet": True}
+        reports[dtype] = export_tflite(weights, path, table_dtype=dtype, **options)
         dense, categorical, _ = records.numpy("test", 0, 50)
         assert np.isfinite(Scorer(path).score(np.log1p(dense), categorical)).all()
     assert (reports["int8"].bytes_per_row, reports["int4"].bytes_per_row) == (9, 5)
     saved = 4 * reports["int8"].table_rows
     assert reports["int8"].bytes - reports["int4"].bytes == pytest.approx(saved, abs=2000)
     assert reports["int4"].mean_error > reports["int8"].mean_error
+    with pytest.warns(DeprecationWarning, match="rows is now called table_dtype"):
+        assert export_tflite(weights, tmp_path / "old.tflite", rows="int4", **options).table_dtype == "int4"
+    assert (tmp_path / "old.tflite").read_bytes() == (tmp_path / "int4.tflite").read_bytes()
 
 
 def test_wrong_use(trained, tmp_path):
     folder, records, weights = trained
     path = tmp_path / "m.tflite"
     with pytest.raises(UsageError, match="int4 rows: needs labelled rows"):
-        export_tflite(weights, path, rows="int4", quiet=True)
+        export_tflite(weights, path, table_dtype="int4", quiet=True)
     with pytest.raises(UsageError, match="max-auc-loss.*needs labelled rows"):
         export_tflite(weights, path, max_auc_loss=0.1, quiet=True)
     with pytest.raises(UsageError, match="needs data to choose ids by"):
         export_tflite(weights, path, max_size=50_000, quiet=True)
-    with pytest.raises(UsageError, match="rows must be one of int8, int4. Received 'int2'"):
-        export_tflite(weights, path, rows="int2", quiet=True)
+    with pytest.raises(UsageError, match="table_dtype must be one of int8, int4. Received 'int2'"):
+        export_tflite(weights, path, table_dtype="int2", quiet=True)
     with pytest.raises(DLRMError, match="max_size 1,000 bytes is too small"):
         export_tflite(weights, path, max_size=1000, data=records, quiet=True)
     Vocabulary.from_keys({name: ["a"] for name in records.spec.categorical_names}).save(tmp_path / "v.npz")
@@ -293,6 +298,8 @@ def test_command_line(trained, tmp_path, capsys):
     assert main([*arguments, "--max-size", "60KB", "--max-auc-loss", "-0.9"]) == 1
     assert "AUC falls by" in capsys.readouterr().err
     assert path.read_bytes() == before
+    assert main([*arguments, "--rows", "int4", "--max-auc-loss", "1"]) == 0
+    assert "int4 rows" in capsys.readouterr().out
     assert main([*arguments, "--curve", str(tmp_path / "c.png")]) == 2
     assert main([*arguments, "--max-size", "lots"]) == 2
     assert "wanted a size such as 20MB" in capsys.readouterr().err

@@ -94,14 +94,14 @@ def test_inputs_that_are_zero_or_nearly_so_are_not_blown_up():
 def test_calibrated_layers_err_less(model, tmp_path, monkeypatch):
     _, weights, dense, categorical = model
     rows = dense, categorical
-    report = export_tflite(weights, tmp_path / "m.tflite", "dynamic", evaluation=rows, quiet=True)
+    report = export_tflite(weights, tmp_path / "m.tflite", evaluation=rows, quiet=True)
     assert read_metadata(tmp_path / "m.tflite")["quantization"]["calibration_rows"] == 1500
-    monkeypatch.setattr("dlrm_tf.export.tflite.export.TFLiteExporter._calibrate", lambda *_: None)
-    plain = export_tflite(weights, tmp_path / "m.tflite", "dynamic", evaluation=rows, quiet=True)
+    monkeypatch.setattr("dlrm_tf.export.tflite.source.ExportSource.calibrate", lambda *_: None)
+    plain = export_tflite(weights, tmp_path / "m.tflite", evaluation=rows, quiet=True)
     assert report.mean_error < 0.8 * plain.mean_error
     monkeypatch.undo()
-    few = export_tflite(weights, tmp_path / "m.tflite", "dynamic", evaluation=(dense[:255], categorical[:255]), quiet=True)
+    few = export_tflite(weights, tmp_path / "m.tflite", evaluation=(dense[:255], categorical[:255]), quiet=True)
     assert read_metadata(tmp_path / "m.tflite")["quantization"]["calibration_rows"] == 0
     assert few.rows == 255
-    floats = export_tflite(weights, tmp_path / "m.tflite", "float32", evaluation=rows, quiet=True)
+    floats = export_tflite(weights, tmp_path / "m.tflite", mlp="float32", evaluation=rows, quiet=True)
     assert floats.mean_error < report.mean_error

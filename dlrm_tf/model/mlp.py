@@ -1,0 +1,32 @@
+"""A stack of dense layers whose inputs can be observed."""
+
+from typing import Callable, Optional
+
+from dlrm_tf.keras2 import recommenders, tensorflow
+
+tf = tensorflow()
+tfrs = recommenders()
+
+
+class MLP(tfrs.layers.blocks.MLP):
+    """TFRS's MLP, with access to its Dense layers and to what each of them reads."""
+
+    def dense_layer(self, layer: int) -> tf.keras.layers.Dense:
+        """The Dense layer with this number, from 0."""
+        return self._sublayers[layer]
+
+    def call(self, x: tf.Tensor, observe: Optional[Callable[[int, tf.Tensor], None]] = None) -> tf.Tensor:
+        """Runs all layers.
+
+        Args:
+          x: `[batch_size, in]`.
+          observe: function `(layer, its input)`, called before each layer runs.
+
+        Returns:
+          `[batch_size, units[-1]]`.
+        """
+        for i, layer in enumerate(self._sublayers):
+            if observe is not None:
+                observe(i, x)
+            x = layer(x)
+        return x
