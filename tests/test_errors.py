@@ -34,7 +34,7 @@ def answer(tmp_path):
             folder = tmp_path / f"dlrm_tf-{dlrm_tf.__version__}.dist-info"
             folder.mkdir()
             nested = 'Requires-Dist: dlrm_tf[report,lite]; extra == "nested"\n'
-            (folder / "METADATA").write_text(nested + importlib.metadata.distribution("dlrm_tf").read_text("METADATA"))
+            (folder / "METADATA").write_text(nested + metadata_of_dlrm_tf())
         code = f"import sys; from dlrm_tf.errors import *\n{expression}"
         # Without site-packages, where this environment's own dlrm_tf is.
         command, environment = [sys.executable, "-S", "-c", code], {"PYTHONPATH": str(tmp_path)}
