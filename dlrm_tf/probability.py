@@ -1,4 +1,4 @@
-"""Formulas about probabilities that several rooms use."""
+"""Click probabilities in NumPy: from logits and back, and how well they rank."""
 
 import math
 
@@ -6,20 +6,25 @@ import numpy as np
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)), any shape, without overflow and exact for small probabilities."""
-    small = np.exp(-np.abs(logits))  # of a negative number only
-    probability: np.ndarray = np.where(np.asarray(logits) >= 0, 1.0, small) / (1.0 + small)
-    return probability
+    """Probabilities `1 / (1 + exp(-x))`, of the shape and float type of `logits`; no warning however large they are."""
+    # Where exp overflows, the probability is 0 to the last bit.
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-logits))
+
+
+def logit(probabilities: np.ndarray) -> np.ndarray:
+    """Logits `log(p / (1 - p))` of probabilities in (0, 1), of their shape and float type."""
+    return np.log(probabilities) - np.log1p(-probabilities)
 
 
 def histogram_auc(counts: np.ndarray) -> float:
-    """Area under the ROC curve from a histogram of scores.
+    """Area under the ROC curve from a histogram of the scores.
 
     Args:
-      counts: `[2, cells]`, negatives and positives by score; scores in one cell count as tied, half.
+      counts: int `[2, bins]`, rows of label 0 and of label 1 in each bin of ascending scores.
 
     Returns:
-      AUC in [0, 1]; NaN when only one class is there.
+      AUC in [0, 1], rows in one bin counted as ties (half); NaN when only one label occurs.
     """
     negatives, positives = counts.astype(np.float64)
     below = np.cumsum(negatives) - negatives

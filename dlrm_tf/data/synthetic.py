@@ -17,7 +17,7 @@ from dlrm_tf.config import CRITEO_KAGGLE_SIZES
 from dlrm_tf.data.spec import CRITEO
 from dlrm_tf.errors import UsageError
 from dlrm_tf.files import StrPath, atomic_file
-from dlrm_tf.probability import histogram_auc
+from dlrm_tf.probability import histogram_auc, sigmoid
 from dlrm_tf.progress import Progress
 
 _SMALL = tuple(min(size, 20_000) for size in CRITEO_KAGGLE_SIZES)  # 207 k categories in all
@@ -82,13 +82,13 @@ class _Signal:
         self.bias = 0.0
         logit = self._features(rng, _BLOCK)[0]
         for _ in range(30):  # the bias that gives the wanted rate of positives, by Newton's method
-            probability = 1 / (1 + np.exp(-(logit + self.bias)))
+            probability = sigmoid(logit + self.bias)
             self.bias += float((_POSITIVE_RATE - probability.mean()) / (probability * (1 - probability)).mean())
 
     def draw(self, rng: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`(text uint8 matrix with zero bytes to be left out, probability, label)` of `rows` rows."""
         logit, numbers, absent, rank, blank = self._features(rng, rows)
-        probability = 1 / (1 + np.exp(-logit))
+        probability = sigmoid(logit)
         label = rng.random(rows, np.float32) < probability
         return _text(label, numbers, absent, _scramble(rank, self.multiplier, self.offset), blank), probability, label
 
