@@ -1,8 +1,8 @@
-"""Numbered version folders of a model, as TensorFlow Serving names them and what is in them."""
+"""A model's numbered version folders, as TensorFlow Serving names them and what is in them."""
 
 import os
 
-# In a version's folder: requests that a server runs before the version serves, a TFRecord file of PredictionLog.
+# Below a version folder: requests that a server runs before the version serves, a TFRecord file of `PredictionLog`.
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 
 

@@ -43,7 +43,8 @@ static void parse_row(char* line, long number, float* dense, int dense_width, in
     }
     if (i < dense_width) {
       float x = strtof(field, &end);
-      /* What the model was trained on: log(max(x, 0) + 1), a missing value counts as 0. */
+      if (!isfinite(x)) end = field; /* "inf" and "nan" are refused below, as is a number beyond float */
+      /* What the model was trained on (dlrm_tf/data/features.py): log(max(x, 0) + 1), a missing value counts as 0. */
       dense[i] = x > 0 ? log1pf(x) : 0;
     } else {
       ids[i - dense_width] = (int32_t)strtol(field, &end, 10);

@@ -66,6 +66,8 @@ def test_scores_as_the_python_scorer(built, rows):
         ("\t".join(["1"] * 40), "line 1: more than 39 fields"),
         ("\t".join(["x"] + ["1"] * 38), "line 1, field 1: not a number: 'x'"),
         ("\t".join(["1"] * 38 + [""]), "line 1, field 39: not a number: ''"),
+        ("\t".join(["inf"] + ["1"] * 38), "line 1, field 1: not a number: 'inf'"),
+        ("\t".join(["1", "1e39"] + ["1"] * 37), "line 1, field 2: not a number: '1e39'"),
     ],
 )
 def test_bad_rows_are_named(built, line, message):
