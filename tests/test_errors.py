@@ -24,6 +24,12 @@ def test_in_a_checkout_the_checkout_is_named(monkeypatch):
     assert str(e.value) == wanted
 
 
+def metadata_of_dlrm_tf() -> str:
+    """The installed package's; in a checkout the first distribution found is the one that setuptools left beside it."""
+    found = importlib.metadata.distribution("dlrm_tf")
+    return found.read_text("METADATA") or found.read_text("PKG-INFO")
+
+
 @pytest.fixture
 def answer(tmp_path):
     """Function `Python expression -> text` in a process where the package lies as pip unpacks a wheel, with its metadata."""

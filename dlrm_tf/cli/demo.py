@@ -1,6 +1,7 @@
 """The whole journey on generated data: convert, retrain, serve over gRPC, score as int8 TFLite, with a report at the end."""
 
 import argparse
+import functools
 import os
 import shutil
 import subprocess
@@ -187,17 +188,15 @@ def _serve(
         scores["SavedModel"] = target.score(dense, categorical)
     scorer = Scorer(path("dlrm.tflite"))
     scores["TFLite"] = np.asarray(scorer.score(dense, categorical)).reshape(-1)
-    report.latencies["TFLite int8, in process, 1 row"] = _latency(
-        lambda i: scorer.score(dense[i : i + 1], categorical[i : i + 1])
-    )
+    call = functools.partial(_score_from, scorer, dense, categorical, 1)
+    report.latencies["TFLite int8, in process, 1 row"] = _latency(call)
     with _server(os.path.abspath(path("saved_models/dlrm"))) as address, Client(address, model_name="dlrm") as client:
         scores["gRPC"] = np.concatenate(
             [client.score(dense[i : i + 1024], categorical[i : i + 1024]) for i in range(0, len(dense), 1024)]
         )
         for rows in (1, 64):
-            report.latencies[f"gRPC, {rows} row{'s' if rows > 1 else ''} a call"] = _latency(
-                lambda i, n=rows: client.score(dense[i : i + n], categorical[i : i + n])
-            )
+            call = functools.partial(_score_from, client, dense, categorical, rows)
+            report.latencies[f"gRPC, {rows} row{'s' if rows > 1 else ''} a call"] = _latency(call)
     for name in ("SavedModel", "gRPC", "TFLite"):
         error = np.abs(scores[name] - scores["Keras"])
         step.figure(f"{name} against Keras, largest / mean difference", f"{error.max():.1e} / {error.mean():.1e}")
@@ -206,6 +205,10 @@ def _serve(
     for name, seconds in report.latencies.items():
         step.figure(name, f"p50 {np.percentile(seconds, 50) * 1e3:.2f} ms, p99 {np.percentile(seconds, 99) * 1e3:.2f} ms")
     return scores
+
+
+def _score_from(scorer: Any, dense: Any, categorical: Any, rows: int, start: int) -> None:
+    scorer.score(dense[start : start + rows], categorical[start : start + rows])
 
 
 def _latency(call: Callable[[int], Any]) -> list[float]:
@@ -230,6 +233,7 @@ class _server:
     def __enter__(self) -> str:
         self._log = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=self._log, text=True)
+        assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line.startswith("ready grpc="):
             self.__exit__()
@@ -244,4 +248,5 @@ class _server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._process.stdout.close()
+        if self._process.stdout is not None:
+            self._process.stdout.close()

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from typing import Any
 
 from dlrm_tf.errors import UsageError, require
 
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
 
         metrics = measure(args.data, args.weights, **options)
         plot_quality(metrics, args.plot)
-        result = {**metrics.result(), "calibration_bins": metrics.calibration_bins()}
+        result: dict[str, Any] = {**metrics.result(), "calibration_bins": metrics.calibration_bins()}
     else:
         result = evaluate(args.data, args.weights, **options)
     if args.json:

@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> None:
     from dlrm_tf.serve.server import ModelServer
 
     server = ModelServer(**{name: value for name, value in vars(args).items() if name in fields})
-    stopped, failure = threading.Event(), []
+    stopped = threading.Event()
+    failure: list[BaseException] = []
     previous = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         # On a thread, as loading may take minutes or wait for a first version, and signals must end the process meanwhile.

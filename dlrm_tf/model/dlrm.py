@@ -51,7 +51,7 @@ class DLRM(tfrs.models.Model):
         *,
         initializer: str = "mindspore",
         seed: Optional[int] = None,
-        embedding: Optional[tf.keras.layers.Layer] = None,
+        embedding: Any = None,
         name: str = "dlrm",
     ):
         super().__init__(name=name)

@@ -99,7 +99,8 @@ class TableAndDense(tfrs.experimental.optimizers.CompositeOptimizer):
     """
 
     def __init__(self, table: legacy.Optimizer, dense: legacy.Optimizer, *, name: str = "TableAndDense"):
-        self._table_variables, self._dense_variables = [], []
+        self._table_variables: list[tf.Variable] = []
+        self._dense_variables: list[tf.Variable] = []
         super().__init__([(dense, lambda: self._dense_variables), (table, lambda: self._table_variables)], name=name)
 
     @property

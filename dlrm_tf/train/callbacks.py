@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
@@ -257,7 +257,7 @@ class SaveRun(tf.keras.callbacks.Callback):
         self._catch_signals = catch_signals
         self._position, self._checkpoints, self._finite, self._every = position, checkpoints, finite, every
         self._asked = None
-        self._handlers = {}
+        self._handlers: dict[int, Any] = {}
         self._seen = 0
 
     def __enter__(self):

@@ -105,7 +105,8 @@ class RunCheckpoints:
                 # Left behind by a process that was killed while it wrote.
                 if name.startswith(".step-") and name.endswith(".part"):
                     shutil.rmtree(os.path.join(self._folder, name))
-        reasons, damaged = [], []
+        reasons: list[str] = []
+        damaged: list[int] = []
         for step in reversed(self.steps()):
             try:
                 # Slots are restored when the optimizer makes them in its first step; a run that is finished makes none.

@@ -1,7 +1,7 @@
 """`evaluate`: how good a model's probabilities are on one split of prepared data."""
 
 import os
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.fits import difference
@@ -44,7 +44,7 @@ def evaluate(
       ValueError: the split has no rows.
     """
     metrics = measure(data, weights, split=split, batch_size=batch_size, exact=exact, quiet=quiet)
-    result = metrics.result()
+    result: dict[str, Any] = {**metrics.result()}
     if exact:
         result["calibration_bins"] = metrics.calibration_bins()
     return result
@@ -74,10 +74,8 @@ def measure(
       DataError: `data` is not prepared data.
     """
     records = data if isinstance(data, Records) else Records.open(data)
-    model = weights
-    if isinstance(weights, (str, os.PathLike)):
-        model = load(weights)
-    check_fits(model.config, model.vocabulary_fingerprint, records, os.fspath(weights) if model is not weights else "the model")
+    model, source = (weights, "the model") if isinstance(weights, DLRM) else (load(weights), os.fspath(weights))
+    check_fits(model.config, model.vocabulary_fingerprint, records, source)
     # One shape for all batches: an NPU or a TPU compiles the graph again for every other one.
     batch_size = max(1, min(batch_size, records.rows(split)))
     signature = {

@@ -122,7 +122,7 @@ def fit(
             placement.run_epoch(model, batches, position, every_step, saver)
             finite.check()
             trained, step, seconds = placement.host_model(model), position.step, time.monotonic() - started
-            entry = {"epoch": epoch + 1, "step": step, "loss": position.mean_loss, "seconds": seconds}
+            entry: dict[str, Any] = {"epoch": epoch + 1, "step": step, "loss": position.mean_loss, "seconds": seconds}
             entry["rows_per_second"] = (rows - rows_before) / seconds
             measure = options.validate and chief and records.rows("test") > 0
             entry["validation"] = _validate(records, trained, position) if measure else None
@@ -171,7 +171,7 @@ def _optimizer(options: FitOptions, total_steps: int) -> tf.keras.optimizers.Opt
 
 def _continue_with_state(model: DLRM, options: FitOptions) -> None:
     """Restores the optimizer state of the weights file, unless the options say no; a line on stderr tells the outcome."""
-    if options.optimizer_state is not False:
+    if options.weights is not None and options.optimizer_state is not False:
         note = continue_with_state(model, options.weights, required=options.optimizer_state is True, scheduled=options.scheduled)
         if not options.quiet:
             print(note, file=sys.stderr)

@@ -57,7 +57,7 @@ class ClickMetrics:
 
     def __init__(self, *, exact: bool = True):
         self._exact = exact
-        self._kept = []
+        self._kept: list[tuple[np.ndarray, ...]] = []
         self._histogram = np.zeros((2, AUC_THRESHOLDS), np.int64)
         self.rows = self._not_finite = 0
         self._correct = self._positives = 0
@@ -136,8 +136,9 @@ class ClickMetrics:
         self._check()
         if not self._exact:
             raise ValueError("scores are kept only with exact=True")
-        self._kept = [tuple(np.concatenate(part) for part in zip(*self._kept))]
-        return self._kept[0]
+        labels, logits = (np.concatenate(part) for part in zip(*self._kept))
+        self._kept = [(labels, logits)]
+        return labels, logits
 
     def calibration_bins(self, bins: int = CALIBRATION_BINS) -> list[dict[str, Union[int, float]]]:
         """Rows sorted by prediction and divided into bins of equal counts.

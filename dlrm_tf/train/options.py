@@ -195,6 +195,8 @@ class FitOptions:
         return cls(**fields)
 
 
-FitOptions.__doc__ += "\n    Attributes:\n" + "".join(
-    f"      {field.name}: {field.metadata['help']}.\n" for field in dataclasses.fields(FitOptions)
+FitOptions.__doc__ = (
+    (FitOptions.__doc__ or "")
+    + "\n    Attributes:\n"
+    + "".join(f"      {field.name}: {field.metadata['help']}.\n" for field in dataclasses.fields(FitOptions))
 )

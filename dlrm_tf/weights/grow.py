@@ -97,7 +97,7 @@ def grow_weights(source: StrPath, target: StrPath, vocabulary: Vocabulary, *, se
     return new
 
 
-def _check_extends(vocabulary, reader: WeightsReader, source) -> None:
+def _check_extends(vocabulary: Vocabulary, reader: WeightsReader, source: StrPath) -> None:
     fingerprint = reader.attributes["vocabulary_fingerprint"]
     sizes = reader.config.categorical_feature_sizes
     if len(vocabulary.sizes) != len(sizes) or any(new < old for old, new in zip(sizes, vocabulary.sizes)):

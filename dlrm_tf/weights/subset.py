@@ -1,7 +1,7 @@
 """A part of the ids: the configuration, table rows and id numbers of a model that keeps only these."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from dlrm_tf.weights.layout import table_chunks
 from dlrm_tf.weights.reader import WeightsReader
 
 
-def subset_config(config: DLRMConfig, kept: Sequence[Sequence[int]]) -> DLRMConfig:
+def subset_config(config: DLRMConfig, kept: Sequence[Sized]) -> DLRMConfig:
     """The configuration of a model in which feature f keeps the ids `kept[f]`."""
     return dataclasses.replace(config, categorical_feature_sizes=tuple(len(ids) for ids in kept))
 

@@ -1,7 +1,7 @@
 """A TFLite file's graph and metadata, and the ids that a budget of bytes leaves room for."""
 
 import dataclasses
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -71,7 +71,7 @@ def describe_file(source: ExportSource, config: DLRMConfig, quantization: dict) 
       config: of the file; its sizes are smaller than the source's where ids were left out.
       quantization: the field of that name.
     """
-    metadata = {
+    metadata: dict[str, Any] = {
         "format": FORMAT,
         "config": dataclasses.asdict(config),
         "inputs": {"dense": "float32 [batch_size, dense_dim]", "categorical": "int32 [batch_size, F]"},

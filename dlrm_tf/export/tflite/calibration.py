@@ -48,7 +48,8 @@ def calibrate(weights: str, dense: np.ndarray, categorical: np.ndarray) -> Calib
     with WeightsReader(weights) as reader:
         kept = seen_ids(categorical, reader.config)
         model = subset_model(reader, kept)
-    means, rms = {}, {}
+    means: dict[tuple[str, int], np.ndarray] = {}
+    rms: dict[tuple[str, int], np.ndarray] = {}
 
     def observe(mlp: str, layer: int, x):
         means[mlp, layer] = tf.reduce_mean(x, axis=0).numpy()

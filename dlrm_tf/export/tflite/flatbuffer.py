@@ -25,7 +25,7 @@ def read(data: bytes) -> schema.ModelT:
 
 def shorten_names(model: schema.ModelT) -> None:
     """Cuts Keras's name scopes from tensor names: they count the layers of this process, so exports would differ."""
-    made = collections.Counter()
+    made: collections.Counter[bytes] = collections.Counter()
     for tensor in model.subgraphs[0].tensors:
         if b"/" in tensor.name:
             # The converter joins the names of operations that it fuses by semicolons.

@@ -1,7 +1,7 @@
 """What a TFLite export wrote, and what it costs in quality against the float model."""
 
 import dataclasses
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
@@ -46,8 +46,8 @@ class TFLiteReport:
     rows: int = 0
     max_error: Optional[float] = None
     mean_error: Optional[float] = None
-    float_quality: Optional[dict] = None
-    quality: Optional[dict] = None
+    float_quality: Any = None
+    quality: Any = None
 
     def __str__(self):
         kept = f"{self.ids:,} of {self.ids_total:,} ids"
@@ -74,14 +74,10 @@ def compare(probabilities: np.ndarray, float_probabilities: np.ndarray, label: O
       label: `[n]`, 0 or 1, or None.
     """
     error = np.abs(probabilities - float_probabilities)
-    both_classes = label is not None and 0 < label.sum() < len(label)
-    return {
-        "rows": len(error),
-        "max_error": float(error.max()),
-        "mean_error": float(error.mean()),
-        "float_quality": _quality(float_probabilities, label) if both_classes else None,
-        "quality": _quality(probabilities, label) if both_classes else None,
-    }
+    fields = {"rows": len(error), "max_error": float(error.max()), "mean_error": float(error.mean())}
+    if label is None or not 0 < label.sum() < len(label):  # one class only
+        return {**fields, "float_quality": None, "quality": None}
+    return {**fields, "float_quality": _quality(float_probabilities, label), "quality": _quality(probabilities, label)}
 
 
 def check_auc(path: str, errors: dict, limit: Optional[float]) -> None:

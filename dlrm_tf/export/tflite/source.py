@@ -76,6 +76,7 @@ class ExportSource:
     @functools.cached_property
     def counts(self) -> list[np.ndarray]:
         """How often each id occurs in the train split (`count_ids`)."""
+        assert self.records is not None  # choose_ids refuses a budget without data
         return count_ids(self.records, quiet=self.quiet)
 
     @functools.cached_property
@@ -106,6 +107,7 @@ class ExportSource:
 
     def _training_rows(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
         """`(dense, categorical)` of the last rows of the train split: the most recent ones of a log."""
+        assert self.records is not None
         total = self.records.rows("train")
         dense, categorical, _ = self.records.numpy("train", max(total - rows, 0), total)
         return log_dense(dense), categorical

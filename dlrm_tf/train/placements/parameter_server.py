@@ -104,7 +104,8 @@ class ParameterServerPlacement(Placement):
         rows = position.rows_until(first_batch + 1) - position.rows_until(first_batch)
         # In short epochs smaller, so that every worker gets some.
         chunk = max(1, min(CHUNK_ROWS // rows, (stop - first) // (2 * self._workers)))
-        waiting, loss_sum = collections.deque(), 0.0
+        waiting: collections.deque[tuple[int, Any]] = collections.deque()
+        loss_sum = 0.0
         while True:
             while begin < stop and len(waiting) < 2 * self._workers and not saver.stopping:
                 count = min(chunk, stop - begin)
