@@ -1,19 +1,20 @@
 # Everything a fresh machine needs is made here: a virtual environment, the package in it, then the job.
 #   make demo          the whole journey on generated data, with a report
-#   make test          lint and all tests (RUN="tests/model -k oov" runs a part)
+#   make test          lint and all tests (RUN="tests/model -k oov" runs a part); COVERAGE=1 counts the lines that run, those of
+#                      subprocesses too, and fails below the floor in pyproject.toml
 #   make quick         lint and the tests that are neither `slow` nor `cluster`: under two minutes
-#   make coverage      all tests with the lines they run counted, subprocesses included; fails below the floor in pyproject.toml
 #   make test-kernels  the tests of numbers on a CPU without AVX-512, and with TensorFlow's own kernels instead of oneDNN's
 #   make test-ascend   the core on Python 3.9 and TF 2.6.5, the Ascend plugin's
 #   make test-mindspore  files exchanged with MindSpore itself (Python 3.9 to 3.12, 3 GB of disk, minutes to install)
-#   make test-torch    PyTorch and torchrec checkpoints against the networks run there. On Linux PyPI's torch brings gigabytes of
-#                      CUDA; PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu has the small one
+#   make test-torch    PyTorch and torchrec checkpoints against the networks run there (torch's default build for Linux brings
+#                      gigabytes of CUDA; pip takes its CPU build where its settings offer one)
 # test-ascend and test-mindspore fail where their Python is missing; with ALLOW_SKIP=1 they say so and pass.
 #   make fuzz          coverage-guided: TARGET=ckpt|safetensors|weights|..., RUNS=1000000
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?=
+COVERAGE ?=
 # A pyenv shim is on PATH even where it can't run: hence the trial.
 PYTHON39 ?= $(shell for p in python3.9 $$HOME/.pyenv/versions/3.9.*/bin/python; do \
 	"$$p" -c 'import sys, venv; sys.exit(sys.version_info[:2] != (3, 9))' 2>/dev/null && echo "$$p" && break; done)
@@ -25,7 +26,7 @@ MINDSPORE_PYTHON ?= $(shell for p in $(PYTHON) python3.12 python3.11 python3.10;
 	"$$p" -c 'import sys, venv; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo "$$p" && break; done)
 ALLOW_SKIP ?=
 
-.PHONY: demo test quick coverage test-kernels test-ascend test-mindspore test-torch fuzz lint format clean
+.PHONY: demo test quick test-kernels test-ascend test-mindspore test-torch fuzz lint format docs dist clean
 
 # $(call no_python,what to install): the recipe of a target whose Python is missing.
 no_python = $(if $(filter 1,$(ALLOW_SKIP)),@echo "make $@ skipped: $(1)",$(error make $@: $(1); install it, or skip with ALLOW_SKIP=1))
@@ -34,17 +35,17 @@ demo: $(VENV)/.all
 	$(BIN)/dlrm-tf demo -o demo_out
 
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest $(RUN)
-
-quick: $(VENV)/.test lint
-	$(BIN)/python -m pytest -m 'not slow and not cluster' $(RUN)
-
-# Subprocesses measure too (`patch = subprocess`), each into a file of its own.
-coverage: $(VENV)/.test
+ifeq ($(COVERAGE),1)
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(RUN)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+else
+	$(BIN)/python -m pytest $(RUN)
+endif
+
+quick: $(VENV)/.test lint
+	$(BIN)/python -m pytest -m 'not slow and not cluster' $(RUN)
 
 # What MindSpore's numbers, hand-computed ones and a NumPy reference are compared with.
 NUMERIC_TESTS = $(addprefix tests/,model/test_dlrm.py model/test_optimizers.py checkpoints/test_convert.py \
@@ -112,8 +113,8 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.PHONY: docs dist
-# The site in site/, built without the network. `test` too: the pages of the verbs come from their argparse, and some verbs' options from the packages they use.
+# The site in site/, built without the network. `test` too: the pages of the verbs come from their argparse, and some verbs'
+# options from the packages they use.
 docs: $(VENV)/.test $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 

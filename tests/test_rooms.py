@@ -2,6 +2,8 @@
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 import dlrm_tf
 
@@ -12,8 +14,28 @@ ROOMS = [
     *("checkpoints", "model", "weights", "lite", "data"),
 ]
 MODULES = {path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", "."): path for path in PACKAGE.rglob("*.py")}
-# Rooms that read, write and convert files: all their modules load without TensorFlow.
-WITHOUT_TENSORFLOW = ("weights", "checkpoints", "data", "lite", "serving_api.status")
+# Imports inside functions are for verbs, whose --help must not wait for TensorFlow, and for these, which say why.
+INSIDE_FUNCTIONS = {
+    # Each needs packages that a user of the other one may not have.
+    ("dlrm_tf.score.client", "dlrm_tf.score.grpc_transport"),
+    ("dlrm_tf.score.client", "dlrm_tf.score.rest_transport"),
+    # The script is copied to machines without dlrm_tf; only --npu needs it.
+    ("dlrm_tf.export.ascend.check", "dlrm_tf.ascend.session"),
+}
+# Reading, writing and converting files needs no TensorFlow; the one module that runs Keras on what was converted does.
+WITHOUT_TENSORFLOW = (
+    "weights",
+    "checkpoints",
+    "data",
+    "lite",
+    "config",
+    "errors",
+    "files",
+    "progress",
+    "probability",
+    "versions",
+)
+WITH_TENSORFLOW = {"dlrm_tf.checkpoints.verify"}
 
 
 def own_imports(path: pathlib.Path) -> list:
@@ -64,3 +86,16 @@ def test_no_module_is_part_of_a_circle():
     for module in sorted(graph):
         visit(module, [])
     assert faults == []
+
+
+def test_imports_stand_at_the_top():
+    inside = {
+        (m, name) for m, path in MODULES.items() for name, is_inside in own_imports(path) if is_inside and room_of(m) != "cli"
+    }
+    assert inside == INSIDE_FUNCTIONS
+
+
+def test_files_are_read_and_written_without_tensorflow():
+    modules = sorted(m for m in MODULES if room_of(m) in WITHOUT_TENSORFLOW and m not in WITH_TENSORFLOW)
+    code = f"import importlib, sys; [importlib.import_module(m) for m in {modules}]; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
