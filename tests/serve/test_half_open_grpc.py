@@ -55,6 +55,7 @@ def everybody_is_served(server):
         assert {"tensorflow.serving.PredictionService", "grpc.health.v1.Health"} <= names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [PREDICT, CHECK, WATCH, REFLECTION])
 def test_half_open_calls_keep_nobody_waiting(save_linear, monkeypatch, method):
     monkeypatch.setattr(reception, "MESSAGE_SECONDS", 600.0)
