@@ -63,6 +63,7 @@ answer([type(model.optimizer).__name__, float(model.optimizer.loss_scale), model
     assert processes.journal()[0]["options"] == options
 
 
+@pytest.mark.slow
 def test_what_must_not_be(processes):
     code = """
 from dlrm_tf.errors import AscendError

@@ -93,6 +93,7 @@ def test_the_check_script_notices_a_changed_graph(weights, tmp_path, no_atc):
     assert done.returncode == 1 and done.stdout.endswith("0.001\n")
 
 
+@pytest.mark.slow
 def test_the_check_script_on_the_npu(weights, processes, no_atc):
     export_ascend(weights, processes.folder / "out")
     exit_code, out, err = processes.run("out/check.py", "--npu")

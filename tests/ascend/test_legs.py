@@ -110,6 +110,7 @@ def test_fit_evaluate_and_resume(records, small_config, tmp_path):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_train_and_evaluate_from_the_command_line(records, tmp_path, capsys):
     run = str(tmp_path / "run")
     config = tmp_path / "config.json"

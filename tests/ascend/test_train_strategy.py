@@ -76,6 +76,7 @@ def test_one_device_alone(processes, arguments, records, config, tmp_path):
     assert_equals_one_process(records, config, tmp_path, processes.folder / "run{rank}" / "model.weights.h5", 1)
 
 
+@pytest.mark.slow
 def test_too_few_rows_for_a_batch(processes, arguments):
     exit_code, _, err = processes.run(*arguments, "--batch-size", "9000")
     assert exit_code == 1 and err.endswith("1536 training rows make no batch of 9000\n")

@@ -28,6 +28,7 @@ def arrays(draw):
     return np.frombuffer(data, dtype).reshape(shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
 @settings(max_examples=150, deadline=None, database=None, derandomize=True)
 @given(

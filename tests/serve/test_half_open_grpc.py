@@ -55,6 +55,7 @@ def others_are_served(server):
         assert {"tensorflow.serving.PredictionService", "grpc.health.v1.Health"} <= names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [PREDICT, CHECK, WATCH, REFLECTION])
 def test_half_open_calls_delay_no_others(save_linear, monkeypatch, method):
     monkeypatch.setattr(reception, "MESSAGE_SECONDS", 600.0)

@@ -123,6 +123,7 @@ def test_a_learning_rate_that_overflows_is_one_line(prepared, tmp_path, capsys):
     assert saved(tmp_path / "run") == []
 
 
+@pytest.mark.slow
 def test_best_weights_without_validation_are_the_last(prepared, small_config, tmp_path):
     options = {"config": small_config, "batch_size": 500, "quiet": True}
     dlrm_tf.fit(prepared, tmp_path / "run", validate=False, **options)

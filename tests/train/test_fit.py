@@ -89,6 +89,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(whole_run, stops, prepared
         assert mine["validation"] == whole["validation"]
 
 
+@pytest.mark.slow
 def test_more_epochs_for_a_finished_run(whole_run, prepared, small_config, tmp_path):
     optimizer, trained, _ = whole_run
     arguments = {"config": small_config, "optimizer": optimizer, **OPTIONS}

@@ -60,6 +60,7 @@ def test_own_dataset_callbacks_and_validation(tmp_path):
     assert loss == pytest.approx(by_hand, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_class_weights_are_sample_weights_and_weights_of_two_are_rows_twice():
     features, label = rows(64)
     by_class, by_sample, repeated = (model_with(make_optimizer("sgd", 0.1)) for _ in range(3))

@@ -100,6 +100,7 @@ def adagrad_file(prepared, small_config, tmp_path):
     return dlrm_tf.fit(prepared, tmp_path / "first", optimizer="adagrad", save_optimizer_state=True, **options).weights
 
 
+@pytest.mark.slow
 def test_state_that_does_not_fit_is_told_and_an_error_only_when_asked_for(prepared, adagrad_file, tmp_path, capsys):
     command = ["train", "--data", prepared.folder, "--weights", adagrad_file, "--batch-size", str(BATCH), "--no-validation"]
     command += ["--optimizer", "lazy_adam"]
@@ -114,6 +115,7 @@ def test_state_that_does_not_fit_is_told_and_an_error_only_when_asked_for(prepar
     assert "optimizer" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_file_without_state(prepared, small_config, tmp_path, capsys):
     dlrm_tf.DLRM(small_config, seed=1).save_weights(tmp_path / "x.weights.h5")
     options = {"weights": tmp_path / "x.weights.h5", "batch_size": BATCH, "validate": False}

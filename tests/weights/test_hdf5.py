@@ -95,6 +95,7 @@ def test_old_superblock_is_named(tmp_path):
         hdf5.File(tmp_path / "o.h5")
 
 
+@pytest.mark.slow
 def test_every_cut_and_every_changed_byte_of_the_metadata(weights_file, tmp_path):
     data = weights_file.read_bytes()
     for cut in range(0, len(data), 97):

@@ -167,6 +167,7 @@ def test_keras_callback_and_keras_format(saved, tmp_path):
     np.testing.assert_allclose(dlrm_tf.load(path).predict(rows, verbose=0), model.predict(rows, verbose=0), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="Keras 3 needs Python 3.10")
 @pytest.mark.parametrize("kind", [{}, {"self_interaction": True}, {"interaction": "cat"}])
 def test_the_keras_3_twin_loads_scores_trains_and_saves_the_same_file(tmp_path, kind):

@@ -286,6 +286,7 @@ def test_curve_rises_to_the_float_model(exporter, tmp_path):
         size_curve(exporter, [1000])
 
 
+@pytest.mark.slow
 def test_command_line(trained, tmp_path, capsys):
     folder, records, weights = trained
     path = tmp_path / "m.tflite"

@@ -91,6 +91,7 @@ def test_inputs_that_are_zero_or_nearly_so_are_not_blown_up():
     assert correct(layers, {INTERACTION_LAYER: "float16"}, calibration)[1] is None
 
 
+@pytest.mark.slow
 def test_calibrated_layers_err_less(model, tmp_path, monkeypatch):
     _, weights, dense, categorical = model
     rows = dense, categorical
