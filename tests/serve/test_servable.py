@@ -7,6 +7,7 @@ import weakref
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from dlrm_tf.errors import ServingError
 from dlrm_tf.serve.servable import MAX_CALLS, Servable
@@ -177,5 +178,9 @@ def test_damaged_models_say_which(save_linear, tmp_path, damage):
     elif damage == "no variables":
         for variable in (path / "variables").iterdir():
             variable.unlink()
+    elif damage == "tags":
+        proto = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+        proto.meta_graphs[0].meta_info_def.tags[:] = ["train"]
+        file.write_bytes(proto.SerializeToString())
     with pytest.raises(ServingError, match="dlrm/1: the SavedModel does not load"):
-        Servable(str(path), tags=("train",) if damage == "tags" else ("serve",))
+        Servable(str(path))
