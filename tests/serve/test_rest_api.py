@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import urllib3
+from serving_models import config_text, model
 
 from dlrm_tf.score import Client
 from dlrm_tf.serve import ModelServer
@@ -41,12 +42,7 @@ def server(tmp_path_factory, example_model):
     signatures = {"serving_default": module.half_plus_two, "echo": module.echo, "double": module.double}
     tf.saved_model.save(module, str(base / "123"), signatures=signatures)
     config = base / "models.config"
-    config.write_text(
-        f"""model_config_list {{
-          config {{ name: "m" base_path: "{base}" model_platform: "tensorflow" version_labels {{ key: "stable" value: 123 }} }}
-          config {{ name: "examples" base_path: "{example_model}" model_platform: "tensorflow" }}
-        }}"""
-    )
+    config.write_text(config_text(model("m", base, [("stable", 123)]), model("examples", example_model)))
     options = {"model_config_file": str(config), "allow_version_labels_for_unavailable_models": True}
     with ModelServer(rest_api_port=0, rest_api_max_body_bytes=1 << 20, **options) as server:
         yield server
