@@ -135,6 +135,17 @@ def example_model(tmp_path_factory):
     return str(base)
 
 
+def model(name, base, labels=(), policy="", platform='model_platform: "tensorflow"'):
+    """A model of a models.config file, as text; `labels` are (label, version)."""
+    text = "".join(f' version_labels {{ key: "{label}" value: {version} }}' for label, version in labels)
+    return f'config {{ name: "{name}" base_path: "{base}" {platform} {policy}{text} }}'
+
+
+def config_text(*models):
+    """The text of a models.config file, of what `model` made."""
+    return f"model_config_list {{ {' '.join(models)} }}"
+
+
 @pytest.fixture
 def start(request):
     """Function `(**options) -> ModelServer` of a started server, stopped after the test; `model_base_path` is of `dlrm`."""

@@ -12,6 +12,11 @@ def test_a_public_name_resolves_and_is_documented(name):
     assert name == "__version__" or value.__doc__
 
 
+def test_the_room_of_0_1_0_that_was_renamed():
+    with pytest.warns(DeprecationWarning, match="dlrm_tf.mindspore is dlrm_tf.checkpoints now"):
+        assert dlrm_tf.mindspore is dlrm_tf.checkpoints
+
+
 def test_an_unknown_name():
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         dlrm_tf.nonsense  # noqa: B018

@@ -1,4 +1,4 @@
-"""Serve SavedModels over gRPC and REST, as TensorFlow Serving does; its flag names, its answers."""
+"""Serve SavedModels over gRPC and REST as TensorFlow Serving does, with its flags and its answers."""
 
 import argparse
 import dataclasses
@@ -15,13 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Every field of `ServerOptions`, with its default."""
     for field in dataclasses.fields(_server_options()):
         flag, kind, text = f"--{field.name}", field.metadata["type"], field.metadata["help"]
+        if field.default is not None and field.default is not False and field.default != "":
+            text += f" (default: {str(field.default).lower()})"
         if kind is bool:
             # As TF Serving takes them: --name, --name=true, --name=false.
             parser.add_argument(flag, type=_boolean, nargs="?", const=True, default=field.default, metavar="BOOL", help=text)
-            continue
-        if field.default not in (None, ""):
-            text += f" (default: {field.default})"
-        parser.add_argument(flag, type=kind, default=field.default, metavar=field.metadata["metavar"], help=text)
+        else:
+            parser.add_argument(flag, type=kind, default=field.default, metavar=field.metadata["metavar"], help=text)
 
 
 def _boolean(text: str) -> bool:

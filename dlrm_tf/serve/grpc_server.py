@@ -1,7 +1,8 @@
-"""The gRPC side of a server: its services, health, reflection and ports."""
+"""The gRPC side of a server: its services, each call answered by the `ServerCore`; health, reflection and ports."""
 
 import threading
-from typing import Optional
+from collections.abc import Callable
+from typing import Any, Optional
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -14,11 +15,12 @@ from tensorflow_serving.apis import (
 )
 
 from dlrm_tf.errors import ServingError
-from dlrm_tf.serve.core import ServerCore
-from dlrm_tf.serve.grpc_services import ModelService, PredictionService
+from dlrm_tf.serve.core import ServerCore, internal_error
 from dlrm_tf.serve.options import ServerOptions
-from dlrm_tf.serve.ports import server_credentials
+from dlrm_tf.serve.ports import authority, server_credentials
+from dlrm_tf.serve.predict import ProtoPredict
 from dlrm_tf.serve.reception import Reception
+from dlrm_tf.serving_api.status import RequestError
 
 _PREDICTION, _MODEL = (
     file.DESCRIPTOR.services_by_name[name].full_name
@@ -61,7 +63,7 @@ class GrpcServer:
                 self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
             services.append(health.SERVICE_NAME)
         reflection.enable_server_reflection(services, self._server)
-        self._listen(options, f"{options.host}:{port}")
+        self._listen(options, authority(options.host, port))
 
     def _listen(self, options: ServerOptions, address: str) -> None:
         try:
@@ -92,3 +94,49 @@ class GrpcServer:
         """Returns when all calls have ended after `stop`."""
         self._ended.wait()
         self._reception.stop()
+
+
+class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Inference calls; `tensors` are the options of `ProtoPredict`."""
+
+    def __init__(self, core: ServerCore, **tensors: Any):
+        self._core, self._tensors = core, tensors
+
+    def Predict(self, request, context):
+        return _answer(context, self._core.predict, ProtoPredict(request, **self._tensors))
+
+    def Classify(self, request, context):
+        return _answer(context, self._core.classify, request)
+
+    def Regress(self, request, context):
+        return _answer(context, self._core.regress, request)
+
+    def MultiInference(self, request, context):
+        return _answer(context, self._core.multi_inference, request)
+
+    def GetModelMetadata(self, request, context):
+        return _answer(context, self._core.get_model_metadata, request)
+
+
+class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    """States of the models, and their configuration."""
+
+    def __init__(self, core: ServerCore):
+        self._core = core
+
+    def GetModelStatus(self, request, context):
+        return _answer(context, self._core.get_model_status, request)
+
+    def HandleReloadConfigRequest(self, request, context):
+        return _answer(context, self._core.reload_config, request)
+
+
+def _answer(context: grpc.ServicerContext, function: Callable, request: Any) -> Any:
+    if not context.is_active():  # cancelled or timed out while it waited for a thread: nobody reads the answer
+        context.abort(grpc.StatusCode.CANCELLED, "The call ended before its turn came")
+    try:
+        return function(request)
+    except RequestError as e:
+        context.abort(e.code, e.message)
+    except Exception as e:
+        context.abort(grpc.StatusCode.INTERNAL, internal_error(e).message)

@@ -34,23 +34,29 @@ class ServerOptions:
     """
 
     model_name: str = _flag("default", "name clients ask for", "NAME")
-    model_base_path: Optional[str] = _flag(None, "absolute folder with one numbered SavedModel folder a version", "DIR", str)
-    model_config_file: Optional[str] = _flag(None, "models, version policies and labels, instead of the two above", "FILE", str)
-    model_config_file_poll_wait_seconds: float = _flag(0.0, "seconds between two reads of that file; 0 reads it once", "S")
+    model_base_path: Optional[str] = _flag(
+        None, "absolute path of the model's folder, which has one numbered SavedModel folder for each version", "DIR", str
+    )
+    model_config_file: Optional[str] = _flag(
+        None, "models, version policies and labels, instead of model_name and model_base_path", "FILE", str
+    )
+    model_config_file_poll_wait_seconds: float = _flag(
+        0.0, "seconds between two reads of model_config_file; 0 reads it once", "S"
+    )
     port: int = _flag(8500, "TCP port of gRPC; 0 picks a free one", "PORT")
     rest_api_port: Optional[int] = _flag(None, "TCP port of REST; 0 picks a free one (default: no REST)", "PORT", int)
-    host: str = _flag("127.0.0.1", "address to listen on; by default this machine only", "ADDRESS")
+    host: str = _flag("127.0.0.1", "address to listen on; the default is reached from this machine only", "ADDRESS")
     grpc_socket_path: Optional[str] = _flag(None, "also listen for gRPC on this unix socket", "PATH", str)
     ssl_config_file: Optional[str] = _flag(None, "SSLConfig: TLS for gRPC, with client_verify for clients too", "FILE", str)
     grpc_channel_arguments: str = _flag(
-        "", "comma separated name=value, as grpc.max_receive_message_length=67108864 (default: messages of any size)", "ARGS"
+        "", "comma-separated name=value, such as grpc.max_receive_message_length=67108864 (default: messages of any size)", "ARGS"
     )
     grpc_max_threads: Optional[int] = _flag(
-        None, "requests worked on at a time (default: 2 a core; with batching twice max_batch_size, 8 to 64)", "N", int
+        None, "requests worked on at a time (default: 2 a core; with batching twice max_batch_size, but 8 to 64)", "N", int
     )
     rest_api_timeout_in_ms: int = _flag(30_000, "a REST request that takes longer ends with 504", "MS")
     rest_api_max_body_bytes: int = _flag(256 << 20, "a larger REST body is refused with 413", "BYTES")
-    enable_batching: bool = _flag(False, "put requests that wait together into one run of the graph")
+    enable_batching: bool = _flag(False, "run the graph once for requests that wait together")
     batching_parameters_file: Optional[str] = _flag(None, "BatchingParameters; needs --enable_batching", "FILE", str)
     tensorflow_inter_op_parallelism: int = _flag(
         1, "operations of one run worked on at a time; 1 is fastest for small graphs, 0 leaves it to TensorFlow", "N"
@@ -63,7 +69,7 @@ class ServerOptions:
     max_num_load_retries: int = _flag(5, "further attempts at a version that does not load", "N")
     load_retry_interval_micros: int = _flag(60_000_000, "microseconds between two attempts", "US")
     allow_version_labels_for_unavailable_models: bool = _flag(
-        False, "a label may name a version that is not loaded yet (as at the start)"
+        False, "a label may name a version that is not loaded yet, which at the start is every version"
     )
     max_repeated_values: int = _flag(
         MAX_REPEATED_VALUES, "values of an input that a request may leave out, because they repeat the last one sent", "N"

@@ -1,7 +1,8 @@
-"""Ports, file descriptors and TLS credentials of a server."""
+"""Addresses, ports, file descriptors and TLS credentials of a server."""
 
 import resource
 import socket
+from typing import Optional
 
 import grpc
 
@@ -27,9 +28,14 @@ def bind(host: str, port: int, flag: str) -> socket.socket:
     except OSError as e:
         sock.close()
         raise ServingError(
-            f"{flag}: cannot listen on {host}:{port} ({e.strerror}); choose another port, or 0 for any free one"
+            f"{flag}: cannot listen on {authority(host, port)} ({e.strerror}); choose another port, or 0 for any free one"
         ) from e
     return sock
+
+
+def authority(host: str, port: Optional[int]) -> str:
+    """`host:port` as gRPC and URLs have it: an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def allow_many_files() -> None:

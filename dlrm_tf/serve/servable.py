@@ -16,7 +16,6 @@ from dlrm_tf.errors import ServingError
 from dlrm_tf.serving_api.status import invalid_argument, runtime_error
 from dlrm_tf.serving_api.tensors import array_type_name, numpy_dtype, type_name
 
-SERVE_TAG = "serve"
 # Compiled calls kept: a client may ask for any choice of outputs, and each choice is a call of its own.
 MAX_CALLS = 64
 
@@ -32,17 +31,16 @@ class Servable:
       inter_op_threads: operations of one run worked on at a time; 1 runs them one after the other on the caller's thread, which
         is fastest for small graphs (a fifth less time at batch 1 for a DLRM); 0 leaves it to TensorFlow.
       intra_op_threads: threads of one operation; 0 leaves it to TensorFlow.
-      tags: of the meta graph.
 
     Attributes:
       path: as given.
       signatures: `SignatureDef` by name.
 
     Raises:
-      ServingError: no SavedModel, damaged, or without a meta graph with these tags.
+      ServingError: no SavedModel, damaged, or without a meta graph for serving.
     """
 
-    def __init__(self, path: str, *, inter_op_threads: int = 1, intra_op_threads: int = 0, tags: Sequence[str] = (SERVE_TAG,)):
+    def __init__(self, path: str, *, inter_op_threads: int = 1, intra_op_threads: int = 0):
         self.path = path
         if not any(os.path.isfile(os.path.join(path, name)) for name in ("saved_model.pb", "saved_model.pbtxt")):
             raise ServingError(f"{path}: wanted a SavedModel (saved_model.pb), there is none")
@@ -50,17 +48,17 @@ class Servable:
         self._calls: dict[tuple, tuple[Callable, list[int]]] = {}
         self._lock = threading.Lock()
         try:
-            self._load(tags, inter_op_threads, intra_op_threads)
-        except Exception as e:  # whatever a damaged file makes TensorFlow's loader raise
-            if inter_op_threads != 1 or "Single-threaded executor" not in str(e):
-                raise ServingError(f"{path}: the SavedModel does not load ({_first_line(e)})") from e
-            # TF1 control flow and reference variables: the single-threaded executor has no such operations.
             try:
-                self._load(tags, 0, intra_op_threads)
+                self._load(inter_op_threads, intra_op_threads)
             except Exception as e:
-                raise ServingError(f"{path}: the SavedModel does not load ({_first_line(e)})") from e
+                if inter_op_threads != 1 or "Single-threaded executor" not in str(e):
+                    raise
+                # TF1 control flow and reference variables: the single-threaded executor has no such operations.
+                self._load(0, intra_op_threads)
+        except Exception as e:  # whatever a damaged file makes TensorFlow's loader raise
+            raise ServingError(f"{path}: the SavedModel does not load ({_first_line(e)})") from e
 
-    def _load(self, tags: Sequence[str], inter_op_threads: int, intra_op_threads: int) -> None:
+    def _load(self, inter_op_threads: int, intra_op_threads: int) -> None:
         config = tf.compat.v1.ConfigProto(
             inter_op_parallelism_threads=inter_op_threads, intra_op_parallelism_threads=intra_op_threads
         )
@@ -69,7 +67,7 @@ class Servable:
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         try:
             with self._session.graph.as_default(), _quiet():
-                meta_graph = tf.compat.v1.saved_model.load(self._session, list(tags), self.path)
+                meta_graph = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], self.path)
             self.signatures: dict[str, SignatureDef] = dict(meta_graph.signature_def)
             for signature in self.signatures.values():
                 feeds, fetches = _call_of(signature)

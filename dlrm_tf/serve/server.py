@@ -12,7 +12,7 @@ from dlrm_tf.serve.http_server import HttpServer
 from dlrm_tf.serve.manager import ModelManager
 from dlrm_tf.serve.metrics import Metrics
 from dlrm_tf.serve.options import ServerOptions
-from dlrm_tf.serve.ports import allow_many_files, bind
+from dlrm_tf.serve.ports import allow_many_files, authority, bind
 from dlrm_tf.serve.servable import Servable
 from dlrm_tf.serve.warmup import warm_up
 from dlrm_tf.serving_api.config_files import read_model_config
@@ -63,12 +63,12 @@ class ModelServer:
     @property
     def target(self) -> str:
         """`host:port` of gRPC, once started."""
-        return f"{self.options.host}:{self.port}"
+        return authority(self.options.host, self.port)
 
     @property
     def rest_target(self) -> str:
         """`http://host:port` of REST, once started."""
-        return f"http://{self.options.host}:{self.rest_api_port}"
+        return f"http://{authority(self.options.host, self.rest_api_port)}"
 
     def _load(self, name: str, version: int, path: str) -> AnyServable:
         options = self.options

@@ -60,6 +60,12 @@ def test_wrong_usage_is_one_line_and_exit_code_2(argv, message, capsys):
     assert len(said.splitlines()) == 1, said
 
 
+def test_bench_lists_the_benchmarks_without_what_they_share(capsys):
+    assert main(["bench"]) == 0
+    names = capsys.readouterr().out.split()
+    assert {"convert", "serving", "train"} <= set(names) and not {"initial_checkpoint", "pure_python"} & set(names)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "argv, message",

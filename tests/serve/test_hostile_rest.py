@@ -11,6 +11,7 @@ import pytest
 import urllib3
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from serving_models import config_text, model
 from waiting import eventually
 
 from dlrm_tf.score import Client
@@ -24,11 +25,7 @@ PREDICT = "/v1/models/dlrm:predict"
 def config(tmp_path_factory, linear_model, echo_model):
     """A models.config with a linear scorer and an echo."""
     config = tmp_path_factory.mktemp("hostile") / "models.config"
-    config.write_text(
-        "model_config_list {"
-        f' config {{ name: "dlrm" base_path: "{linear_model}" model_platform: "tensorflow" }}'
-        f' config {{ name: "echo" base_path: "{echo_model}" model_platform: "tensorflow" }} }}'
-    )
+    config.write_text(config_text(model("dlrm", linear_model), model("echo", echo_model)))
     return str(config)
 
 

@@ -5,22 +5,13 @@ import shutil
 
 import grpc
 import pytest
-from serving_models import bias, refused
+from serving_models import bias, config_text, model, refused
 from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
 from waiting import eventually
 
 from dlrm_tf.errors import ServingError
 from dlrm_tf.score import Client
 from dlrm_tf.serve import ModelServer
-
-
-def model(name, base, labels=(), policy="", platform='model_platform: "tensorflow"'):
-    text = "".join(f' version_labels {{ key: "{label}" value: {version} }}' for label, version in labels)
-    return f'config {{ name: "{name}" base_path: "{base}" {platform} {policy}{text} }}'
-
-
-def config_text(*models):
-    return f"model_config_list {{ {' '.join(models)} }}"
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import weakref
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from dlrm_tf.errors import ServingError
 from dlrm_tf.serve.servable import MAX_CALLS, Servable
@@ -21,14 +22,15 @@ def load(request, tmp_path):
     return lambda: Servable(str(tmp_path / "m"), inter_op_threads=request.param)
 
 
-def save_v1(path, build):
-    """A TF1 SavedModel; `build` makes the graph and gives `(inputs, outputs)`."""
+def save_v1(path, function, dtype=tf.float32, shape=(None,)):
+    """A TF1 SavedModel with one input `x`; `function` of it gives the outputs by name."""
     with tf.Graph().as_default(), v1.Session() as session:
-        inputs, outputs = build()
+        x = v1.placeholder(dtype, shape)
+        outputs = function(x)
         session.run(v1.global_variables_initializer())
         info = v1.saved_model.build_tensor_info
         signature = v1.saved_model.build_signature_def(
-            {name: info(tensor) for name, tensor in inputs.items()},
+            {"x": info(x)},
             {name: info(tensor) for name, tensor in outputs.items()},
             "tensorflow/serving/predict",
         )
@@ -44,10 +46,9 @@ def run(servable, *arrays):
 
 
 def test_tf1_control_flow_and_reference_variables(tmp_path, load):
-    def build():
-        x = v1.placeholder(tf.float32, [None])
+    def build(x):
         _, doubled = tf.while_loop(lambda i, _: i < 5, lambda i, v: [i + 1, v * 2], [tf.constant(0), x])
-        return {"x": x}, {"y": doubled * v1.get_variable("w", initializer=3.0, use_resource=False)}
+        return {"y": doubled * v1.get_variable("w", initializer=3.0, use_resource=False)}
 
     v2 = v1.control_flow_v2_enabled()
     v1.disable_control_flow_v2()
@@ -61,11 +62,7 @@ def test_tf1_control_flow_and_reference_variables(tmp_path, load):
 
 
 def test_scalars_and_strings_are_arrays(tmp_path, load):
-    def build():
-        x = v1.placeholder(tf.string, [])
-        return {"x": x}, {"a": tf.strings.length(x), "b": tf.strings.join([x, "\0"])}
-
-    save_v1(tmp_path / "m", build)
+    save_v1(tmp_path / "m", lambda x: {"a": tf.strings.length(x), "b": tf.strings.join([x, "\0"])}, tf.string, ())
     length, text = run(load(), np.array(b"ab", object))
     assert length.shape == text.shape == () and int(length) == 2 and text.item() == b"ab\0" and text.dtype == object
 
@@ -92,11 +89,7 @@ def test_tables_are_initialized_from_assets(tmp_path, load):
 
 
 def test_many_choices_of_outputs_keep_few_compiled_calls(tmp_path):
-    def build():
-        x = v1.placeholder(tf.float32, [None])
-        return {"x": x}, {str(i): x + i for i in range(8)}
-
-    save_v1(tmp_path / "m", build)
+    save_v1(tmp_path / "m", lambda x: {str(i): x + i for i in range(8)})
     servable = Servable(str(tmp_path / "m"))
     signature = servable.signatures["serving_default"]
     for choice in range(1, 256):
@@ -109,11 +102,7 @@ def test_many_choices_of_outputs_keep_few_compiled_calls(tmp_path):
 
 
 def test_calls_from_many_threads_at_once(tmp_path, load):
-    def build():
-        x = v1.placeholder(tf.float32, [None])
-        return {"x": x}, {"y": tf.cumsum(x)}
-
-    save_v1(tmp_path / "m", build)
+    save_v1(tmp_path / "m", lambda x: {"y": tf.cumsum(x)})
     servable, wrong = load(), []
 
     def call(value):
@@ -131,11 +120,7 @@ def test_calls_from_many_threads_at_once(tmp_path, load):
 
 
 def test_the_runtimes_error_keeps_its_code(tmp_path):
-    def build():
-        x = v1.placeholder(tf.float32, [None])
-        return {"x": x}, {"y": tf.reshape(x, [2])}
-
-    save_v1(tmp_path / "m", build)
+    save_v1(tmp_path / "m", lambda x: {"y": tf.reshape(x, [2])})
     with pytest.raises(RequestError, match="Input to reshape is a tensor with 3 values") as caught:
         run(Servable(str(tmp_path / "m")), np.zeros(3, np.float32))
     assert caught.value.code.name == "INVALID_ARGUMENT"
@@ -144,12 +129,7 @@ def test_the_runtimes_error_keeps_its_code(tmp_path):
 @pytest.mark.parametrize("wrong", [np.array([b"a"], object), np.zeros(1), np.zeros(1, np.int32), np.zeros(1, bool)])
 def test_a_wrong_type_never_reaches_the_graph(tmp_path, load, wrong):
     """TensorFlow's single-threaded executor would end the process."""
-
-    def build():
-        x = v1.placeholder(tf.float32, [None])
-        return {"x": x}, {"y": tf.reduce_sum(x)}
-
-    save_v1(tmp_path / "m", build)
+    save_v1(tmp_path / "m", lambda x: {"y": tf.reduce_sum(x)})
     with pytest.raises(RequestError, match=r"Expects arg\[0\] to be float but \w+ is provided") as caught:
         run(load(), wrong)
     assert caught.value.code.name == "INVALID_ARGUMENT"
@@ -177,5 +157,9 @@ def test_damaged_models_say_which(save_linear, tmp_path, damage):
     elif damage == "no variables":
         for variable in (path / "variables").iterdir():
             variable.unlink()
+    elif damage == "tags":
+        proto = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+        proto.meta_graphs[0].meta_info_def.tags[:] = ["train"]
+        file.write_bytes(proto.SerializeToString())
     with pytest.raises(ServingError, match="dlrm/1: the SavedModel does not load"):
-        Servable(str(path), tags=("train",) if damage == "tags" else ("serve",))
+        Servable(str(path))

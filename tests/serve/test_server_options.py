@@ -1,6 +1,7 @@
 """The server around the models: TLS, unix socket, health, reflection, metrics, a stop without a lost request."""
 
 import pathlib
+import socket
 import subprocess
 import sys
 import threading
@@ -89,6 +90,17 @@ def test_unix_socket(save_linear, tmp_path):
     options = {"model_name": "dlrm", "model_base_path": save_linear(4)}
     with ModelServer(grpc_socket_path=str(path), **options), Client(f"unix://{path}") as client:
         assert bias(client) == 4
+
+
+def test_an_ipv6_address(save_linear):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 on this machine")
+    with ModelServer(model_name="dlrm", model_base_path=save_linear(4), host="::1", rest_api_port=0) as server:
+        for target in (server.target, server.rest_target):
+            with Client(target) as client:
+                assert bias(client) == 4
 
 
 def test_health_says_serving_then_not_serving(save_linear):
