@@ -9,7 +9,7 @@
 #   make test-torch    PyTorch and torchrec checkpoints against the networks run there (torch's default build for Linux brings
 #                      gigabytes of CUDA; pip takes its CPU build where its settings offer one)
 # test-ascend and test-mindspore fail where their Python is missing; with ALLOW_SKIP=1 they say so and pass.
-#   make fuzz          coverage-guided: TARGET=ckpt|safetensors|weights|..., RUNS=1000000
+#   make fuzz          coverage-guided: TARGET=ckpt|weights|vocabulary|manifest|records, RUNS=1000000
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
