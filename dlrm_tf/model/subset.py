@@ -13,6 +13,10 @@ from dlrm_tf.weights.subset import renumber, seen_ids, subset_config, subset_row
 
 tf = tensorflow()
 
+# Rows of a small table that stands in for the real one in an exported graph, where it is replaced; a prime number, so that no
+# other constant is likely to have as many.
+STAND_IN_ROWS = 9973
+
 
 def subset_model(reader: WeightsReader, kept: list[np.ndarray]) -> DLRM:
     """The `DLRM` of the kept ids.

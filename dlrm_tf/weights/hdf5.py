@@ -7,6 +7,7 @@ Anything else of HDF5 is refused by name. Layout: https://support.hdfgroup.org/d
 """
 
 import os
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -89,6 +90,21 @@ class File:
                     raise CheckpointError(f"{self.path}: {path}: the file was cut off while it was read")
                 done += count
         return out
+
+    def faults(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        """What is wrong with the datasets that a file must have, one text each; empty when all is well.
+
+        Args:
+          shapes: path -> shape of every dataset wanted.
+        """
+        found = []
+        for path, shape in shapes.items():
+            dataset = self.datasets.get(path)
+            if dataset is None:
+                found.append(f"{path} is missing")
+            elif dataset.shape != shape:
+                found.append(f"{path} wanted float32 {shape}, received float32 {dataset.shape}")
+        return found
 
     def _bytes(self, at: int, count: int) -> bytes:
         if count > MAX_BLOCK_BYTES or at + count > self._size:

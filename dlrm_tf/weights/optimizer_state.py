@@ -74,14 +74,8 @@ class OptimizerStateReader:
         self.attributes = reader.file.group_attributes.get(GROUP, {})
         first = f"{GROUP}/{self.paths[0]}/"
         self.slots = tuple(sorted(path[len(first) :] for path in reader.file.datasets if path.startswith(first)))
-        faults = []
-        for path, shape in self._shapes.items():
-            for slot in self.slots:
-                found = reader.file.datasets.get(f"{GROUP}/{path}/{slot}")
-                if found is None:
-                    faults.append(f"{GROUP}/{path}/{slot} is missing")
-                elif found.shape != shape:
-                    faults.append(f"{GROUP}/{path}/{slot} wanted float32 {shape}, received float32 {found.shape}")
+        shapes = {f"{GROUP}/{path}/{slot}": shape for path, shape in self._shapes.items() for slot in self.slots}
+        faults = reader.file.faults(shapes)
         if faults:
             raise CheckpointError(f"{reader.path}: {'; '.join(faults[:8])}")
 

@@ -22,13 +22,11 @@ import numpy as np
 from dlrm_tf.ascend.plugin import installed
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.features import DENSE_PREPROCESSING, log_dense
-from dlrm_tf.data.fits import check_vocabulary
 from dlrm_tf.data.records import Records
-from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import AscendError, UsageError
 from dlrm_tf.export.ascend.frozen_graph import write_frozen_graph
 from dlrm_tf.export.budget import IdRanking, count_ids, prune_weights
-from dlrm_tf.export.vocabulary import prune_vocabulary
+from dlrm_tf.export.vocabulary import load_vocabulary, prune_vocabulary
 from dlrm_tf.files import StrPath, atomic_dir
 from dlrm_tf.model.subset import float_probabilities
 from dlrm_tf.weights.reader import WeightsReader
@@ -118,7 +116,7 @@ def export_ascend(
         raise UsageError(f"soc_version: wanted a name such as Ascend310P3. Received {soc_version!r}")
     if "npu_device" in sys.modules:
         raise AscendError("this process has loaded npu_device, which changes the graphs TensorFlow makes: export in a new one")
-    records = _open(data)
+    records = data if data is None or isinstance(data, Records) else Records.open(data)
     with atomic_dir(os.fspath(folder)) as target, contextlib.ExitStack() as stack:
         config, attributes = _describe(weights)
         kept, source = None, os.fspath(weights)
@@ -128,7 +126,11 @@ def export_ascend(
             np.savez_compressed(os.path.join(target, KEPT), **{f"feature_{f}": ids for f, ids in enumerate(kept)})
         inputs, output = write_frozen_graph(source, os.path.join(target, GRAPH))
         if vocabulary is not None:
-            _carry_vocabulary(vocabulary, config, attributes["vocabulary_fingerprint"], kept, os.path.join(target, VOCABULARY))
+            keys = load_vocabulary(vocabulary, config, attributes["vocabulary_fingerprint"], weights=weights)
+            if kept is None:
+                shutil.copyfile(vocabulary, os.path.join(target, VOCABULARY))
+            else:
+                prune_vocabulary(keys, kept).save(os.path.join(target, VOCABULARY))
         ids = sum(config.categorical_feature_sizes)
         config, _ = _describe(source)
         _write_check(source, config, records, kept, target, inputs)
@@ -192,12 +194,6 @@ def atc_command(
     return command
 
 
-def _open(data):
-    if data is None:
-        return None
-    return data if isinstance(data, Records) else Records.open(data)
-
-
 def _describe(weights) -> tuple:
     """`(DLRMConfig, attributes)` of a weights file."""
     with WeightsReader(weights) as reader:
@@ -223,15 +219,6 @@ def _prune(weights, config, records, max_table_bytes: int, path: str, quiet: boo
     kept = ranking.keep(room)
     prune_weights(os.fspath(weights), path, kept=kept, counts=counts, quiet=quiet)
     return kept
-
-
-def _carry_vocabulary(path, config, fingerprint: str, kept: Optional[list], target: str) -> None:
-    vocabulary = Vocabulary.load(path)
-    check_vocabulary(vocabulary, config, fingerprint, source=os.fspath(path), model="the weights")
-    if kept is None:
-        shutil.copyfile(path, target)
-    else:
-        prune_vocabulary(vocabulary, kept).save(target)
 
 
 def _write_check(weights: str, config, records, kept, folder: str, inputs) -> None:

@@ -17,6 +17,7 @@ from dlrm_tf.export.tflite.source import ExportSource
 from dlrm_tf.export.vocabulary import vocabulary_bytes
 from dlrm_tf.lite.ids import KEPT_IDS, encode_kept_ids
 from dlrm_tf.lite.metadata import VOCABULARY
+from dlrm_tf.model.subset import STAND_IN_ROWS
 from dlrm_tf.weights.reader import WeightsReader
 
 FORMAT = "dlrm_tf.tflite.1"
@@ -47,7 +48,7 @@ def build_graph(
     model = flatbuffer.read(graph.convert(config, layers, quantizer))
     flatbuffer.shorten_names(model)
     quantize_dense_layers(model, layers, precision, factors)
-    return model, flatbuffer.resize_table(model, graph.STAND_IN_ROWS, graph.table_rows(config))
+    return model, flatbuffer.resize_table(model, STAND_IN_ROWS, graph.table_rows(config))
 
 
 def metadata_entries(source: ExportSource, kept: Optional[list[np.ndarray]]) -> dict[str, bytes]:

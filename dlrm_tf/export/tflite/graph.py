@@ -7,12 +7,9 @@ import numpy as np
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.export.tflite.quantize import RowQuantizer
 from dlrm_tf.keras2 import tensorflow
-from dlrm_tf.model.subset import model_around
+from dlrm_tf.model.subset import STAND_IN_ROWS, model_around
 
 tf = tensorflow()
-
-# Rows of the table that stands in for the real one while the graph is converted; a number no other dimension has.
-STAND_IN_ROWS = 9973
 
 
 def table_offsets(config: DLRMConfig) -> np.ndarray:

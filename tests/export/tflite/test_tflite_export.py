@@ -15,7 +15,7 @@ from dlrm_tf.export.tflite.quantize import RowQuantizer
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.lite import Scorer
 from dlrm_tf.lite.metadata import mapped, read_entry, read_metadata
-from dlrm_tf.model.subset import float_probabilities
+from dlrm_tf.model.subset import STAND_IN_ROWS, float_probabilities
 from dlrm_tf.weights.reader import WeightsReader
 from dlrm_tf.weights.subset import renumber, seen_ids, subset_rows
 
@@ -225,7 +225,7 @@ def test_a_table_that_is_unpacked_on_load_is_refused(tmp_path):
 
 def test_a_file_beyond_the_format_is_refused_before_anything_is_written(weights, tmp_path):
     model = flatbuffer.read(lite_graph_bytes(weights))
-    table = flatbuffer.resize_table(model, lite_graph.STAND_IN_ROWS, 10)
+    table = flatbuffer.resize_table(model, STAND_IN_ROWS, 10)
     with pytest.raises(DLRMError, match="holds at most 2,147,483,647"):
         flatbuffer.write(str(tmp_path / "big.tflite"), model, {table: (2**31, iter(()))})
     assert not os.listdir(tmp_path)
