@@ -10,18 +10,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is common to all kinds, then the options of each."""
     parser.add_argument("kind", choices=["savedmodel", "tflite", "ascend"], help="what to write")
     parser.add_argument("--weights", required=True, metavar="FILE", help="the .weights.h5 file to export")
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="PATH",
-        help="savedmodel: folder of models (default: saved_models); tflite: file to write; ascend: folder to make",
-    )
+    output = "savedmodel: folder of models (default: saved_models); tflite: file; ascend: folder"
+    parser.add_argument("-o", "--output", metavar="PATH", help=output)
     parser.add_argument("--vocabulary", metavar="FILE", help="vocabulary that the model was trained with; goes into the export")
     parser.add_argument(
         "--data",
         metavar="DIR",
         help="prepared data. tflite: its test split is compared with the float model, its train split tells which ids to keep; "
-        "ascend: the train split tells which ids to keep of a table over 2 GB",
+        "ascend: the train split tells which ids to keep where the table is over 2 GB",
     )
     parser.add_argument("--name", default="dlrm", help="savedmodel: the model's name (default: dlrm)")
     parser.add_argument("--version", type=int, help="savedmodel: version number (default: the newest there + 1)")
@@ -42,33 +38,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dtypes: dict[str, Any] = {"dest": "table_dtype", "choices": ["int8", "int4"]}
     lite.add_argument("--table-dtype", default="int8", help="dtype of the table; int4 needs --data (default: int8)", **dtypes)
     lite.add_argument("--rows", default=argparse.SUPPRESS, help=argparse.SUPPRESS, **dtypes)  # the name until 0.1.0
-    lite.add_argument(
-        "--max-size",
-        metavar="SIZE",
-        help="largest file, such as 20MB: leaves out the ids that matter least to the loss; needs --data",
-    )
-    lite.add_argument(
-        "--max-auc-loss",
-        type=float,
-        metavar="X",
-        help="write no file whose AUC is lower than the float model's by more than X; needs --data",
-    )
-    lite.add_argument(
-        "--curve", metavar="PNG", help="also measure files of other sizes around --max-size: prints a table, draws it into PNG"
-    )
+    lite.add_argument("--max-size", metavar="SIZE", help="such as 20MB: leave out the ids that matter least; needs --data")
+    lite.add_argument("--max-auc-loss", type=float, metavar="X", help="write no file whose AUC is lower by more; needs --data")
+    lite.add_argument("--curve", metavar="PNG", help="also measure sizes around --max-size: print a table, draw it into PNG")
     npu = parser.add_argument_group("ascend")
-    npu.add_argument("--batches", default="64", metavar="N,N", help="rows of a call, one or several numbers (default: 64)")
+    npu.add_argument("--batches", type=_numbers, default=(64,), metavar="N,N", help="rows of a call, one or more (default: 64)")
     npu.add_argument("--soc-version", default="Ascend310P3", metavar="CHIP", help="the chip (default: Ascend310P3)")
-    npu.add_argument(
-        "--precision",
-        default="float32",
-        choices=["float32", "mixed"],
-        help="mixed: atc may compute in float16 where it considers that safe (default: float32)",
-    )
+    precision = "mixed: atc may compute in float16 (default: float32)"
+    npu.add_argument("--precision", default="float32", choices=["float32", "mixed"], help=precision)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in text.split(","))
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"wanted whole numbers with commas. Received {text!r}") from None
 
 
 def run(args: argparse.Namespace) -> None:
@@ -84,11 +68,8 @@ def run(args: argparse.Namespace) -> None:
     elif args.kind == "ascend":
         from dlrm_tf.export.ascend.export import export_ascend
 
-        batches = args.batches.split(",")
-        if not all(n.isdigit() for n in batches):
-            raise UsageError(f"--batches: wanted numbers with commas. Received {args.batches!r}")
-        settings = {"soc_version": args.soc_version, "precision": args.precision, "data": args.data}
-        print(export_ascend(args.weights, args.output, batches=[int(n) for n in batches], vocabulary=args.vocabulary, **settings))
+        settings = {"batches": args.batches, "soc_version": args.soc_version, "precision": args.precision, "data": args.data}
+        print(export_ascend(args.weights, args.output, vocabulary=args.vocabulary, **settings))
     elif args.curve and not (args.max_size and args.data):
         raise UsageError("--curve needs --max-size SIZE and --data DIR")
     else:

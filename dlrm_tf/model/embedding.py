@@ -114,7 +114,7 @@ class FusedEmbedding(tf.keras.layers.Layer):
         @tf.custom_gradient
         def spread(vectors):
             def gradient(upstream):
-                # Of half precision's gradients too, the sums are made in float32.
+                # The sums are made in float32, also for gradients of half precision.
                 return tf.cast(sum_rows(tf.cast(upstream, tf.float32), place, tf.shape(distinct)[0]), upstream.dtype)
 
             return tf.gather(vectors, place), gradient

@@ -10,6 +10,7 @@ import numpy as np
 
 from dlrm_tf.errors import DLRMError
 from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.model.dlrm import DLRM
 from dlrm_tf.progress import Progress
 from dlrm_tf.train.checkpoints import RunCheckpoints
 
@@ -45,7 +46,12 @@ class EpochPosition(tf.keras.callbacks.Callback):
         self.last_rows, self.last_loss = 0, math.nan
 
     def start(self, step: int, loss_sum: float) -> None:
-        """Sets the position at the beginning of one `model.fit`: at a checkpoint, or at step 0."""
+        """Sets the position at the beginning of one `model.fit`: at a checkpoint, or at step 0.
+
+        Args:
+          step: optimizer steps done.
+          loss_sum: sum of the row losses in the unfinished epoch so far; 0 at the start of one.
+        """
         self.step = self.saved = step
         self.epoch, self.batch = divmod(step, self.batches)
         # Keras reports the mean since fit began, hence the sum of what came before is kept apart.
@@ -72,7 +78,7 @@ class EpochPosition(tf.keras.callbacks.Callback):
     @property
     def what_is_saved(self) -> str:
         """The end of a message that says why training stopped."""
-        return f"the checkpoint of step {self.saved} is from before" if self.saved else "nothing was saved"
+        return f"the checkpoint of step {self.saved} was written before that" if self.saved else "nothing was saved"
 
 
 class StopAtNonFiniteLoss(tf.keras.callbacks.Callback):
@@ -98,8 +104,8 @@ class StopAtNonFiniteLoss(tf.keras.callbacks.Callback):
 class FiniteWeights:
     """Looks for NaN and infinity in the MLPs' weights before anything is saved.
 
-    The loss need not tell: a NaN among a record's dense values makes the first kernel NaN, and `relu(NaN)` is NaN with some of
-    TensorFlow's kernels and 0 with others (oneDNN's on a CPU with AVX-512), behind which the loss stays finite.
+    The loss may stay finite when a weight is NaN. A NaN among a record's dense values makes the first kernel NaN; `relu(NaN)` is
+    NaN with some of TensorFlow's kernels, but 0 with others (oneDNN's on a CPU with AVX-512), and then the loss is finite.
 
     Args:
       model: the model.
@@ -107,7 +113,7 @@ class FiniteWeights:
       step: steps done when training begins.
     """
 
-    def __init__(self, model, position: EpochPosition, step: int):
+    def __init__(self, model: DLRM, position: EpochPosition, step: int):
         self._model, self._position, self._good = model, position, step
 
     def check(self) -> None:
@@ -170,7 +176,7 @@ class Summaries(tf.keras.callbacks.Callback):
             self.write(p.step, {"loss": self._loss_sum / self._rows, "rows_per_second": self._rows / seconds}, "train/")
             self._reset()
 
-    def write_histograms(self, step: int, model) -> None:
+    def write_histograms(self, step: int, model: DLRM) -> None:
         """Writes the distribution of every MLP weight, and of up to 10,000 rows spread evenly over the table.
 
         Args:

@@ -10,7 +10,7 @@ from typing import Any, Callable, Optional, Union
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import UsageError
 
-# Names of 0.1.0 that are called otherwise now.
+# Name in version 0.1.0 -> name now.
 _RENAMED_STRATEGIES = {"one": "default"}
 
 
@@ -122,7 +122,7 @@ class FitOptions:
         "devices and processes that train together; only the chief process writes. default: one device of this process; "
         "mirrored: all GPUs of this machine; multi_worker: the workers of TF_CONFIG, in step; parameter_server: the cluster of "
         "TF_CONFIG, the table shared out by rows; tpu: the TPU that TPU_NAME names, or the local one; ascend: one process a "
-        "Huawei NPU, told by the plugin's environment variables. tpu and ascend leave out a last batch that is not full, and "
+        "Huawei NPU, as the plugin's environment variables describe. tpu and ascend leave out a last batch that is not full, and "
         "the loss in ascend's history is that of the chief's rows",
         kind=_strategy,
         choices=("default", "mirrored", "multi_worker", "parameter_server", "tpu", "ascend"),

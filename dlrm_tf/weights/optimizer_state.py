@@ -80,9 +80,9 @@ class OptimizerStateReader:
             raise CheckpointError(f"{reader.path}: {'; '.join(faults[:8])}")
 
     def shape(self, path: str) -> tuple[int, ...]:
-        """Shape of a weight and of each of its slots."""
+        """Shape of the weight at `path` and of each of its slots."""
         return self._shapes[path]
 
     def read(self, slot: str, path: str, start: int, stop: int) -> np.ndarray:
-        """Rows `start` to `stop` of one weight's slot, float32."""
+        """Rows `start` to `stop` of one slot of the weight at `path`, float32."""
         return self._file.read(f"{GROUP}/{path}/{slot}", start, stop)

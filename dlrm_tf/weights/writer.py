@@ -128,7 +128,7 @@ class WeightsWriter:
         if begin < 0 or begin + nbytes > row_bytes * self.config.categorical_feature_sizes[feature]:
             raise CheckpointError(f"feature {feature}: bytes {begin} to {begin + nbytes} do not fit its ids")
         place = self._place_of_table() + row_bytes * self.config.block_offsets[feature] + begin
-        # Written past HDF5, which takes longer over a piece than the disk: it only says where the table lies.
+        # Written without HDF5, whose overhead for a piece takes longer than the write; HDF5 only says where the table lies.
         with open(self._temporary, "r+b", buffering=0) as out:
             while nbytes:
                 # A piece ends where a page of the target ends: a page that is written in two parts costs twice the work.
@@ -141,7 +141,7 @@ class WeightsWriter:
                 offset, place, nbytes = offset + done, place + done, nbytes - done
 
     def create_group(self, name: str) -> Any:
-        """Makes a group beside the weights: an `h5py.Group`, to be filled before the writer is left."""
+        """Makes the group `name` beside the weights: an `h5py.Group`, to be filled before the writer is left."""
         return self._file.create_group(name)
 
     def _place_of_table(self) -> int:

@@ -21,7 +21,7 @@ from dlrm_tf.weights.reader import WeightsReader
 
 tf = tensorflow()
 
-# None is over TF Serving's default max_batch_size of 1000, beyond which a batching server refuses the request and the model.
+# Each is at most TF Serving's default max_batch_size, 1000: a server that batches refuses a larger request and so the model.
 WARMUP_BATCHES = (1, 64, 1000)
 
 
@@ -43,7 +43,7 @@ def export_savedmodel(
       out_dir: where models are kept.
       name: the model's name, a folder of `out_dir`.
       version: a positive number; by default one more than the newest version there.
-      vocabulary: a vocabulary file; brings the signature `raw` and is carried along. Its fingerprint must be the weights'
+      vocabulary: a vocabulary file; adds the signature `raw` and is copied into the version. Its fingerprint must be the weights'
         (where those have one), its sizes the model's.
       warmup_batches: batch sizes of the warm-up requests, run by the server before the version becomes available; with
         batching, its allowed_batch_sizes.

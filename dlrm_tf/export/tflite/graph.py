@@ -72,7 +72,14 @@ class QuantizedEmbedding(tf.keras.layers.Layer):
         self.table = tf.Variable(rows.reshape(STAND_IN_ROWS, -1).astype(np.int8), trainable=False)
 
     def call(self, categorical: tf.Tensor) -> tf.Tensor:
-        """Ids int32 `[batch_size, F]` -> `[batch_size, F, D]`; an id outside `[0, size_f)` reads its own feature's OOV row."""
+        """Looks ids up; an id outside `[0, size_f)` reads its own feature's OOV row.
+
+        Args:
+          categorical: int32 `[batch_size, F]`.
+
+        Returns:
+          float32 `[batch_size, F, D]`.
+        """
         rows = tf.maximum(tf.minimum(categorical, self._sizes), -1) + self._offsets
         # B X F X width
         packed = tf.cast(tf.gather(self.table, rows), tf.float32)

@@ -44,7 +44,7 @@ class RowQuantizer:
         return 2 ** (self.bits - 1) - 1
 
     def width(self, embedding_dim: int) -> int:
-        """Bytes of a row."""
+        """Bytes of a row of `embedding_dim` numbers."""
         return 1 + embedding_dim * self.bits // 8
 
     @classmethod
@@ -72,7 +72,7 @@ class RowQuantizer:
         return np.exp(codes.astype(np.float32) * np.float32(self.step) + np.float32(self.mid))
 
     def quantize(self, rows: np.ndarray) -> np.ndarray:
-        """int8 `[n, width(D)]` of float32 `[n, D]`."""
+        """Quantizes `rows`, float32 `[n, D]`, to int8 `[n, width(D)]`."""
         codes = self._codes(rows)
         integers = self._integers(rows, codes)
         if self.bits == 4:
@@ -88,7 +88,7 @@ class RowQuantizer:
         return np.column_stack((codes, integers)).astype(np.int8)
 
     def dequantize(self, packed: np.ndarray) -> np.ndarray:
-        """float32 `[n, D]` of what `quantize` gave: what the device computes with."""
+        """Decodes `packed`, what `quantize` gave, to float32 `[n, D]`: what the device computes with."""
         integers = packed[:, 1:].astype(np.float32)
         if self.bits == 4:
             high = np.floor(integers / 16)

@@ -93,7 +93,7 @@ class ExportSource:
         """Statistics of the dense layers' inputs, on training rows if there are any, else on the evaluation rows.
 
         Args:
-          weights: the weights file that is exported: this source's, or what is left of it.
+          weights: the weights file that is exported: this source's, or its copy with fewer ids.
           kept: per feature, the ids left in that file; None when all are.
 
         Returns:
