@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="folder made by dlrm-tf prepare")
     parser.add_argument("--weights", required=True, help="a .weights.h5 file")
     parser.add_argument("--split", choices=("test", "train"), default="test", help="rows to measure (default: test)")
-    parser.add_argument("--batch-size", type=int, default=8192, help="rows a step; does not change the result (default: 8192)")
+    parser.add_argument("--batch-size", type=int, default=8192, help="rows per step; does not change the result (default: 8192)")
     parser.add_argument(
         "--streaming", action="store_true", help="AUC from 8000 thresholds in constant memory (for more rows than memory holds)"
     )

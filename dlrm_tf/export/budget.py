@@ -83,7 +83,7 @@ def loss_of_dropping(
       dense: float32 `[n, dense_dim]`, already log(max(x, 0) + 1).
       categorical: int32 `[n, F]`.
       counts: what `count_ids` gave: weights of the feature's mean row.
-      batch_size: rows a step.
+      batch_size: rows per step.
       quiet: show no progress.
 
     Returns:
@@ -170,7 +170,7 @@ class IdRanking:
 
     @property
     def minimum(self) -> int:
-        """The fewest ids that can be kept: one a feature."""
+        """The fewest ids that can be kept: one per feature."""
         return len(self._sizes)
 
     @property

@@ -47,7 +47,7 @@ def model_around(
       config: the architecture.
       dense_weights: function `(mlp, layer) -> (kernel [in, out], bias [out])`, such as `WeightsReader.dense`.
     """
-    # Built with one id a feature: a table of the real size may not fit into memory.
+    # Built with one id per feature: a table of the real size may not fit into memory.
     model = DLRM(subset_config(config, [[0]] * config.num_categorical), initializer="zeros")
     model.embedding = embedding
     assign_dense(model, dense_weights)

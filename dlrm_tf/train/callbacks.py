@@ -134,7 +134,7 @@ class FiniteWeights:
 
 
 class ProgressLine(tf.keras.callbacks.Callback):
-    """Shows rows a second, loss and time left.
+    """Shows rows per second, loss and time left.
 
     Args:
       position: the run's position.
@@ -150,7 +150,7 @@ class ProgressLine(tf.keras.callbacks.Callback):
 
 
 class Summaries(tf.keras.callbacks.Callback):
-    """TensorBoard scalars: loss of the last steps and rows a second, every `every` steps.
+    """TensorBoard scalars: loss of the last steps and rows per second, every `every` steps.
 
     Args:
       position: the run's position.

@@ -28,7 +28,7 @@ def grown_config(config: DLRMConfig, sizes: Sequence[int]) -> DLRMConfig:
     """
     sizes = tuple(int(size) for size in sizes)
     if len(sizes) != config.num_categorical:
-        raise ValueError(f"sizes must have {config.num_categorical} entries, one a feature. Received {len(sizes)}")
+        raise ValueError(f"sizes must have {config.num_categorical} entries, one per feature. Received {len(sizes)}")
     smaller = [
         f"feature {f} has {old} ids, wanted {new}"
         for f, (old, new) in enumerate(zip(config.categorical_feature_sizes, sizes))

@@ -11,7 +11,7 @@ from dlrm_tf.weights.hdf5_messages import MAX_ENTRIES
 
 FORMAT = "dlrm_tf.weights.1"
 TABLE = "embedding/vars/0"
-# The group of an MLP's layers has one entry a layer, and Keras's empty `vars`.
+# The group of an MLP's layers has one entry per layer, and Keras's empty `vars`.
 MAX_LAYERS = MAX_ENTRIES - 1
 # Rows moved at a time: 64 MiB of a 16-wide float32 table.
 CHUNK_ROWS = 1 << 20

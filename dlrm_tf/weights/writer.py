@@ -37,7 +37,7 @@ class WeightsWriter:
         if not self._path.endswith(".weights.h5"):
             raise CheckpointError(f"{self._path}: the name of a weights file must end in .weights.h5")
         if max(len(config.bottom_mlp), len(config.top_mlp)) > MAX_LAYERS:
-            raise CheckpointError(f"{self._path}: a weights file holds at most {MAX_LAYERS} layers an MLP")
+            raise CheckpointError(f"{self._path}: a weights file holds at most {MAX_LAYERS} layers per MLP")
         self.config = config
         self._attributes = {
             "format": FORMAT,
@@ -96,7 +96,8 @@ class WeightsWriter:
         for part, array in (("kernel", kernel), ("bias", bias)):
             path = dense_path(mlp, layer, part)
             dataset = self._file[path]
-            _check_shape(path, dataset.shape, array)
+            if array.shape != dataset.shape:
+                raise CheckpointError(f"{path}: wanted shape {dataset.shape}. Received {array.shape}")
             dataset[...] = array
             self._missing.discard(path)
 
@@ -164,8 +165,3 @@ class WeightsWriter:
                 f"feature {feature}: ids {start_id}..{start_id + len(rows) - 1} do not fit {size} ids and one OOV row"
             )
         self.write_table(self.config.block_offsets[feature] + start_id, rows)
-
-
-def _check_shape(path: str, wanted: tuple[int, ...], array: np.ndarray) -> None:
-    if array.shape != wanted:
-        raise CheckpointError(f"{path}: wanted shape {wanted}. Received {array.shape}")

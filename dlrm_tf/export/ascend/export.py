@@ -215,10 +215,10 @@ def _prune(weights, config, records, max_table_bytes: int, path: str, quiet: boo
         )
     counts = count_ids(records, quiet=quiet)
     ranking = IdRanking([count[:-1] for count in counts])
-    # One row a feature is its OOV row.
+    # One row per feature is its OOV row.
     room = max_table_bytes // (config.embedding_dim * 4) - config.num_categorical
     if room < ranking.minimum:
-        raise UsageError(f"max_table_bytes: {max_table_bytes:,} bytes do not hold one id a feature")
+        raise UsageError(f"max_table_bytes: {max_table_bytes:,} bytes do not hold one id per feature")
     kept = ranking.keep(room)
     prune_weights(os.fspath(weights), path, kept=kept, counts=counts, quiet=quiet)
     return kept

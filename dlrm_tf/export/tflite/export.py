@@ -41,7 +41,7 @@ def export_tflite(
     quiet: bool = False,
     rows: Optional[str] = None,
 ) -> TFLiteReport:
-    """Writes a quantized scorer: a table of integers with a scale a row, and dense layers of the precision `mlp`.
+    """Writes a quantized scorer: a table of integers with a scale per row, and dense layers of the precision `mlp`.
 
     The table is quantized while it is read from the weights file and streamed behind the graph: memory stays at some tens of
     megabytes whatever its size. The file appears whole or not at all. Run it with `dlrm_tf.lite.Scorer`, or with any TFLite

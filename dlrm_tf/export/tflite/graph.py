@@ -18,7 +18,7 @@ def table_offsets(config: DLRMConfig) -> np.ndarray:
 
 
 def table_rows(config: DLRMConfig) -> int:
-    """Rows of the device's table: ids, and two OOV rows a feature."""
+    """Rows of the device's table: ids, and two OOV rows per feature."""
     return config.table_rows + config.num_categorical
 
 

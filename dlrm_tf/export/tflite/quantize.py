@@ -21,7 +21,7 @@ class RowQuantizer:
     """Turns float rows `[n, D]` into rows of bytes and back: `[n, 1 + D]` of eight bits, `[n, 1 + D / 2]` of four.
 
     Column 0 is the code c of the row's scale, `scale = exp(step * c + mid)`; the others are `round(x / scale)`. The code is
-    rounded up and the row is divided by the *decoded* scale, so that the largest value never saturates. A scale a row costs
+    rounded up and the row is divided by the *decoded* scale, so that the largest value never saturates. A scale per row costs
     one byte and is read by the same GATHER as the row.
 
     With four bits a byte is `16 * a + (b + 8)` of the integers a (first half of the row) and b (second half), which plain

@@ -151,7 +151,7 @@ class Placement:
         """This process's share of global batches, as `model.fit` takes it.
 
         Replica r of n takes rows `[len * r // n, len * (r + 1) // n)` of every batch, so that all replicas together do what one
-        process does with the same batches in the same order. Each process reads the whole of every batch (160 bytes a row).
+        process does with the same batches in the same order. Each process reads the whole of every batch (160 bytes per row).
 
         Args:
           model: the compiled model.
