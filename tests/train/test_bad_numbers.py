@@ -49,9 +49,8 @@ def test_nan_in_the_data_is_never_saved(with_nan, small_config, tmp_path, option
 def test_the_bad_batch_and_the_checkpoint_before_it_are_named(with_nan, small_config, tmp_path):
     records = with_nan(0)
     options = {"config": small_config, "batch_size": 500, "quiet": True}  # 6 batches
-    (bad,) = (
-        i for i, (features, _) in enumerate(records.dataset("train", 500, shuffle_seed=0), 1) if np.isnan(features["dense"]).any()
-    )
+    dense = [features["dense"] for features, _ in records.dataset("train", 500, shuffle_seed=0)]
+    (bad,) = (step for step, values in enumerate(dense, 1) if np.isnan(values).any())
     with pytest.raises(TrainingError, match=rf"at step {bad} \(epoch 1, batch.* {bad} of 6") as every_step:
         dlrm_tf.fit(records, tmp_path / "one", checkpoint_steps=1, **options)
     assert bad > 1
