@@ -16,6 +16,9 @@ from dlrm_tf.train.checkpoints import RunCheckpoints
 
 tf = tensorflow()
 
+# Steps between two points of TensorBoard's curves.
+_SUMMARY_STEPS = 50
+
 
 class TrainingError(DLRMError):
     """Training can't continue: a number is NaN or infinite."""
@@ -150,17 +153,16 @@ class ProgressLine(tf.keras.callbacks.Callback):
 
 
 class Summaries(tf.keras.callbacks.Callback):
-    """TensorBoard scalars: loss of the last steps and rows per second, every `every` steps.
+    """TensorBoard scalars: loss of the last steps and rows per second, every `_SUMMARY_STEPS` steps.
 
     Args:
       position: the run's position.
       folder: where the event files go.
-      every: steps between two points.
     """
 
-    def __init__(self, position: EpochPosition, folder: str, every: int = 50):
+    def __init__(self, position: EpochPosition, folder: str):
         super().__init__()
-        self._position, self._every = position, every
+        self._position = position
         self._writer = tf.summary.create_file_writer(folder)
         self._reset()
 
@@ -171,7 +173,7 @@ class Summaries(tf.keras.callbacks.Callback):
         p = self._position
         self._rows += p.last_rows
         self._loss_sum += p.last_loss * p.last_rows
-        if p.step % self._every == 0:
+        if p.step % _SUMMARY_STEPS == 0:
             seconds = max(time.monotonic() - self._since, 1e-9)
             self.write(p.step, {"loss": self._loss_sum / self._rows, "rows_per_second": self._rows / seconds}, "train/")
             self._reset()
