@@ -50,7 +50,7 @@ quick: $(VENV)/.test lint
 # What MindSpore's numbers, hand-computed ones and a NumPy reference are compared with.
 NUMERIC_TESTS = $(addprefix tests/,model/test_dlrm.py model/test_optimizers.py checkpoints/test_convert.py \
 	checkpoints/test_verify.py export/savedmodel export/tflite/test_tflite_export.py) \
-	$(addprefix tests/train/test_,golden_sgd.py bad_numbers.py fit.py optimizer_state.py interaction_gradient.py)
+	$(addprefix tests/train/test_,golden_sgd.py bad_numbers.py fit.py optimizer_state.py)
 test-kernels: $(VENV)/.test
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest $(or $(RUN),$(NUMERIC_TESTS))
 	TF_ENABLE_ONEDNN_OPTS=0 $(BIN)/python -m pytest $(or $(RUN),$(NUMERIC_TESTS))

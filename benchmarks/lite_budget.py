@@ -82,7 +82,7 @@ def main(argv=None) -> None:
         for megabytes in (*BUDGETS_MB, 1000):
             measured = []
             for exporter in (ours, usual):
-                report = exporter.export(path, "dynamic", max_size=int(megabytes * 1e6))
+                report = exporter.export(path, mlp="dynamic", max_size=int(megabytes * 1e6))
                 measured.append((report, divergence(path, exporter)))
             reports.append(measured[0][0])
             cells = [

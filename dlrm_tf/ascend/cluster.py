@@ -42,7 +42,7 @@ class Cluster:
           environ: the variables; the process's environment when None.
 
         Raises:
-          AscendError: variables of both ways, a missing one, an invalid value, or a rank table that does not match them.
+          AscendError: variables of both descriptions, a missing one, an invalid value, or a rank table that does not match them.
         """
         environ = os.environ if environ is None else environ
         values = {name: environ[name] for name in (*_TABLE, *_CHIEF, _DEVICE) if environ.get(name)}
@@ -50,7 +50,7 @@ class Cluster:
         if table and chief:
             raise AscendError(
                 f"{', '.join(table)} and {', '.join(chief)} are set: a rank table or CM_* variables describe a cluster, "
-                "never both; unset those of one way"
+                "never both; unset one of the two groups"
             )
         if chief:
             return cls._from_chief(values)

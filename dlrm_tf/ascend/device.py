@@ -97,12 +97,12 @@ class AscendDevice:
 
     Args:
       npu: the `npu_device` module.
-      world_size: processes that train together, one a device.
+      world_size: processes that train together, one per device.
       rank: number of this process, from 0.
       loss_scale: None, a fixed scale, or `"dynamic"`.
 
     Attributes:
-      world_size: processes that train together, one a device.
+      world_size: processes that train together, one per device.
       rank: number of this process, from 0.
 
     Example:
@@ -195,7 +195,7 @@ class AscendDevice:
         """Rows a step of this process.
 
         Args:
-          batch_size: rows a step of all processes together.
+          batch_size: rows per step of all processes together.
 
         Raises:
           UsageError: not a multiple of the number of processes.
@@ -231,7 +231,7 @@ class AscendDevice:
 
         Args:
           rows: an unbatched dataset, the same in every process.
-          batch_size: rows a step of all processes together.
+          batch_size: rows per step of all processes together.
 
         Returns:
           A dataset of batches of `local_batch_size(batch_size)` rows, of static shape; a last batch that is not full is left out.

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from typing import Any
 
 from dlrm_tf.errors import UsageError, require
 
@@ -12,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="folder made by dlrm-tf prepare")
     parser.add_argument("--weights", required=True, help="a .weights.h5 file")
     parser.add_argument("--split", choices=("test", "train"), default="test", help="rows to measure (default: test)")
-    parser.add_argument("--batch-size", type=int, default=8192, help="rows a step; does not change the result (default: 8192)")
+    parser.add_argument("--batch-size", type=int, default=8192, help="rows per step; does not change the result (default: 8192)")
     parser.add_argument(
         "--streaming", action="store_true", help="AUC from 8000 thresholds in constant memory (for more rows than memory holds)"
     )
@@ -25,24 +24,22 @@ def run(args: argparse.Namespace) -> None:
     """Prints the metrics, draws them if asked to."""
     if args.batch_size < 1:
         raise UsageError(f"--batch-size: wanted a positive number. Received {args.batch_size}")
-    from dlrm_tf.train.evaluate import evaluate, measure
-
-    options = {"split": args.split, "batch_size": args.batch_size, "exact": not args.streaming, "quiet": args.quiet}
     if args.plot:
         if args.streaming:
             raise UsageError("--plot needs every score: leave --streaming out")
         require("matplotlib", "report")
+    from dlrm_tf.train.evaluate import measure
+
+    options = {"split": args.split, "batch_size": args.batch_size, "exact": not args.streaming, "quiet": args.quiet}
+    metrics = measure(args.data, args.weights, **options)
+    result, bins = metrics.result(), [] if args.streaming else metrics.calibration_bins()
+    if args.plot:
         from dlrm_tf.reports.training_plots import plot_quality
 
-        metrics = measure(args.data, args.weights, **options)
         plot_quality(metrics, args.plot)
-        result: dict[str, Any] = {**metrics.result(), "calibration_bins": metrics.calibration_bins()}
-    else:
-        result = evaluate(args.data, args.weights, **options)
     if args.json:
-        print(json.dumps(result))
+        print(json.dumps({**result, "calibration_bins": bins} if bins else result))
         return
-    bins = result.pop("calibration_bins", [])
     for name, value in result.items():
         print(f"{name:<20}{'undefined' if value is None else f'{value:,}' if name == 'rows' else f'{value:.6f}'}")
     if bins:

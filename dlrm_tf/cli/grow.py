@@ -1,17 +1,19 @@
 """Give a trained model room for new ids: old ids keep their rows (and optimizer state), new ones get initial rows."""
 
+import argparse
 
-def add_arguments(parser):
-    """Adds the verb's options."""
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The files, and the seed."""
     parser.add_argument("weights", help=".weights.h5 to grow")
     parser.add_argument(
         "--vocabulary", required=True, metavar="FILE", help="the larger vocabulary (prepare --vocabulary OLD --grow)"
     )
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help=".weights.h5 to write")
-    parser.add_argument("--seed", type=int, help="of the new rows")
+    parser.add_argument("--seed", type=int, help="seed of the new ids' initial rows (default: another one in every run)")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Grows; prints how many ids were added."""
     from dlrm_tf.data.vocabulary import Vocabulary
     from dlrm_tf.weights.grow import grow_weights

@@ -23,15 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             names = {"type": "kind", "choices": "choices", "metavar": "metavar", "help": "help"}
             details = {name: field.metadata[key] for name, key in names.items()}
             parser.add_argument(flag, default=field.default, **details)
-    parser.add_argument("--local-workers", type=int, default=0, metavar="N", help="try a cluster on this machine: N workers")
-    parser.add_argument(
-        "--local-ps", type=int, default=0, metavar="N", help="with --strategy parameter_server: N parameter servers"
-    )
+    workers = "start N workers on this machine, to try a strategy that needs a cluster"
+    parser.add_argument("--local-workers", type=int, default=0, metavar="N", help=workers)
+    parser.add_argument("--local-ps", type=int, default=0, metavar="N", help="and N parameter servers, for parameter_server")
     parser.add_argument("--plot", action="store_true", help="draw RUN/training.png and RUN/quality.png (needs matplotlib)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Trains, draws what was asked for, prints one line an epoch."""
+    """Trains, draws what was asked for, prints one line per epoch."""
     if args.plot:
         require("matplotlib", "report")  # missed now, not after the training
     values = {field.name: getattr(args, field.name) for field in dataclasses.fields(FitOptions)}

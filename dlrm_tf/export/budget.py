@@ -9,14 +9,15 @@ from dlrm_tf.errors import UsageError
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.subset import subset_model
 from dlrm_tf.progress import Progress
+from dlrm_tf.weights.layout import row_chunks
 from dlrm_tf.weights.reader import WeightsReader
 from dlrm_tf.weights.subset import renumber, seen_ids, subset_config
 from dlrm_tf.weights.writer import WeightsWriter
 
 tf = tensorflow()
 
-# Rows of a feature moved at a time.
-_CHUNK_ROWS = 1 << 18
+# Rows of a feature moved at a time, and rows of data per step.
+_CHUNK_ROWS, _BATCH_SIZE = 1 << 18, 4096
 # Occurrences at which an id's own mean cost counts as much as its feature's. Chosen on held-out rows: the divergence of a pruned
 # model from the whole one is up to 40 % lower than without (0), and half of that of ranking by frequency.
 _SHRINKAGE = 100
@@ -64,13 +65,7 @@ def count_ids(records: Records, *, quiet: bool = False) -> list[np.ndarray]:
 
 
 def loss_of_dropping(
-    weights: str,
-    dense: np.ndarray,
-    categorical: np.ndarray,
-    counts: list[np.ndarray],
-    *,
-    batch_size: int = 4096,
-    quiet: bool = False,
+    weights: str, dense: np.ndarray, categorical: np.ndarray, counts: list[np.ndarray], *, quiet: bool = False
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """By how much the summed loss of these rows is expected to grow when an id is taken for out of vocabulary.
 
@@ -83,7 +78,6 @@ def loss_of_dropping(
       dense: float32 `[n, dense_dim]`, already log(max(x, 0) + 1).
       categorical: int32 `[n, F]`.
       counts: what `count_ids` gave: weights of the feature's mean row.
-      batch_size: rows a step.
       quiet: show no progress.
 
     Returns:
@@ -117,8 +111,7 @@ def loss_of_dropping(
     costs = [np.zeros(size) for size in config.categorical_feature_sizes]
     occurrences = [np.zeros(size) for size in config.categorical_feature_sizes]
     with Progress("rank ids", len(dense), "rows", quiet=quiet) as progress:
-        for start in range(0, len(dense), batch_size):
-            stop = min(start + batch_size, len(dense))
+        for start, stop in row_chunks(0, len(dense), _BATCH_SIZE):
             batch = cost(dense[start:stop], ids[start:stop]).numpy()
             for f, seen in enumerate(kept):
                 known = ids[start:stop, f] < len(seen)
@@ -170,7 +163,7 @@ class IdRanking:
 
     @property
     def minimum(self) -> int:
-        """The fewest ids that can be kept: one a feature."""
+        """The fewest ids that can be kept: one per feature."""
         return len(self._sizes)
 
     @property

@@ -1,4 +1,4 @@
-"""A vocabulary cut to the ids that an export keeps, and its bytes."""
+"""The vocabulary that an export takes with it: checked against the model, cut to the ids that are kept, as bytes."""
 
 import os
 import tempfile
@@ -7,8 +7,28 @@ from typing import Optional
 
 import numpy as np
 
+from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.feature_keys import FeatureKeys
+from dlrm_tf.data.fits import check_vocabulary
 from dlrm_tf.data.vocabulary import Vocabulary
+from dlrm_tf.files import StrPath
+
+
+def load_vocabulary(path: StrPath, config: DLRMConfig, trained_with: str, *, weights: StrPath) -> Vocabulary:
+    """Reads a vocabulary and checks that the weights were trained with it.
+
+    Args:
+      path: the vocabulary file.
+      config: the model's configuration.
+      trained_with: fingerprint of the vocabulary the model was trained with; "" when it is not known.
+      weights: the weights file, named in errors.
+
+    Raises:
+      DataError: not a vocabulary file, or another vocabulary.
+    """
+    vocabulary = Vocabulary.load(path)
+    check_vocabulary(vocabulary, config, trained_with, source=os.fspath(path), model=os.fspath(weights))
+    return vocabulary
 
 
 def prune_vocabulary(vocabulary: Vocabulary, kept: Sequence[np.ndarray]) -> Vocabulary:

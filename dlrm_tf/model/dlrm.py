@@ -173,7 +173,11 @@ class DLRM(tfrs.models.Model):
         return tf.math.divide_no_nan(tf.reduce_sum(losses), tf.cast(tf.size(losses), tf.float32))
 
     def train_step(self, data: tuple) -> dict:
-        """One optimizer step; the reported `loss` is the mean over the epoch so far."""
+        """One optimizer step; the reported `loss` is the mean over the epoch so far.
+
+        Args:
+          data: `(features, label)` or `(features, label, sample_weight)`, as for `compute_loss`.
+        """
         features, label, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
             logits = self(features, training=True)
@@ -191,7 +195,11 @@ class DLRM(tfrs.models.Model):
         return rows / tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, rows)
 
     def test_step(self, data: tuple) -> dict:
-        """Loss and metrics of one batch, without training."""
+        """Loss and metrics of one batch, without training.
+
+        Args:
+          data: `(features, label)` or `(features, label, sample_weight)`, as for `compute_loss`.
+        """
         features, label, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         logits = self(features, training=False)
         return self._update_metrics(label, logits, sample_weight, self._mean_loss(label, logits, sample_weight))
@@ -229,7 +237,12 @@ class DLRM(tfrs.models.Model):
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: Optional[dict] = None) -> "DLRM":
-        """Rebuilds the architecture that `get_config` describes."""
+        """Rebuilds the architecture that `get_config` describes.
+
+        Args:
+          config: what `get_config` returned.
+          custom_objects: without effect; Keras passes it.
+        """
         return cls(DLRMConfig.from_json(config["config"]), name=config["name"])
 
     def save_weights(self, filepath: StrPath, *args, **kwargs) -> None:

@@ -92,17 +92,6 @@ class FusedEmbedding(tf.keras.layers.Layer):
             for start, rows in _uniform_rows(config, seed):
                 self.write_rows(start, rows)
 
-    def rows(self, categorical: tf.Tensor) -> tf.Tensor:
-        """Row numbers in the fused table.
-
-        Args:
-          categorical: int32 or int64 `[batch_size, F]`.
-
-        Returns:
-          int32 `[batch_size, F]`.
-        """
-        return row_numbers(self.config, categorical)
-
     def call(self, categorical: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """Looks ids up.
 
@@ -114,7 +103,7 @@ class FusedEmbedding(tf.keras.layers.Layer):
           `[batch_size, F, D]` in the layer's compute dtype.
         """
         # Looked up as one vector: a table that is partitioned over parameter servers takes no other shape.
-        rows = tf.reshape(self.rows(categorical), [-1])
+        rows = tf.reshape(row_numbers(self.config, categorical), [-1])
         looked_up = self._distinct(rows) if training and self.deduplicate else tf.gather(self.table, rows)
         shape = [-1, self.config.num_categorical, self.config.embedding_dim]
         return tf.cast(tf.reshape(looked_up, shape), self.compute_dtype)
@@ -125,7 +114,7 @@ class FusedEmbedding(tf.keras.layers.Layer):
         @tf.custom_gradient
         def spread(vectors):
             def gradient(upstream):
-                # Of half precision's gradients too, the sums are made in float32.
+                # The sums are made in float32, also for gradients of half precision.
                 return tf.cast(sum_rows(tf.cast(upstream, tf.float32), place, tf.shape(distinct)[0]), upstream.dtype)
 
             return tf.gather(vectors, place), gradient

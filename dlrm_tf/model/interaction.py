@@ -1,4 +1,4 @@
-"""How the dense vector and the embeddings meet: pairwise dot products, or plain concatenation."""
+"""The interaction of the dense vector with the embeddings: pairwise dot products, or plain concatenation."""
 
 from typing import Optional
 

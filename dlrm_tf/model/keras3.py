@@ -25,7 +25,7 @@ if int(keras.__version__.split(".")[0]) < 3:
 
 
 class MLP(keras.layers.Layer):
-    """A stack of Dense layers with ReLU between them; see `dlrm_tf.model.mlp.MLP`.
+    """A stack of Dense layers with ReLU between them, as `dlrm_tf.model.mlp.MLP`.
 
     Args:
       units: outputs of each layer.
@@ -42,7 +42,7 @@ class MLP(keras.layers.Layer):
         return self._sublayers[layer]
 
     def call(self, x: Any) -> Any:
-        """`[batch_size, in]` -> `[batch_size, units[-1]]`."""
+        """Runs all layers on `x`, `[batch_size, in]`; returns `[batch_size, units[-1]]`."""
         for layer in self._sublayers:
             x = layer(x)
         return x
@@ -67,7 +67,14 @@ class FusedEmbedding(keras.layers.Layer):
         )
 
     def call(self, categorical: Any) -> Any:
-        """Ids `[batch_size, F]` -> `[batch_size, F, D]`; an id outside `[0, size_f)` reads its own feature's OOV row."""
+        """Looks ids up; an id outside `[0, size_f)` reads its own feature's OOV row.
+
+        Args:
+          categorical: int32 `[batch_size, F]`.
+
+        Returns:
+          `[batch_size, F, D]`.
+        """
         known = ops.logical_and(categorical >= 0, categorical < self._sizes)
         rows = ops.where(known, categorical, self._sizes) + self._offsets
         return ops.take(self.table, rows, axis=0)
@@ -96,11 +103,26 @@ class DLRM(keras.Model):
         self._positions = pair_positions(config.num_categorical + 1, config.self_interaction)
 
     def call(self, inputs: dict) -> Any:
-        """Logits `[batch_size, 1]`."""
+        """The network: embedding table, then head.
+
+        Args:
+          inputs: `{"dense": float32 [batch_size, dense_dim], "categorical": int32 [batch_size, F]}`.
+
+        Returns:
+          Logits float32 `[batch_size, 1]`.
+        """
         return self.head(inputs["dense"], self.embedding(inputs["categorical"]))
 
     def head(self, dense: Any, embedded: Any) -> Any:
-        """Logits `[batch_size, 1]` of dense features `[batch_size, dense_dim]` and embeddings `[batch_size, F, D]`."""
+        """The network behind the embedding table: both MLPs and the interaction.
+
+        Args:
+          dense: float32 `[batch_size, dense_dim]`.
+          embedded: float32 `[batch_size, F, D]`, what `embedding` returns.
+
+        Returns:
+          Logits float32 `[batch_size, 1]`.
+        """
         bottom = self.bottom_mlp(dense)
         if self.config.interaction == "cat":
             crossed = ops.reshape(embedded, (-1, self.config.num_categorical * self.config.embedding_dim))
@@ -131,6 +153,9 @@ class DLRM(keras.Model):
 
 def build(config: DLRMConfig) -> DLRM:
     """A built, uncompiled Keras 3 DLRM; compile it with `keras.losses.BinaryCrossentropy(from_logits=True)`.
+
+    Args:
+      config: the architecture.
 
     Example:
       model = dlrm_tf.keras3.build(dlrm_tf.DLRMConfig.preset("tiny"))

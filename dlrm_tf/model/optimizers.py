@@ -30,7 +30,7 @@ def make_optimizer(
 
     Args:
       name: `"sgd"`: `w -= lr g`; `"adagrad"`: `a += g^2; w -= lr g / sqrt(a)`, MindSpore's, a starts at `initial_accumulator`;
-        `"rowwise_adagrad"`: one accumulator a table row (`RowwiseAdagrad`), Adagrad for the MLPs;
+        `"rowwise_adagrad"`: one accumulator per table row (`RowwiseAdagrad`), Adagrad for the MLPs;
         `"lazy_adam"`: Adam whose moments move only when their row is used (`LazyAdam`).
       learning_rate: float, or a Keras `LearningRateSchedule` of the step; `DEFAULT_LEARNING_RATES[name]` when None.
       momentum: with `"sgd"`, momentum of the MLPs; the table never has any (a momentum slot would have to decay for every row).

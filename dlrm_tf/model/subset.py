@@ -8,10 +8,16 @@ from dlrm_tf.config import DLRMConfig
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import DLRM
 from dlrm_tf.model.saving import assign_dense
+from dlrm_tf.weights.layout import row_chunks
 from dlrm_tf.weights.reader import WeightsReader
 from dlrm_tf.weights.subset import renumber, seen_ids, subset_config, subset_rows
 
 tf = tensorflow()
+
+# Rows of a small table that stands in for the real one in an exported graph, where it is replaced; a prime number, so that no
+# other constant is likely to have as many.
+STAND_IN_ROWS = 9973
+_BATCH_SIZE = 8192
 
 
 def subset_model(reader: WeightsReader, kept: list[np.ndarray]) -> DLRM:
@@ -43,21 +49,20 @@ def model_around(
       config: the architecture.
       dense_weights: function `(mlp, layer) -> (kernel [in, out], bias [out])`, such as `WeightsReader.dense`.
     """
-    # Built with one id a feature: a table of the real size may not fit into memory.
+    # Built with one id per feature: a table of the real size may not fit into memory.
     model = DLRM(subset_config(config, [[0]] * config.num_categorical), initializer="zeros")
     model.embedding = embedding
     assign_dense(model, dense_weights)
     return model
 
 
-def float_probabilities(weights: str, dense: np.ndarray, categorical: np.ndarray, *, batch_size: int = 8192) -> np.ndarray:
+def float_probabilities(weights: str, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
     """What the Keras model predicts, with only those table rows in memory that the ids name.
 
     Args:
       weights: a `.weights.h5` file.
       dense: float32 `[n, dense_dim]`, already log(max(x, 0) + 1).
       categorical: int32 `[n, F]`.
-      batch_size: rows scored at a time.
 
     Returns:
       Probabilities float32 `[n]`.
@@ -67,7 +72,7 @@ def float_probabilities(weights: str, dense: np.ndarray, categorical: np.ndarray
         model = subset_model(reader, kept)
     ids = renumber(categorical, kept)
     logits = [
-        model({"dense": dense[i : i + batch_size], "categorical": ids[i : i + batch_size]}).numpy()
-        for i in range(0, len(dense), batch_size)
+        model({"dense": dense[start:stop], "categorical": ids[start:stop]}).numpy()
+        for start, stop in row_chunks(0, len(dense), _BATCH_SIZE)
     ]
     return tf.sigmoid(np.concatenate(logits)).numpy().reshape(-1)

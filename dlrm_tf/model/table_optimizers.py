@@ -89,7 +89,7 @@ class Adagrad(_SumsDuplicates, legacy.Adagrad):
 
 
 class RowwiseAdagrad(_SumsDuplicates, legacy.Optimizer):
-    """Adagrad with one accumulator a row: `a_r += mean(g_r^2); w_r -= lr g_r / sqrt(a_r)`.
+    """Adagrad with one accumulator per row: `a_r += mean(g_r^2); w_r -= lr g_r / sqrt(a_r)`.
 
     1/D of Adagrad's state for a table of width D; for a vector (a bias) it is Adagrad. As "exact row-wise Adagrad" in
     FBGEMM (https://pytorch.org/FBGEMM), without its epsilon: the accumulator's start keeps the quotient finite.

@@ -1,4 +1,4 @@
-"""Training: `fit` and its options, placements (one file a strategy), checkpoints, metrics, optimizer state in weights files."""
+"""Training: `fit` and its options, placements (one file per strategy), checkpoints, metrics, optimizer state in weights files."""
 
 import importlib
 import warnings

@@ -10,10 +10,14 @@ import numpy as np
 
 from dlrm_tf.errors import DLRMError
 from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.model.dlrm import DLRM
 from dlrm_tf.progress import Progress
 from dlrm_tf.train.checkpoints import RunCheckpoints
 
 tf = tensorflow()
+
+# Steps between two points of TensorBoard's curves.
+_SUMMARY_STEPS = 50
 
 
 class TrainingError(DLRMError):
@@ -45,7 +49,12 @@ class EpochPosition(tf.keras.callbacks.Callback):
         self.last_rows, self.last_loss = 0, math.nan
 
     def start(self, step: int, loss_sum: float) -> None:
-        """Sets the position at the beginning of one `model.fit`: at a checkpoint, or at step 0."""
+        """Sets the position at the beginning of one `model.fit`: at a checkpoint, or at step 0.
+
+        Args:
+          step: optimizer steps done.
+          loss_sum: sum of the row losses in the unfinished epoch so far; 0 at the start of one.
+        """
         self.step = self.saved = step
         self.epoch, self.batch = divmod(step, self.batches)
         # Keras reports the mean since fit began, hence the sum of what came before is kept apart.
@@ -72,7 +81,7 @@ class EpochPosition(tf.keras.callbacks.Callback):
     @property
     def what_is_saved(self) -> str:
         """The end of a message that says why training stopped."""
-        return f"the checkpoint of step {self.saved} is from before" if self.saved else "nothing was saved"
+        return f"the checkpoint of step {self.saved} was written before that" if self.saved else "nothing was saved"
 
 
 class StopAtNonFiniteLoss(tf.keras.callbacks.Callback):
@@ -98,8 +107,8 @@ class StopAtNonFiniteLoss(tf.keras.callbacks.Callback):
 class FiniteWeights:
     """Looks for NaN and infinity in the MLPs' weights before anything is saved.
 
-    The loss need not tell: a NaN among a record's dense values makes the first kernel NaN, and `relu(NaN)` is NaN with some of
-    TensorFlow's kernels and 0 with others (oneDNN's on a CPU with AVX-512), behind which the loss stays finite.
+    The loss may stay finite when a weight is NaN. A NaN among a record's dense values makes the first kernel NaN; `relu(NaN)` is
+    NaN with some of TensorFlow's kernels, but 0 with others (oneDNN's on a CPU with AVX-512), and then the loss is finite.
 
     Args:
       model: the model.
@@ -107,7 +116,7 @@ class FiniteWeights:
       step: steps done when training begins.
     """
 
-    def __init__(self, model, position: EpochPosition, step: int):
+    def __init__(self, model: DLRM, position: EpochPosition, step: int):
         self._model, self._position, self._good = model, position, step
 
     def check(self) -> None:
@@ -128,7 +137,7 @@ class FiniteWeights:
 
 
 class ProgressLine(tf.keras.callbacks.Callback):
-    """Shows rows a second, loss and time left.
+    """Shows rows per second, loss and time left.
 
     Args:
       position: the run's position.
@@ -144,17 +153,16 @@ class ProgressLine(tf.keras.callbacks.Callback):
 
 
 class Summaries(tf.keras.callbacks.Callback):
-    """TensorBoard scalars: loss of the last steps and rows a second, every `every` steps.
+    """TensorBoard scalars: loss of the last steps and rows per second, every `_SUMMARY_STEPS` steps.
 
     Args:
       position: the run's position.
       folder: where the event files go.
-      every: steps between two points.
     """
 
-    def __init__(self, position: EpochPosition, folder: str, every: int = 50):
+    def __init__(self, position: EpochPosition, folder: str):
         super().__init__()
-        self._position, self._every = position, every
+        self._position = position
         self._writer = tf.summary.create_file_writer(folder)
         self._reset()
 
@@ -165,12 +173,12 @@ class Summaries(tf.keras.callbacks.Callback):
         p = self._position
         self._rows += p.last_rows
         self._loss_sum += p.last_loss * p.last_rows
-        if p.step % self._every == 0:
+        if p.step % _SUMMARY_STEPS == 0:
             seconds = max(time.monotonic() - self._since, 1e-9)
             self.write(p.step, {"loss": self._loss_sum / self._rows, "rows_per_second": self._rows / seconds}, "train/")
             self._reset()
 
-    def write_histograms(self, step: int, model) -> None:
+    def write_histograms(self, step: int, model: DLRM) -> None:
         """Writes the distribution of every MLP weight, and of up to 10,000 rows spread evenly over the table.
 
         Args:

@@ -30,7 +30,7 @@ def evaluate(
       data: a folder made by `prepare`, or opened `Records`.
       weights: a `.weights.h5`, or a `dlrm_tf.DLRM`.
       split: `"test"` or `"train"`.
-      batch_size: rows a step; does not change the result.
+      batch_size: rows per step; does not change the result.
       exact: keep every score, for an exact AUC and calibration bins; without it memory stays constant (see `ClickMetrics`).
       quiet: show no progress.
 
@@ -65,7 +65,7 @@ def measure(
       data: a folder made by `prepare`, or opened `Records`.
       weights: a `.weights.h5`, or a `dlrm_tf.DLRM`.
       split: `"test"` or `"train"`.
-      batch_size: rows a step; does not change the result.
+      batch_size: rows per step; does not change the result.
       exact: keep every score.
       quiet: show no progress.
 
@@ -95,7 +95,7 @@ def measure(
 
 
 def check_fits(config: DLRMConfig, fingerprint: Optional[str], records: Records, source: str) -> None:
-    """Checks that a model belongs to this data: number of features, ids a feature, and the vocabulary where it is known.
+    """Checks that a model belongs to this data: number of features, ids per feature, and the vocabulary where it is known.
 
     Args:
       config: the model's architecture.

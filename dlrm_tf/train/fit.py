@@ -35,7 +35,7 @@ class Trained:
       model: the trained `dlrm_tf.DLRM` (the last weights).
       weights: path of the last weights.
       best_weights: path of the weights with the lowest validation logloss; the last ones when there was no validation.
-      history: one dict an epoch: `epoch`, `step`, `loss`, `seconds`, `rows_per_second`, `validation` (see `evaluate`) or None.
+      history: one dict per epoch: `epoch`, `step`, `loss`, `seconds`, `rows_per_second`, `validation` (see `evaluate`) or None.
     """
 
     model: DLRM

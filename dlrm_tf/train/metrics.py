@@ -43,7 +43,7 @@ class ClickMetrics:
     """Collects batches of labels and logits and computes all metrics of them.
 
     Args:
-      exact: keep every score (12 bytes a row), for an exact AUC, the ROC curve and calibration bins. Otherwise memory is
+      exact: keep every score (12 bytes per row), for an exact AUC, the ROC curve and calibration bins. Otherwise memory is
         constant: the AUC comes from a histogram of `AUC_THRESHOLDS` cells, right to four digits, and there are no curves.
 
     Attributes:
@@ -147,7 +147,7 @@ class ClickMetrics:
           bins: number of bins.
 
         Returns:
-          One dict a bin: `rows`, `mean_prediction`, `mean_label`.
+          One dict per bin: `rows`, `mean_prediction`, `mean_label`.
 
         Raises:
           NonFiniteLogits: a logit is NaN or infinite.

@@ -16,15 +16,13 @@ from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import DLRM
 from dlrm_tf.model.optimizers import RowwiseAdagrad, is_table, legacy, parts
 from dlrm_tf.model.saving import write_model
-from dlrm_tf.weights.layout import TABLE, dense_path
+from dlrm_tf.weights.layout import TABLE, dense_path, row_chunks
 from dlrm_tf.weights.optimizer_state import OptimizerStateReader, OptimizerStateWriter
 from dlrm_tf.weights.reader import WeightsReader
 from dlrm_tf.weights.writer import WeightsWriter
 
 tf = tensorflow()
 
-# Rows read or written at a time.
-CHUNK_ROWS = 1 << 18
 # MindSpore's optimizer -> (its slot, the slot of ours that means the same).
 SLOTS = {"sgd": ("accum", "momentum"), "momentum": ("moments", "momentum"), "adagrad": ("accum", "accumulator")}
 # Kind of our optimizer -> its slots, each with its name in the file.
@@ -221,10 +219,8 @@ def _table_and_dense(optimizer) -> tuple:
 
 
 def _fill(slot, state: OptimizerStateReader, name: str, path: str, scale: float) -> None:
-    rows = int(slot.shape[0])
     by_row = len(slot.shape) == 1 and len(state.shape(path)) == 2
-    for start in range(0, rows, CHUNK_ROWS):
-        stop = min(start + CHUNK_ROWS, rows)
+    for start, stop in row_chunks(0, int(slot.shape[0])):
         values = state.read(name, path, start, stop)
         # In float64, so that the mean of equal numbers is that number.
         values = values.mean(axis=1, dtype=np.float64).astype(np.float32) if by_row else values
@@ -233,16 +229,13 @@ def _fill(slot, state: OptimizerStateReader, name: str, path: str, scale: float)
 
 def _write(slot, variable, state: OptimizerStateWriter, name: str, path: str) -> None:
     by_row = len(slot.shape) == 1 and len(variable.shape) == 2
-    for start in range(0, int(slot.shape[0]), CHUNK_ROWS):
-        stop = min(start + CHUNK_ROWS, int(slot.shape[0]))
+    for start, stop in row_chunks(0, int(slot.shape[0])):
         values = tf.gather(slot, tf.range(start, stop)).numpy()
         state.write(name, path, start, np.repeat(values[:, np.newaxis], int(variable.shape[1]), axis=1) if by_row else values)
 
 
 def _has_values(state: OptimizerStateReader, name: str) -> bool:
     """Whether any of a slot's numbers is not zero: SGD without momentum keeps zeros, and losing them loses nothing."""
-    for path in state.paths:
-        rows = state.shape(path)[0]
-        if any(state.read(name, path, i, min(i + CHUNK_ROWS, rows)).any() for i in range(0, rows, CHUNK_ROWS)):
-            return True
-    return False
+    return any(
+        state.read(name, path, start, stop).any() for path in state.paths for start, stop in row_chunks(0, state.shape(path)[0])
+    )

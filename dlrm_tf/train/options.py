@@ -10,7 +10,7 @@ from typing import Any, Callable, Optional, Union
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import UsageError
 
-# Names of 0.1.0 that are called otherwise now.
+# Name in version 0.1.0 -> name now.
 _RENAMED_STRATEGIES = {"one": "default"}
 
 
@@ -97,7 +97,7 @@ class FitOptions:
         0.0, "last part of all steps, 0 to 1, over which the learning rates fall linearly to 0", metavar="PART"
     )
     epochs: int = _option(1, "passes over the training rows, those before a resume included", metavar="N")
-    batch_size: int = _option(2048, "rows a step, of all devices and processes together", metavar="ROWS")
+    batch_size: int = _option(2048, "rows per step, of all devices and processes together", metavar="ROWS")
     seed: int = _option(0, "seed of the initial weights and of the order of the rows", metavar="N")
     resume: bool = _option(False, "continue from the run's newest checkpoint; start from the beginning when there is none")
     checkpoint_steps: Optional[int] = _option(
@@ -121,8 +121,8 @@ class FitOptions:
         "default",
         "devices and processes that train together; only the chief process writes. default: one device of this process; "
         "mirrored: all GPUs of this machine; multi_worker: the workers of TF_CONFIG, in step; parameter_server: the cluster of "
-        "TF_CONFIG, the table shared out by rows; tpu: the TPU that TPU_NAME names, or the local one; ascend: one process a "
-        "Huawei NPU, told by the plugin's environment variables. tpu and ascend leave out a last batch that is not full, and "
+        "TF_CONFIG, the table shared out by rows; tpu: the TPU that TPU_NAME names, or the local one; ascend: one process per "
+        "Huawei NPU, as the plugin's environment variables describe. tpu and ascend leave out a last batch that is not full, and "
         "the loss in ascend's history is that of the chief's rows",
         kind=_strategy,
         choices=("default", "mirrored", "multi_worker", "parameter_server", "tpu", "ascend"),

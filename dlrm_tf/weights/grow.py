@@ -10,7 +10,7 @@ from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
 from dlrm_tf.files import StrPath
-from dlrm_tf.weights.layout import CHUNK_ROWS, TABLE
+from dlrm_tf.weights.layout import TABLE, row_chunks
 from dlrm_tf.weights.optimizer_state import OptimizerStateReader, OptimizerStateWriter
 from dlrm_tf.weights.reader import WeightsReader
 from dlrm_tf.weights.writer import WeightsWriter
@@ -28,7 +28,7 @@ def grown_config(config: DLRMConfig, sizes: Sequence[int]) -> DLRMConfig:
     """
     sizes = tuple(int(size) for size in sizes)
     if len(sizes) != config.num_categorical:
-        raise ValueError(f"sizes must have {config.num_categorical} entries, one a feature. Received {len(sizes)}")
+        raise ValueError(f"sizes must have {config.num_categorical} entries, one per feature. Received {len(sizes)}")
     smaller = [
         f"feature {f} has {old} ids, wanted {new}"
         for f, (old, new) in enumerate(zip(config.categorical_feature_sizes, sizes))
@@ -52,8 +52,7 @@ def block_moves(old: DLRMConfig, new: DLRMConfig) -> Iterator[tuple[int, int, in
     for size, larger, old_offset, new_offset in zip(
         old.categorical_feature_sizes, new.categorical_feature_sizes, old.block_offsets, new.block_offsets
     ):
-        for start in range(0, size, CHUNK_ROWS):
-            stop = min(start + CHUNK_ROWS, size)
+        for start, stop in row_chunks(0, size):
             yield old_offset + start, old_offset + stop, new_offset + start
         yield old_offset + size, old_offset + size + 1, new_offset + larger
 
@@ -89,10 +88,9 @@ def grow_weights(source: StrPath, target: StrPath, vocabulary: Vocabulary, *, se
             for start, stop, to in block_moves(old, new):
                 writer.write_table(to, reader.table(start, stop))
             for f, (size, larger) in enumerate(zip(old.categorical_feature_sizes, new.categorical_feature_sizes)):
-                for start in range(size, larger, CHUNK_ROWS):
-                    shape = (min(start + CHUNK_ROWS, larger) - start, new.embedding_dim)
-                    rows = (generator.random(shape, np.float32) - np.float32(0.5)) * np.float32(2 * larger**-0.5)
-                    writer.write_rows(f, start, rows)
+                for start, stop in row_chunks(size, larger):
+                    rows = generator.random((stop - start, new.embedding_dim), np.float32) - np.float32(0.5)
+                    writer.write_rows(f, start, rows * np.float32(2 * larger**-0.5))
             _grow_optimizer_state(reader, writer, old, new)
     return new
 
@@ -129,6 +127,5 @@ def _grow_optimizer_state(reader: WeightsReader, writer: WeightsWriter, old: DLR
             # An Adagrad accumulator only grows, so the lowest is its start; a momentum of an unused row is zero.
             fill = untouched.min() if state.attributes.get("optimizer") == "adagrad" else np.float32(slot == "stat")
             for size, larger, offset in zip(old.categorical_feature_sizes, new.categorical_feature_sizes, new.block_offsets):
-                for start in range(size, larger, CHUNK_ROWS):
-                    stop = min(start + CHUNK_ROWS, larger)
+                for start, stop in row_chunks(size, larger):
                     grown.write(slot, path, offset + start, np.full((stop - start, new.embedding_dim), fill, np.float32))

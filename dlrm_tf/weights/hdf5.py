@@ -7,6 +7,7 @@ Anything else of HDF5 is refused by name. Layout: https://support.hdfgroup.org/d
 """
 
 import os
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -90,6 +91,21 @@ class File:
                 done += count
         return out
 
+    def faults(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        """What is wrong with the datasets that a file must have, one text each; empty when all is well.
+
+        Args:
+          shapes: path -> shape of every dataset wanted.
+        """
+        found = []
+        for path, shape in shapes.items():
+            dataset = self.datasets.get(path)
+            if dataset is None:
+                found.append(f"{path} is missing")
+            elif dataset.shape != shape:
+                found.append(f"{path} wanted float32 {shape}, received float32 {dataset.shape}")
+        return found
+
     def _bytes(self, at: int, count: int) -> bytes:
         if count > MAX_BLOCK_BYTES or at + count > self._size:
             raise Unreadable(f"{count:,} bytes at {at:,} are not there, the file has {self._size:,}: cut off or damaged")
@@ -107,7 +123,7 @@ class File:
         """Address of the root group's header."""
         start = self._bytes(0, min(self._size, 12))
         if not start.startswith(SIGNATURE):
-            raise Unreadable("it does not begin like one")
+            raise Unreadable("it does not begin with HDF5's signature")
         if start[8:9] in (b"\x00", b"\x01"):  # h5py's, and so Keras's, choice
             raise Unreadable(f"superblock version {start[8]}, as Keras alone writes it: {KERAS_ADVICE}")
         if len(start) < 12 or start[8] not in (2, 3) or start[9:11] != b"\x08\x08":
@@ -161,7 +177,7 @@ class File:
         """The next block of an object header, without its signature."""
         address, length = place.uint(8), place.uint(8)
         if address in self._seen:
-            raise Unreadable(f"the header with a part at byte {address:,} runs in a circle")
+            raise Unreadable(f"the header with a part at byte {address:,} refers to itself")
         self._seen.add(address)
         more = self._checked(address, length)
         if more.take(4) != b"OCHK":

@@ -1,6 +1,6 @@
-"""What stands in an HDF5 object header: links, shapes, types, places and attributes, parsed from bytes that may be hostile.
+"""Parses the messages of an HDF5 object header: links, shapes, types, storage and attributes. The bytes may be hostile.
 
-Only what weights files use is understood; the rest is refused by name. Nothing here touches a file.
+Only what weights files use is understood; the error for anything else names it. Nothing here reads a file.
 Layout: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html, section IV.A.2.
 """
 
@@ -142,7 +142,7 @@ def parse_object(messages: list[Message], where: str, file_size: int, heap_strin
 
 def _dataset(found: dict[int, Bytes], where: str, file_size: int) -> Dataset:
     if not {DATASPACE, DATATYPE, LAYOUT} <= set(found):
-        raise Unreadable(f"{where} has no shape, type or place")
+        raise Unreadable(f"{where} has no shape, type or storage")
     shape = _shape(found[DATASPACE])
     datatype = found[DATATYPE].take(found[DATATYPE].left)
     if shape is None or datatype[:1] not in (b"\x11", b"\x21", b"\x31", b"\x41") or datatype[1:20] != FLOAT32:

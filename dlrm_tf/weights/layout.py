@@ -4,13 +4,14 @@ The layout is Keras 3's own, so that the Keras 3 twin's `load_weights` reads it;
 """
 
 from collections.abc import Iterator
+from typing import Optional
 
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.weights.hdf5_messages import MAX_ENTRIES
 
 FORMAT = "dlrm_tf.weights.1"
 TABLE = "embedding/vars/0"
-# The group of an MLP's layers has one entry a layer, and Keras's empty `vars`.
+# The group of an MLP's layers has one entry per layer, and Keras's empty `vars`.
 MAX_LAYERS = MAX_ENTRIES - 1
 # Rows moved at a time: 64 MiB of a 16-wide float32 table.
 CHUNK_ROWS = 1 << 20
@@ -37,7 +38,22 @@ def weight_shapes(config: DLRMConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def row_chunks(start: int, stop: int, size: Optional[int] = None) -> Iterator[tuple[int, int]]:
+    """Divides the rows from `start` to `stop` into chunks.
+
+    Args:
+      start: first row.
+      stop: row after the last one.
+      size: rows of a chunk; `CHUNK_ROWS` when None.
+
+    Yields:
+      `(first row, row after the last one)` of each chunk.
+    """
+    size = size or CHUNK_ROWS
+    for first in range(start, stop, size):
+        yield first, min(first + size, stop)
+
+
 def table_chunks(config: DLRMConfig) -> Iterator[tuple[int, int]]:
     """Yields `(start, stop)` over the fused table's rows, `CHUNK_ROWS` at a time."""
-    for start in range(0, config.table_rows, CHUNK_ROWS):
-        yield start, min(start + CHUNK_ROWS, config.table_rows)
+    return row_chunks(0, config.table_rows)

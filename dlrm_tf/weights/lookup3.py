@@ -13,7 +13,7 @@ def _rotate(x: int, k: int) -> int:
 
 
 def lookup3(data: bytes) -> int:
-    """The 32-bit hash of some bytes, with initial value 0."""
+    """The 32-bit hash of `data`, with initial value 0."""
     state = [(0xDEADBEEF + len(data)) & _MASK] * 3
     if not data:
         return state[2]

@@ -74,21 +74,15 @@ class OptimizerStateReader:
         self.attributes = reader.file.group_attributes.get(GROUP, {})
         first = f"{GROUP}/{self.paths[0]}/"
         self.slots = tuple(sorted(path[len(first) :] for path in reader.file.datasets if path.startswith(first)))
-        faults = []
-        for path, shape in self._shapes.items():
-            for slot in self.slots:
-                found = reader.file.datasets.get(f"{GROUP}/{path}/{slot}")
-                if found is None:
-                    faults.append(f"{GROUP}/{path}/{slot} is missing")
-                elif found.shape != shape:
-                    faults.append(f"{GROUP}/{path}/{slot} wanted float32 {shape}, received float32 {found.shape}")
+        shapes = {f"{GROUP}/{path}/{slot}": shape for path, shape in self._shapes.items() for slot in self.slots}
+        faults = reader.file.faults(shapes)
         if faults:
             raise CheckpointError(f"{reader.path}: {'; '.join(faults[:8])}")
 
     def shape(self, path: str) -> tuple[int, ...]:
-        """Shape of a weight and of each of its slots."""
+        """Shape of the weight at `path` and of each of its slots."""
         return self._shapes[path]
 
     def read(self, slot: str, path: str, start: int, stop: int) -> np.ndarray:
-        """Rows `start` to `stop` of one weight's slot, float32."""
+        """Rows `start` to `stop` of one slot of the weight at `path`, float32."""
         return self._file.read(f"{GROUP}/{path}/{slot}", start, stop)

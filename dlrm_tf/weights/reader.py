@@ -54,15 +54,8 @@ class WeightsReader:
             self.config = DLRMConfig.from_json(self.attributes["config"], source=f"{self.path}: attribute config")
         except DataError as e:
             raise CheckpointError(str(e)) from e
-        faults = []
-        for path, shape in weight_shapes(self.config).items():
-            found = self.file.datasets.get(path)
-            if found is None:
-                faults.append(f"{path} is missing")
-            elif found.shape != shape:
-                faults.append(f"{path} wanted float32 {shape}, received float32 {found.shape}")
-            elif found.offset is None:
-                faults.append(f"{path} was never written")
+        shapes = weight_shapes(self.config)
+        faults = self.file.faults(shapes) or [f"{p} was never written" for p in shapes if self.file.datasets[p].offset is None]
         if faults:
             raise CheckpointError(f"{self.path}: {'; '.join(faults[:8])}")
 

@@ -37,7 +37,7 @@ class WeightsWriter:
         if not self._path.endswith(".weights.h5"):
             raise CheckpointError(f"{self._path}: the name of a weights file must end in .weights.h5")
         if max(len(config.bottom_mlp), len(config.top_mlp)) > MAX_LAYERS:
-            raise CheckpointError(f"{self._path}: a weights file holds at most {MAX_LAYERS} layers an MLP")
+            raise CheckpointError(f"{self._path}: a weights file holds at most {MAX_LAYERS} layers per MLP")
         self.config = config
         self._attributes = {
             "format": FORMAT,
@@ -96,7 +96,8 @@ class WeightsWriter:
         for part, array in (("kernel", kernel), ("bias", bias)):
             path = dense_path(mlp, layer, part)
             dataset = self._file[path]
-            _check_shape(path, dataset.shape, array)
+            if array.shape != dataset.shape:
+                raise CheckpointError(f"{path}: wanted shape {dataset.shape}. Received {array.shape}")
             dataset[...] = array
             self._missing.discard(path)
 
@@ -128,7 +129,7 @@ class WeightsWriter:
         if begin < 0 or begin + nbytes > row_bytes * self.config.categorical_feature_sizes[feature]:
             raise CheckpointError(f"feature {feature}: bytes {begin} to {begin + nbytes} do not fit its ids")
         place = self._place_of_table() + row_bytes * self.config.block_offsets[feature] + begin
-        # Written past HDF5, which takes longer over a piece than the disk: it only says where the table lies.
+        # Written without HDF5, whose overhead for a piece takes longer than the write; HDF5 only says where the table lies.
         with open(self._temporary, "r+b", buffering=0) as out:
             while nbytes:
                 # A piece ends where a page of the target ends: a page that is written in two parts costs twice the work.
@@ -141,7 +142,7 @@ class WeightsWriter:
                 offset, place, nbytes = offset + done, place + done, nbytes - done
 
     def create_group(self, name: str) -> Any:
-        """Makes a group beside the weights: an `h5py.Group`, to be filled before the writer is left."""
+        """Makes the group `name` beside the weights: an `h5py.Group`, to be filled before the writer is left."""
         return self._file.create_group(name)
 
     def _place_of_table(self) -> int:
@@ -164,8 +165,3 @@ class WeightsWriter:
                 f"feature {feature}: ids {start_id}..{start_id + len(rows) - 1} do not fit {size} ids and one OOV row"
             )
         self.write_table(self.config.block_offsets[feature] + start_id, rows)
-
-
-def _check_shape(path: str, wanted: tuple[int, ...], array: np.ndarray) -> None:
-    if array.shape != wanted:
-        raise CheckpointError(f"{path}: wanted shape {wanted}. Received {array.shape}")

@@ -64,7 +64,7 @@ answer([type(model.optimizer).__name__, float(model.optimizer.loss_scale), model
 
 
 @pytest.mark.slow
-def test_what_must_not_be(processes):
+def test_errors_of_open_device(processes):
     code = """
 from dlrm_tf.errors import AscendError
 messages = []

@@ -13,7 +13,7 @@ import dlrm_tf
 from dlrm_tf.cli.main import main
 from dlrm_tf.data.prepare import prepare
 from dlrm_tf.data.synthetic import synth
-from dlrm_tf.errors import AscendError, UsageError
+from dlrm_tf.errors import AscendError, CheckpointError, UsageError
 from dlrm_tf.export.ascend.export import export_ascend
 from dlrm_tf.keras2 import tensorflow
 
@@ -143,9 +143,18 @@ def test_a_table_too_large_is_cut_to_the_frequent_ids(prepared, tmp_path, no_atc
     rarest = min(count[k].min() for count, k in zip(counts, kept))
     assert max(np.delete(count, k).max(initial=0) for count, k in zip(counts, kept)) <= rarest
     # The vocabulary beside the graph gives the graph's ids.
-    from dlrm_tf.data.vocabulary import Vocabulary
+    assert dlrm_tf.Vocabulary.load(tmp_path / "out" / "vocabulary.npz").sizes == tuple(len(k) for k in kept)
 
-    assert Vocabulary.load(tmp_path / "out" / "vocabulary.npz").sizes == tuple(len(k) for k in kept)
+
+def test_data_of_another_vocabulary(prepared, tmp_path, no_atc):
+    """The ids of the same number of keys would be those of other rows."""
+    records, weights, _ = prepared
+    other = dlrm_tf.load(weights)
+    other.vocabulary_fingerprint = "f" * 64
+    other.save_weights(tmp_path / "other.weights.h5")
+    with pytest.raises(CheckpointError, match="was trained with vocabulary ffffffffffff…"):
+        export_ascend(tmp_path / "other.weights.h5", tmp_path / "out", data=records, max_table_bytes=800 * 16, quiet=True)
+    assert os.listdir(tmp_path) == ["other.weights.h5"]
 
 
 def test_a_table_too_large_without_data(prepared, tmp_path, no_atc):
@@ -211,3 +220,4 @@ def test_command_line(weights, tmp_path, no_atc, capsys):
     assert "already exists" in capsys.readouterr().err
     assert main(["export", "ascend", "--weights", str(weights)]) == 2
     assert main(["export", "ascend", "--weights", str(weights), "-o", out, "--batches", "1,x"]) == 2
+    assert "argument --batches: wanted whole numbers with commas. Received '1,x'" in capsys.readouterr().err

@@ -9,9 +9,6 @@ import numpy as np
 import pytest
 
 import dlrm_tf
-from dlrm_tf.checkpoints.checkpoint import Checkpoint
-from dlrm_tf.checkpoints.names import MINDSPORE, Weight
-from dlrm_tf.cli.main import main
 from dlrm_tf.data.prepare import prepare
 from dlrm_tf.data.synthetic import synth
 from dlrm_tf.keras2 import recommenders, tensorflow
@@ -19,25 +16,13 @@ from dlrm_tf.model.optimizers import make_optimizer
 
 tf = tensorflow()
 OTHER = os.environ.get("DLRM_TF_OTHER_PYTHON")
-CARDINALITIES = [40] * 26
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     folder = tmp_path_factory.mktemp("legs")
-    synth(folder / "rows.tsv", rows=20_000, seed=3, cardinalities=CARDINALITIES)
+    synth(folder / "rows.tsv", rows=20_000, seed=3, cardinalities=[40] * 26)
     return prepare(folder / "rows.tsv", folder / "data")
-
-
-@pytest.fixture
-def small_config(records):
-    return dlrm_tf.DLRMConfig(records.sizes, embedding_dim=8, bottom_mlp=(32, 8), top_mlp=(32, 1))
-
-
-def batches(run, count):
-    """The first `count` golden batches as a dataset, in order."""
-    features = {"dense": run["dense"][:count], "categorical": run["categorical"][:count]}
-    return tf.data.Dataset.from_tensor_slices((features, run["label"][:count]))
 
 
 @pytest.mark.skipif(OTHER is None, reason="only make test-ascend promises the plugin's versions")
@@ -48,36 +33,6 @@ def test_this_is_the_plugins_tensorflow():
     assert np.__version__.startswith("1.19.")
 
 
-@pytest.mark.parametrize("name", ["tiny", "hub_layout"])
-def test_converted_weights_give_mindspores_probabilities(golden_ckpt, golden_run, tmp_path, name):
-    _, run = golden_run(name)
-    for stage in ("init", "trained"):
-        path = tmp_path / f"{stage}.weights.h5"
-        dlrm_tf.convert(golden_ckpt(name, stage), path, quiet=True)
-        logit = dlrm_tf.load(path)({"dense": run["dense"][-1], "categorical": run["categorical"][-1]})
-        np.testing.assert_allclose(tf.sigmoid(logit), run[f"prob_{stage}"], rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["tiny", "hub_layout"])
-def test_fit_follows_mindspores_20_steps(golden_ckpt, golden_run, tmp_path, name):
-    settings, run = golden_run(name)
-    path = tmp_path / "m.weights.h5"
-    dlrm_tf.convert(golden_ckpt(name, "init"), path, quiet=True)
-    model = dlrm_tf.load(path)
-    model.compile(make_optimizer("sgd", settings["learning_rate"]))
-    sums = []
-    record = tf.keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: sums.append(logs["loss"] * (batch + 1)))
-    model.fit(batches(run, 20), epochs=1, callbacks=[record], verbose=0)
-    np.testing.assert_allclose(np.diff([0.0, *sums]), run["losses"], rtol=0, atol=1e-5)
-    with Checkpoint(golden_ckpt(name, "trained")) as trained:
-        for f, (size, offset) in enumerate(zip(model.config.categorical_feature_sizes, model.config.block_offsets)):
-            wanted = trained.read(MINDSPORE.name(Weight("embedding", f, "table")))
-            np.testing.assert_allclose(model.embedding.read_rows(offset, offset + size), wanted, rtol=0, atol=1e-5)
-        for mlp, i, _, _ in model.config.dense_shapes():
-            wanted = trained.read(MINDSPORE.name(Weight(mlp, i, "kernel")))
-            np.testing.assert_allclose(model.dense_layer(mlp, i).kernel, wanted, rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize("name", ["adagrad", "rowwise_adagrad"])
 def test_adagrads_follow_their_formula(golden_run, name):
     _, run = golden_run("tiny")
@@ -85,7 +40,8 @@ def test_adagrads_follow_their_formula(golden_run, name):
     table = model.embedding.table
     wanted, accumulated = table.numpy().astype(np.float64), 0.1
     model.compile(make_optimizer(name, 0.02))
-    for features, label in batches(run, 3):
+    for step in range(3):
+        features, label = {key: run[key][step] for key in ("dense", "categorical")}, run["label"][step]
         with tf.GradientTape() as tape:
             loss = model.compute_loss((features, label), training=True)
         gradient = tf.convert_to_tensor(tape.gradient(loss, table)).numpy().astype(np.float64)
@@ -97,8 +53,9 @@ def test_adagrads_follow_their_formula(golden_run, name):
 
 
 @pytest.mark.slow
-def test_fit_evaluate_and_resume(records, small_config, tmp_path):
-    settings = {"config": small_config, "optimizer": "adagrad", "batch_size": 256, "learning_rate": 0.1, "quiet": True}
+def test_fit_evaluate_and_resume(records, tmp_path):
+    config = dlrm_tf.DLRMConfig(records.sizes, embedding_dim=8, bottom_mlp=(32, 8), top_mlp=(32, 1))
+    settings = {"config": config, "optimizer": "adagrad", "batch_size": 256, "learning_rate": 0.1, "quiet": True}
     whole = dlrm_tf.fit(records, tmp_path / "whole", epochs=3, **settings)
     assert whole.history[-1]["validation"]["auc"] > 0.6
     measured = dlrm_tf.evaluate(records, whole.weights, quiet=True)
@@ -108,18 +65,6 @@ def test_fit_evaluate_and_resume(records, small_config, tmp_path):
     resumed = dlrm_tf.fit(records, tmp_path / "halves", epochs=3, resume=True, **settings)
     for a, b in zip(whole.model.trainable_variables, resumed.model.trainable_variables):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
-
-
-@pytest.mark.slow
-def test_train_and_evaluate_from_the_command_line(records, tmp_path, capsys):
-    run = str(tmp_path / "run")
-    config = tmp_path / "config.json"
-    config.write_text(dlrm_tf.DLRMConfig(records.sizes, embedding_dim=4, bottom_mlp=(8, 4), top_mlp=(8, 1)).to_json())
-    data = str(records.folder)
-    assert main(["train", "--data", data, "-o", run, "--config", str(config), "--optimizer", "sgd", "--quiet"]) == 0
-    capsys.readouterr()
-    assert main(["evaluate", "--data", data, "--weights", os.path.join(run, "model.weights.h5"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["rows"] == records.rows("test")
 
 
 @pytest.mark.skipif(OTHER is None, reason="needs a second environment: make test-ascend")

@@ -7,7 +7,7 @@ import dlrm_tf
 from dlrm_tf.cli.main import main
 from dlrm_tf.errors import DataError
 from dlrm_tf.keras2 import tensorflow
-from dlrm_tf.model.optimizers import make_optimizer, parts
+from dlrm_tf.model.optimizers import legacy, make_optimizer, parts
 from dlrm_tf.train.schedules import WarmUpThenDecay
 from dlrm_tf.weights.grow import grow_weights
 from dlrm_tf.weights.layout import TABLE
@@ -77,21 +77,15 @@ def test_an_untrained_or_uncompiled_model_grows_too():
     grown.fit(as_grown(features), label, verbose=0)
 
 
-@pytest.mark.parametrize("optimizer", [tf.keras.optimizers.Adagrad(0.1)])
-def test_an_optimizer_that_cannot_be_copied_is_named(optimizer):
-    if hasattr(optimizer, "get_slot_names"):
-        pytest.skip("this TensorFlow's own optimizers can be copied")
-    model = dlrm_tf.DLRM(CONFIG)
-    model.compile(optimizer)
-    with pytest.raises(ValueError, match="Adagrad: its state can't be copied"):
-        model.grow(NEW)
-
-
-def test_a_loss_scale_cannot_be_copied():
-    model = dlrm_tf.DLRM(CONFIG)
-    model.compile(tf.keras.mixed_precision.LossScaleOptimizer(make_optimizer("sgd")))
-    with pytest.raises(ValueError, match="LossScaleOptimizer: its state can't be copied"):
-        model.grow(NEW)
+def test_an_optimizer_that_cannot_be_copied_is_named():
+    optimizers = [tf.keras.mixed_precision.LossScaleOptimizer(make_optimizer("sgd"))]
+    if legacy is not tf.keras.optimizers:  # the only ones of TF 2.6 can be copied
+        optimizers.append(tf.keras.optimizers.Adagrad(0.1))
+    for optimizer in optimizers:
+        model = dlrm_tf.DLRM(CONFIG)
+        model.compile(optimizer)
+        with pytest.raises(ValueError, match=f"{type(optimizer).__name__}: its state can't be copied"):
+            model.grow(NEW)
 
 
 @pytest.mark.parametrize("sizes, message", [((3, 4, 9), "feature 1 has 5 ids, wanted 4"), ((3, 5), "3 entries")])

@@ -37,7 +37,7 @@ def saved(run):
 
 @pytest.mark.parametrize("options", [{}, {"checkpoint_steps": 1}, {"validate": False}])
 def test_nan_in_the_data_is_never_saved(with_nan, small_config, tmp_path, options):
-    """Whether the loss tells or only the weights do is the CPU's choice (see `FiniteWeights`); either error names the place."""
+    """Which is not finite first, the loss or a weight, depends on the CPU (see `FiniteWeights`); either error names the place."""
     records = with_nan(1)
     with pytest.raises(
         TrainingError, match=r"at step 1 \(epoch 1, batch.* 1 of 1.*look for non-finite values.*; nothing was saved$"
@@ -49,14 +49,14 @@ def test_nan_in_the_data_is_never_saved(with_nan, small_config, tmp_path, option
 def test_the_bad_batch_and_the_checkpoint_before_it_are_named(with_nan, small_config, tmp_path):
     records = with_nan(0)
     options = {"config": small_config, "batch_size": 500, "quiet": True}  # 6 batches
-    batches = enumerate(records.dataset("train", 500, shuffle_seed=0), 1)
-    (bad,) = (i for i, (features, _) in batches if np.isnan(features["dense"]).any())
+    dense = [features["dense"] for features, _ in records.dataset("train", 500, shuffle_seed=0)]
+    (bad,) = (step for step, values in enumerate(dense, 1) if np.isnan(values).any())
     with pytest.raises(TrainingError, match=rf"at step {bad} \(epoch 1, batch.* {bad} of 6") as every_step:
         dlrm_tf.fit(records, tmp_path / "one", checkpoint_steps=1, **options)
     assert bad > 1
-    assert f"; the checkpoint of step {bad - 1} is from before" in str(every_step.value)
+    assert f"; the checkpoint of step {bad - 1} was written before that" in str(every_step.value)
     assert saved(tmp_path / "one")[-1] == f"step-{bad - 1:010d}"
-    # The loss tells at once, the weights when the epoch ends.
+    # A loss is noticed at once, a weight at the end of the epoch.
     with pytest.raises(TrainingError, match=rf"at step ({bad}|6) \(epoch 1, batch.* of 6.*; nothing was saved$"):
         dlrm_tf.fit(records, tmp_path / "whole", **options)
     assert saved(tmp_path / "whole") == []
@@ -77,7 +77,7 @@ def test_a_loss_that_is_not_finite_stops_training():
     position.start(13, 100.0)
     with pytest.raises(
         TrainingError,
-        match=r"^the loss is nan at step 14 \(epoch 2, batch 4 of 10\): .*; the checkpoint of step 13 is from before$",
+        match=r"^the loss is nan at step 14 \(epoch 2, batch 4 of 10\): .*; the checkpoint of step 13 was written before that$",
     ):
         step(0, np.nan)
 
@@ -111,12 +111,12 @@ def test_weights_that_are_not_finite_are_counted_and_never_saved(small_config, t
     assert saved(tmp_path) == []
     saver.save()
     position.on_train_batch_end(2, {"loss": 0.5})
-    refused("the checkpoint of step 1 is from before", r"step 3 \(epoch 1, batches 2 to 3 of 10, trained since step 1\)")
+    refused("the checkpoint of step 1 was written before that", r"step 3 \(epoch 1, batches 2 to 3 of 10, trained since step 1\)")
     assert saved(tmp_path) == ["step-0000000001"]
 
 
 def test_a_learning_rate_that_overflows_is_one_line(prepared, tmp_path, capsys):
-    """One step from finite weights to finite weights whose products are not: the loss has not told yet."""
+    """One step from finite weights to finite weights whose products are not; the loss of that step was still finite."""
     command = ["train", "--data", prepared.folder, "-o", str(tmp_path / "run"), "--optimizer", "sgd", "--learning-rate", "3e38"]
     assert main.main([*command, "--batch-size", "20000", "--quiet"]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]

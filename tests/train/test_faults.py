@@ -64,7 +64,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(small_config, tmp_path):
     checkpoints.save(10, 1.5)
     trained = [v.numpy() for v in model.trainable_variables]
     for variable in model.trainable_variables:
-        variable.assign_add(tf_ones_like(variable))
+        variable.assign_add(np.ones(variable.shape, np.float32))
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
@@ -81,10 +81,6 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(small_config, tmp_path):
         np.testing.assert_array_equal(variable.numpy(), before)
 
 
-def tf_ones_like(variable):
-    return np.ones(variable.shape, np.float32)
-
-
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(small_config, tmp_path):
     model = dlrm_tf.DLRM(small_config, seed=1)
     model.compile("sgd")
@@ -94,16 +90,14 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(small_config, tmp_pat
     assert checkpoints.steps() == [20, 30]
     folder = tmp_path / "checkpoints" / "step-0000000030"
     (tmp_path / "checkpoints" / ".step-0000000040.abc.part").mkdir()  # killed while it wrote
-    for name in os.listdir(folder):
-        os.truncate(folder / name, os.path.getsize(folder / name) // 2)
+    for path in folder.iterdir():
+        os.truncate(path, path.stat().st_size // 2)
     assert checkpoints.restore() == 20
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["damaged-step-0000000030", "step-0000000020"]
     checkpoints.save(30, 0.0)  # is written anew
     assert RunCheckpoints(str(tmp_path), model, model.optimizer).restore() == 30
-    for name in os.listdir(folder):
-        os.truncate(folder / name, 10)
-    for name in os.listdir(tmp_path / "checkpoints" / "step-0000000020"):
-        os.truncate(tmp_path / "checkpoints" / "step-0000000020" / name, 10)
+    for path in (tmp_path / "checkpoints").glob("step-*/*"):
+        os.truncate(path, 10)
     with pytest.raises(CheckpointError, match="no checkpoint of this run can be read: .*step-0000000030.*step-0000000020"):
         checkpoints.restore()
 

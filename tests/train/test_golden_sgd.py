@@ -37,6 +37,9 @@ def test_sgd_gives_mindspores_losses_and_weights(name, steps_per_execution, gold
     steps = settings["steps"]
     model = converted(golden_ckpt(name, "init"), tmp_path)
     wanted = converted(golden_ckpt(name, "trained"), tmp_path)
+    scoring = {key: arrays[key][steps] for key in ("dense", "categorical")}
+    for stage, loaded in (("init", model), ("trained", wanted)):
+        np.testing.assert_allclose(tf.sigmoid(loaded(scoring)), arrays[f"prob_{stage}"], rtol=0, atol=1e-6)
     # Loss scaling is left out: it cancels.
     model.compile(make_optimizer("sgd", settings["learning_rate"]), steps_per_execution=steps_per_execution)
     batches = ({key: arrays[key][:steps] for key in ("dense", "categorical")}, arrays["label"][:steps])
@@ -48,5 +51,4 @@ def test_sgd_gives_mindspores_losses_and_weights(name, steps_per_execution, gold
     assert seen.means[-1] == pytest.approx(arrays["losses"].mean(), abs=1e-5)
     for mine, theirs in zip(model.trainable_variables, wanted.trainable_variables):
         np.testing.assert_allclose(mine.numpy(), theirs.numpy(), rtol=0, atol=1e-5, err_msg=mine.name)
-    scoring = {key: arrays[key][steps] for key in ("dense", "categorical")}
     np.testing.assert_allclose(tf.sigmoid(model(scoring)), arrays["prob_trained"], rtol=0, atol=1e-6)

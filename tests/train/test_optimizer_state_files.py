@@ -35,6 +35,14 @@ def slots(model):
     return found
 
 
+def restored(path, options):
+    """The model of a weights file, compiled, with the optimizer's state in the file."""
+    model = dlrm_tf.load(path)
+    model.compile(made(options))
+    restore_optimizer_state(model, model.optimizer, path)
+    return model
+
+
 def assert_same(one, other):
     assert one.keys() == other.keys() and len(one) > 1
     for key in one:
@@ -72,22 +80,13 @@ def test_train_grow_train_goes_on_with_the_state(options, prepared, more_data, s
     model = dlrm_tf.DLRM(small_config, seed=0)
     model.compile(made(options))
     model.fit(prepared.dataset("train", BATCH, shuffle_seed=0), verbose=0)
-    saved = dlrm_tf.load(first)
-    saved.compile(made(options))
-    restore_optimizer_state(saved, saved.optimizer, first)
-    assert_same(slots(saved), slots(model))
+    assert_same(slots(restored(first, options)), slots(model))
     larger = model.grow(more_data.sizes)
     assert sum(more_data.sizes) > sum(prepared.sizes)
-    read = dlrm_tf.load(grown)
-    read.compile(made(options))
-    restore_optimizer_state(read, read.optimizer, grown)
-    assert_same(slots(read), slots(larger))
+    assert_same(slots(restored(grown, options)), slots(larger))
     larger.load_weights(grown)  # the new rows' random weights
     larger.fit(more_data.dataset("train", BATCH, shuffle_seed=0), verbose=0)
-    second = str(tmp_path / "two" / "model.weights.h5")
-    result = dlrm_tf.load(second)
-    result.compile(made(options))
-    restore_optimizer_state(result, result.optimizer, second)
+    result = restored(tmp_path / "two" / "model.weights.h5", options)
     assert slots(result)["steps"] > 6
     assert_same(slots(result), slots(larger))
     for mine, theirs in zip(result.trainable_variables, larger.trainable_variables):
@@ -130,17 +129,14 @@ def test_a_file_without_state(prepared, small_config, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_schedule_counts_from_nought_again(prepared, adagrad_file, tmp_path, capsys):
+def test_a_schedule_counts_steps_from_0_again(prepared, adagrad_file, tmp_path, capsys):
     """Adagrad's accumulators are taken over, its steps are not: the decay is of the new run's steps."""
     options = {"weights": adagrad_file, "batch_size": BATCH, "validate": False, "decay": 1.0}
     trained = dlrm_tf.fit(prepared, tmp_path / "run", **options)
     assert "continues with its state after 6 steps" in capsys.readouterr().err
     assert int(trained.model.optimizer.iterations) == 6
     accumulators = trained.model.optimizer.get_slot(trained.model.embedding.table, "accumulator").numpy()
-    before = dlrm_tf.load(adagrad_file)
-    before.compile("adagrad")
-    restore_optimizer_state(before, before.optimizer, adagrad_file)
-    earlier = slots(before)[TABLE, "accumulator"]
+    earlier = slots(restored(adagrad_file, OPTIMIZERS[0]))[TABLE, "accumulator"]
     assert (accumulators >= earlier).all() and (accumulators > earlier).any()
     with pytest.raises(CheckpointError, match="Adam's state counts steps, and so do warm-up and decay"):
         dlrm_tf.fit(prepared, tmp_path / "other", optimizer="lazy_adam", optimizer_state=True, **options)
@@ -158,11 +154,7 @@ def test_an_optimizer_without_a_place_in_the_file(small_config, tmp_path):
 def test_adagrads_state_goes_to_mindspore_and_back_the_others_are_refused(prepared, adagrad_file, small_config, tmp_path):
     dlrm_tf.convert(adagrad_file, tmp_path / "m.ckpt", optimizer_state=True, quiet=True)
     dlrm_tf.convert(tmp_path / "m.ckpt", tmp_path / "back.weights.h5", config=small_config, optimizer_state=True, quiet=True)
-    model, again = dlrm_tf.load(adagrad_file), dlrm_tf.load(tmp_path / "back.weights.h5")
-    for restored, path in ((model, adagrad_file), (again, tmp_path / "back.weights.h5")):
-        restored.compile("adagrad")
-        restore_optimizer_state(restored, restored.optimizer, path)
-    assert_same(slots(again), slots(model))
+    assert_same(*(slots(restored(path, OPTIMIZERS[0])) for path in (tmp_path / "back.weights.h5", adagrad_file)))
     for options in ({"optimizer": "sgd", "momentum": 0.9}, {"optimizer": "adagrad", "dense_optimizer": "sgd"}):
         run = tmp_path / options["optimizer"]
         options = {**options, "config": small_config, "batch_size": BATCH, "validate": False, "quiet": True}

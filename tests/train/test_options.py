@@ -75,6 +75,8 @@ def test_options_travel_as_json(small_config, tmp_path):
         ({"epochs": 0}, "epochs must be positive. Received 0"),
         ({"optimizer": "adam"}, "optimizer must be one of sgd, adagrad, rowwise_adagrad, lazy_adam. Received 'adam'"),
         ({"decay": float("nan")}, "decay must be between 0 and 1. Received nan"),
+        ({"decay": 2}, "decay must be between 0 and 1. Received 2"),
+        ({"batch_size": 0}, "batch_size must be positive. Received 0"),
         ({"profile": (3, 2)}, "1 <= first <= last. Received 3, 2"),
         ({"dense_learning_rate": 0.1}, "dense_learning_rate needs dense_optimizer. Received 0.1 without one"),
         ({"weights": "x.weights.h5", "config": dlrm_tf.DLRMConfig.preset("tiny")}, "weights must come without config"),
@@ -92,9 +94,20 @@ def test_an_unknown_option_is_named(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_precision_goes_with_ascend(prepared, tmp_path):
-    with pytest.raises(UsageError, match="go with strategy 'ascend'. Received 'mixed', None with strategy 'default'"):
-        dlrm_tf.fit(prepared, tmp_path / "run", precision="mixed")
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"precision": "mixed"}, "go with strategy 'ascend'. Received 'mixed', None with strategy 'default'"),
+        ({"profile": (1, 2), "strategy": "parameter_server"}, "not go with strategy 'parameter_server'. Received .1, 2."),
+        (
+            {"steps_per_execution": 5, "strategy": "mirrored"},
+            "steps_per_execution must be 1 with strategy 'mirrored'.* Received 5",
+        ),
+    ],
+)
+def test_an_option_that_the_strategy_does_not_support(prepared, tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        dlrm_tf.fit(prepared, tmp_path / "run", **options)
 
 
 def test_names_of_0_1_0():

@@ -164,11 +164,6 @@ def test_workers_that_meet_in_a_row_lose_no_update():
     assert run("import dlrm_tf\n" + LOST_UPDATES, ports=ports) == pytest.approx(1, abs=1e-3)
 
 
-def test_steps_in_a_loop_are_refused_where_replicas_step_together(prepared, tmp_path):
-    with pytest.raises(UsageError, match="steps_per_execution must be 1 with strategy 'mirrored'.* Received 5"):
-        dlrm_tf.fit(prepared, tmp_path / "run", strategy="mirrored", steps_per_execution=5)
-
-
 def test_tf_config_is_checked(monkeypatch):
     def place(strategy):
         PLACEMENTS[strategy](FitOptions(strategy=strategy), 1)

@@ -59,7 +59,7 @@ def test_a_training_step_compiles_with_xla():
 
 
 @pytest.mark.slow
-def test_fit_goes_the_tpu_way(prepared, small_config, tmp_path, monkeypatch):
+def test_fit_with_strategy_tpu(prepared, small_config, tmp_path, monkeypatch):
     options = {"config": small_config, "optimizer": "adagrad", "batch_size": 100, "seed": 3, "quiet": True, "validate": True}
     with pytest.raises(UsageError, match="strategy tpu: no TPU found .* name one in TPU_NAME"):
         dlrm_tf.fit(prepared, tmp_path / "run", strategy="tpu", **options)

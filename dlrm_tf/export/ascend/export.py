@@ -1,7 +1,7 @@
 """A model for Ascend's offline inference: frozen graph, the exact `atc` command that compiles it, and a check of the graph.
 
 The folder has `frozen_graph.pb`, `atc.sh`, `check.py` with `check.npz` (rows and the probabilities the model gives them),
-`ascend.json`; `kept_ids.npz` and a smaller vocabulary where the table had to be cut; `model.om` where atc was there to make it.
+`ascend.json`; `kept_ids.npz` and a smaller vocabulary where ids had to be left out; `model.om` where atc is installed.
 """
 
 import contextlib
@@ -22,15 +22,14 @@ import numpy as np
 from dlrm_tf.ascend.plugin import installed
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.features import DENSE_PREPROCESSING, log_dense
-from dlrm_tf.data.fits import check_vocabulary
 from dlrm_tf.data.records import Records
-from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import AscendError, UsageError
 from dlrm_tf.export.ascend.frozen_graph import write_frozen_graph
 from dlrm_tf.export.budget import IdRanking, count_ids, prune_weights
-from dlrm_tf.export.vocabulary import prune_vocabulary
+from dlrm_tf.export.vocabulary import load_vocabulary, prune_vocabulary
 from dlrm_tf.files import StrPath, atomic_dir
 from dlrm_tf.model.subset import float_probabilities
+from dlrm_tf.train.evaluate import check_fits
 from dlrm_tf.weights.reader import WeightsReader
 from dlrm_tf.weights.subset import renumber
 
@@ -57,7 +56,7 @@ class AscendExport:
       folder: where.
       command: the `atc` command, to be run in that folder.
       kept: number of ids kept, of all features.
-      total: number of ids there were; equal to `kept` when nothing was cut.
+      total: number of ids of the model; equal to `kept` when all were kept.
       compiled: whether atc was on PATH and made `model.om`.
     """
 
@@ -97,7 +96,7 @@ def export_ascend(
       soc_version: the chip, as `npu-smi info` names it with "Ascend" before it.
       precision: `"float32"`, or `"mixed"` (float16 where atc thinks it safe).
       data: prepared data; its training rows tell which ids to keep when the table is too large, its test rows are checked with.
-      vocabulary: the weights' vocabulary file; carried along, cut as the table is.
+      vocabulary: the weights' vocabulary file; copied into the folder, reduced to the ids that are kept.
       max_table_bytes: the largest table a graph may hold.
       quiet: show no progress.
 
@@ -106,6 +105,8 @@ def export_ascend(
 
     Raises:
       AscendError: the table is too large and there is no data to choose by, atc fails, or this process trains on an NPU.
+      CheckpointError: `weights` is not a weights file, or belongs to other data.
+      DataError: `vocabulary` is not the one the weights were trained with.
       FileExistsError: the folder is already there.
       UsageError: a batch that is not positive, an unknown precision, or a chip's name that atc would not take.
     """
@@ -118,9 +119,11 @@ def export_ascend(
         raise UsageError(f"soc_version: wanted a name such as Ascend310P3. Received {soc_version!r}")
     if "npu_device" in sys.modules:
         raise AscendError("this process has loaded npu_device, which changes the graphs TensorFlow makes: export in a new one")
-    records = _open(data)
+    records = data if data is None or isinstance(data, Records) else Records.open(data)
     with atomic_dir(os.fspath(folder)) as target, contextlib.ExitStack() as stack:
         config, attributes = _describe(weights)
+        if records is not None:
+            check_fits(config, attributes["vocabulary_fingerprint"], records, os.fspath(weights))
         kept, source = None, os.fspath(weights)
         if config.table_rows * config.embedding_dim * 4 > max_table_bytes:
             source = os.path.join(stack.enter_context(tempfile.TemporaryDirectory(prefix="dlrm_tf_ascend_")), "m.weights.h5")
@@ -128,7 +131,11 @@ def export_ascend(
             np.savez_compressed(os.path.join(target, KEPT), **{f"feature_{f}": ids for f, ids in enumerate(kept)})
         inputs, output = write_frozen_graph(source, os.path.join(target, GRAPH))
         if vocabulary is not None:
-            _carry_vocabulary(vocabulary, config, attributes["vocabulary_fingerprint"], kept, os.path.join(target, VOCABULARY))
+            keys = load_vocabulary(vocabulary, config, attributes["vocabulary_fingerprint"], weights=weights)
+            if kept is None:
+                shutil.copyfile(vocabulary, os.path.join(target, VOCABULARY))
+            else:
+                prune_vocabulary(keys, kept).save(os.path.join(target, VOCABULARY))
         ids = sum(config.categorical_feature_sizes)
         config, _ = _describe(source)
         _write_check(source, config, records, kept, target, inputs)
@@ -192,12 +199,6 @@ def atc_command(
     return command
 
 
-def _open(data):
-    if data is None:
-        return None
-    return data if isinstance(data, Records) else Records.open(data)
-
-
 def _describe(weights) -> tuple:
     """`(DLRMConfig, attributes)` of a weights file."""
     with WeightsReader(weights) as reader:
@@ -212,26 +213,15 @@ def _prune(weights, config, records, max_table_bytes: int, path: str, quiet: boo
             f"{weights}: the table has {table / 1e9:.2f} GB, a frozen graph holds {max_table_bytes / 1e9:.2f} GB: give prepared "
             "data (--data), whose training rows tell which ids to keep"
         )
-    if tuple(records.sizes) != config.categorical_feature_sizes:
-        raise AscendError(f"{records.folder}: is of another vocabulary than {weights}")
     counts = count_ids(records, quiet=quiet)
     ranking = IdRanking([count[:-1] for count in counts])
-    # One row a feature is its OOV row.
+    # One row per feature is its OOV row.
     room = max_table_bytes // (config.embedding_dim * 4) - config.num_categorical
     if room < ranking.minimum:
-        raise UsageError(f"max_table_bytes: {max_table_bytes:,} bytes do not hold one id a feature")
+        raise UsageError(f"max_table_bytes: {max_table_bytes:,} bytes do not hold one id per feature")
     kept = ranking.keep(room)
     prune_weights(os.fspath(weights), path, kept=kept, counts=counts, quiet=quiet)
     return kept
-
-
-def _carry_vocabulary(path, config, fingerprint: str, kept: Optional[list], target: str) -> None:
-    vocabulary = Vocabulary.load(path)
-    check_vocabulary(vocabulary, config, fingerprint, source=os.fspath(path), model="the weights")
-    if kept is None:
-        shutil.copyfile(path, target)
-    else:
-        prune_vocabulary(vocabulary, kept).save(target)
 
 
 def _write_check(weights: str, config, records, kept, folder: str, inputs) -> None:
@@ -245,12 +235,12 @@ def _write_check(weights: str, config, records, kept, folder: str, inputs) -> No
         generator = np.random.default_rng(0)
         dense = generator.exponential(1.0, (_CHECK_ROWS, config.dense_dim)).astype(np.float32)
         sizes = np.array(config.categorical_feature_sizes)
-        # Every so often an unknown id, on either side.
+        # From -1 to size_f, so that some ids are out of vocabulary.
         categorical = (generator.random((_CHECK_ROWS, len(sizes))) * (sizes + 2)).astype(np.int32) - 1
     probability = float_probabilities(weights, dense, categorical)[:, np.newaxis]
     rows = {inputs[0]: dense, inputs[1]: categorical, "probability": probability}
     np.savez(os.path.join(folder, "check.npz"), **rows)
-    # The script is a file of this package; importing it would import TensorFlow before Keras 2 is seen to.
+    # The script's path is not taken from an import of it: that would import TensorFlow before `keras2` has chosen Keras 2.
     target = os.path.join(folder, CHECK)
     shutil.copyfile(os.path.join(os.path.dirname(__file__), "check.py"), target)
     os.chmod(target, 0o755)

@@ -10,14 +10,12 @@ from dlrm_tf.checkpoints.ckpt_writer import varint
 from dlrm_tf.files import StrPath, atomic_file
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.embedding import row_numbers
-from dlrm_tf.model.subset import model_around
+from dlrm_tf.model.subset import STAND_IN_ROWS, model_around
 from dlrm_tf.weights.layout import table_chunks
 from dlrm_tf.weights.reader import WeightsReader
 
 tf = tensorflow()
 
-# Rows of the table that stands in for the real one; a number that no other constant has as its first dimension.
-_STAND_IN_ROWS = 9973
 # The field numbers of the messages that lead to a constant's bytes (tensorflow/core/framework: graph, node_def, attr_value,
 # tensor .proto).
 _GRAPH_NODE, _NODE_ATTR, _ENTRY_VALUE, _VALUE_TENSOR, _TENSOR_CONTENT = 1, 5, 2, 8, 4
@@ -35,7 +33,7 @@ def write_frozen_graph(weights: StrPath, path: StrPath) -> tuple[tuple[str, ...]
     """
     with WeightsReader(weights) as reader, atomic_file(path) as temporary:
         graph, inputs, output = _freeze_with_stand_in(reader)
-        (table,) = [n for n in graph.node if n.op == "Const" and _first_dimension(n.attr["value"].tensor) == _STAND_IN_ROWS]
+        (table,) = [n for n in graph.node if n.op == "Const" and _first_dimension(n.attr["value"].tensor) == STAND_IN_ROWS]
         graph.node.remove(table)
         config = reader.config
         with open(temporary, "wb") as f:
@@ -52,7 +50,7 @@ def _freeze_with_stand_in(reader: WeightsReader) -> tuple:
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     config = reader.config
-    table = tf.Variable(tf.zeros([_STAND_IN_ROWS, config.embedding_dim]), trainable=False)
+    table = tf.Variable(tf.zeros([STAND_IN_ROWS, config.embedding_dim]), trainable=False)
     model = model_around(lambda ids: tf.gather(table, row_numbers(config, ids)), config, reader.dense)
 
     @tf.function(

@@ -9,18 +9,19 @@ from typing import Any, Optional
 from dlrm_tf.checkpoints.file_sha256 import sha256_file
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.features import DENSE_PREPROCESSING
-from dlrm_tf.data.fits import check_vocabulary
-from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import UsageError, require
 from dlrm_tf.export.savedmodel.metadata import METADATA, VOCABULARY
 from dlrm_tf.export.savedmodel.served_model import ServedModel, warmup_inputs, write_method_names
+from dlrm_tf.export.vocabulary import load_vocabulary
 from dlrm_tf.files import StrPath, atomic_dir
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import load
 from dlrm_tf.versions import WARMUP_FILE, versions_on_disk
 from dlrm_tf.weights.reader import WeightsReader
 
-# None is over TF Serving's default max_batch_size of 1000, beyond which a batching server refuses the request and the model.
+tf = tensorflow()
+
+# Each is at most TF Serving's default max_batch_size, 1000: a server that batches refuses a larger request and so the model.
 WARMUP_BATCHES = (1, 64, 1000)
 
 
@@ -42,7 +43,7 @@ def export_savedmodel(
       out_dir: where models are kept.
       name: the model's name, a folder of `out_dir`.
       version: a positive number; by default one more than the newest version there.
-      vocabulary: a vocabulary file; brings the signature `raw` and is carried along. Its fingerprint must be the weights'
+      vocabulary: a vocabulary file; adds the signature `raw` and is copied into the version. Its fingerprint must be the weights'
         (where those have one), its sizes the model's.
       warmup_batches: batch sizes of the warm-up requests, run by the server before the version becomes available; with
         batching, its allowed_batch_sizes.
@@ -66,15 +67,16 @@ def export_savedmodel(
     if not warmup_batches or min(warmup_batches) < 1:
         raise UsageError(f"--warmup-batches: wanted positive numbers. Received {warmup_batches}")
     weights = os.fspath(weights)
-    tf = tensorflow()
     prediction_log = require("tensorflow_serving.apis.prediction_log_pb2", "serving")
-    loaded_vocabulary = None if vocabulary is None else _load_vocabulary(os.fspath(vocabulary), weights)
+    with WeightsReader(weights) as reader:
+        config, trained_with = reader.config, reader.attributes["vocabulary_fingerprint"]
+    known = None if vocabulary is None else load_vocabulary(vocabulary, config, trained_with, weights=weights)
     target = os.path.join(model_dir, str(version))
     if os.path.exists(target):
         raise FileExistsError(f"{target}: already exists; choose another version")
     model = load(weights)
     with atomic_dir(target) as folder:
-        served = ServedModel(model, loaded_vocabulary)
+        served = ServedModel(model, known)
         tf.saved_model.save(served, folder, signatures=served.signatures())
         write_method_names(folder)
         os.makedirs(os.path.join(folder, "assets.extra"))
@@ -94,7 +96,6 @@ def export_savedmodel(
 
 
 def _write_warmup(path: str, prediction_log: Any, config: DLRMConfig, name: str, batches: Sequence[int]) -> None:
-    tf = tensorflow()
     with tf.io.TFRecordWriter(path) as writer:
         for batch in batches:
             log = prediction_log.PredictionLog()
@@ -104,12 +105,3 @@ def _write_warmup(path: str, prediction_log: Any, config: DLRMConfig, name: str,
             for key, value in warmup_inputs(config, batch).items():
                 request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
             writer.write(log.SerializeToString())
-
-
-def _load_vocabulary(path: str, weights: str) -> Vocabulary:
-    """The vocabulary of a file, checked against the weights."""
-    vocabulary = Vocabulary.load(path)
-    with WeightsReader(weights) as reader:
-        trained_with = reader.attributes["vocabulary_fingerprint"]
-        check_vocabulary(vocabulary, reader.config, trained_with, source=path, model=weights)
-    return vocabulary

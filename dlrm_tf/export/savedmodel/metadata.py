@@ -1,4 +1,4 @@
-"""What an exported version carries beside its graph, for people and tools; TF Serving does not look at it."""
+"""The files of an exported version beside its graph: metadata and vocabulary, which TF Serving ignores."""
 
 import json
 import os
@@ -12,7 +12,7 @@ VOCABULARY = os.path.join("assets.extra", "vocabulary")
 
 
 def read_metadata(version_dir: str) -> dict[str, Any]:
-    """The JSON of a version's folder; empty where there is none, as in SavedModels of other programs.
+    """The JSON of the version in the folder `version_dir`; empty where there is none, as in SavedModels of other programs.
 
     Raises:
       DataError: the file is damaged.

@@ -59,23 +59,23 @@ class ServedModel(tf.Module):
         return functions
 
     def predict(self, dense: Any, categorical: Any) -> dict[str, Any]:
-        """The signature `serving_default`: prepared rows."""
+        """The signature `serving_default`: `dense` and `categorical` of prepared rows."""
         logit = self._score(dense, categorical)
         return {"probability": tf.sigmoid(logit), "logit": logit}
 
     def raw(self, dense: Any, categorical: Any) -> dict[str, Any]:
-        """The signature `raw`: rows as in the log."""
+        """The signature `raw`: `dense` and `categorical` of rows as in the log."""
         assert self.string_ids is not None  # else there is no such signature
         return self.predict(log_dense_tensor(dense), self.string_ids(categorical))
 
     def classify(self, inputs: Any) -> dict[str, Any]:
-        """The signature `classify`: tf.Examples to the two classes and their probabilities."""
+        """The signature `classify`: `inputs`, tf.Examples, to the two classes and their probabilities."""
         probability = self._from_examples(inputs)
         classes = tf.tile(tf.constant([["0", "1"]]), [tf.shape(probability)[0], 1])
         return {"classes": classes, "scores": tf.concat([1 - probability, probability], axis=1)}
 
     def regress(self, inputs: Any) -> dict[str, Any]:
-        """The signature `regress`: tf.Examples to probabilities."""
+        """The signature `regress`: `inputs`, tf.Examples, to probabilities."""
         return {"outputs": tf.squeeze(self._from_examples(inputs), axis=1)}
 
     def _from_examples(self, inputs: Any) -> Any:
@@ -91,7 +91,7 @@ class ServedModel(tf.Module):
 
 
 def write_method_names(export_dir: str) -> None:
-    """Gives the signatures of a fresh SavedModel TF Serving's method names, in place."""
+    """Gives the signatures of the SavedModel in the folder `export_dir` TF Serving's method names, in place."""
     updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(export_dir)
     for signature, method in METHOD_NAMES.items():
         updater.replace_method_name(signature_key=signature, method_name=method, tags=["serve"])
@@ -99,7 +99,7 @@ def write_method_names(export_dir: str) -> None:
 
 
 def warmup_inputs(config: DLRMConfig, batch: int) -> dict[str, np.ndarray]:
-    """Inputs of one `serving_default` warm-up request."""
+    """Inputs of one `serving_default` warm-up request of `batch` rows, of the shapes in `config`."""
     return {
         "dense": np.zeros((batch, config.dense_dim), np.float32),
         "categorical": np.zeros((batch, config.num_categorical), np.int32),

@@ -22,7 +22,7 @@ _HEX_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
 class StringIds(tf.Module):
     """Maps `[B, F]` strings to `[B, F]` ids as `Vocabulary.lookup` does; an unknown string gives the feature's size (OOV).
 
-    A key is kept as a 63-bit FarmHash fingerprint, salted by its feature: 12 bytes a key (405 MB for Criteo's
+    A key is kept as a 63-bit FarmHash fingerprint, salted by its feature: 12 bytes per key (405 MB for Criteo's
     33.8 M), restored like any variable, where a hash table of strings would take several GB and minutes to fill. That no two
     keys of the vocabulary share a fingerprint is checked here; a string outside it is taken for a key with probability
     keys / 2**63 (4e-12 at Criteo's size).

@@ -17,6 +17,7 @@ from dlrm_tf.export.tflite.source import ExportSource
 from dlrm_tf.export.vocabulary import vocabulary_bytes
 from dlrm_tf.lite.ids import KEPT_IDS, encode_kept_ids
 from dlrm_tf.lite.metadata import VOCABULARY
+from dlrm_tf.model.subset import STAND_IN_ROWS
 from dlrm_tf.weights.reader import WeightsReader
 
 FORMAT = "dlrm_tf.tflite.1"
@@ -47,7 +48,7 @@ def build_graph(
     model = flatbuffer.read(graph.convert(config, layers, quantizer))
     flatbuffer.shorten_names(model)
     quantize_dense_layers(model, layers, precision, factors)
-    return model, flatbuffer.resize_table(model, graph.STAND_IN_ROWS, graph.table_rows(config))
+    return model, flatbuffer.resize_table(model, STAND_IN_ROWS, graph.table_rows(config))
 
 
 def metadata_entries(source: ExportSource, kept: Optional[list[np.ndarray]]) -> dict[str, bytes]:
@@ -105,7 +106,7 @@ def choose_ids(source: ExportSource, max_size: int, mlp: str, bits: int) -> Opti
 
     Raises:
       UsageError: ids have to be left out, but there is no data to choose them by.
-      DLRMError: one id a feature is too much.
+      DLRMError: one id per feature is too much.
     """
     quantizer = RowQuantizer(1.0, 0.0, bits)
     with WeightsReader(source.weights) as reader:
@@ -119,7 +120,7 @@ def choose_ids(source: ExportSource, max_size: int, mlp: str, bits: int) -> Opti
     if size(sum(source.config.categorical_feature_sizes), metadata_entries(source, None)) <= max_size:
         return None
     if source.records is None:
-        raise UsageError("a size budget (--max-size) needs data to choose ids by (--data DIR)")
+        raise UsageError("max_size needs data to choose ids by (--data DIR). Received none")
     ids = source.ranking.total
     while True:
         kept = source.ranking.keep(ids)
@@ -127,7 +128,7 @@ def choose_ids(source: ExportSource, max_size: int, mlp: str, bits: int) -> Opti
         if needed <= max_size:
             return kept
         if ids == source.ranking.minimum:
-            raise DLRMError(f"max_size {max_size:,} bytes is too small: one id a feature and {mlp} layers take {needed:,}")
+            raise DLRMError(f"max_size {max_size:,} bytes is too small: one id per feature and {mlp} layers take {needed:,}")
         # Sizes grow nearly in proportion to the ids: a few steps arrive just below the budget.
         smallest = size(0, {})
         share = max(max_size - smallest, 0) / (needed - smallest)

@@ -41,7 +41,7 @@ def export_tflite(
     quiet: bool = False,
     rows: Optional[str] = None,
 ) -> TFLiteReport:
-    """Writes a quantized scorer: a table of integers with a scale a row, and dense layers of the precision `mlp`.
+    """Writes a quantized scorer: a table of integers with a scale per row, and dense layers of the precision `mlp`.
 
     The table is quantized while it is read from the weights file and streamed behind the graph: memory stays at some tens of
     megabytes whatever its size. The file appears whole or not at all. Run it with `dlrm_tf.lite.Scorer`, or with any TFLite
@@ -61,7 +61,7 @@ def export_tflite(
       max_auc_loss: how far AUC may fall below the float model's; a worse file is not written. Needs labels.
       data: a folder made by `prepare`, or opened `Records`. Inputs of its train split (else those of `evaluation`) also calibrate
         int8 layers, which lowers their error.
-      vocabulary: path of the vocabulary; its keys (of the ids kept) travel in the file, and `Scorer.score_raw` takes raw rows.
+      vocabulary: path of the vocabulary; its keys (of the ids kept) go into the file, and `Scorer.score_raw` takes raw rows.
       quiet: show no progress.
       rows: deprecated name of `table_dtype`.
 
@@ -192,7 +192,7 @@ class TFLiteExporter:
 
     @contextlib.contextmanager
     def _weights_of(self, kept: Optional[list[np.ndarray]]):
-        """Path of the weights file to export: the source's, or for the time being one with only the ids `kept`."""
+        """Path of the weights file to export: the source's, or a temporary one with only the ids `kept`."""
         if kept is None:
             yield self.source.weights
             return

@@ -18,13 +18,13 @@ _ALIGNMENT = 16
 
 
 def read(data: bytes) -> schema.ModelT:
-    """The model's object tree."""
+    """The object tree of a model given as `data`, the bytes of a file."""
     # A bytearray, because the object tree's arrays are views of it and are edited.
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(data), 0))
 
 
 def shorten_names(model: schema.ModelT) -> None:
-    """Cuts Keras's name scopes from tensor names: they count the layers of this process, so exports would differ."""
+    """Cuts Keras's name scopes from tensor names in `model`: they count the layers of this process, so exports would differ."""
     made: collections.Counter[bytes] = collections.Counter()
     for tensor in model.subgraphs[0].tensors:
         if b"/" in tensor.name:
@@ -35,7 +35,7 @@ def shorten_names(model: schema.ModelT) -> None:
 
 
 def add_buffer(model: schema.ModelT, data: bytes) -> int:
-    """Appends a constant; returns its number."""
+    """Appends the constant `data` to a `model`; returns its number."""
     buffer = schema.BufferT()
     buffer.data = data
     model.buffers.append(buffer)
@@ -43,7 +43,13 @@ def add_buffer(model: schema.ModelT, data: bytes) -> int:
 
 
 def add_metadata(model: schema.ModelT, name: str, data: bytes) -> None:
-    """Appends an entry to Model.metadata. Our JSON comes last of all buffers, so that it can be replaced in the written file."""
+    """Appends an entry to Model.metadata. The JSON, `METADATA`, must be last, so that it can be replaced in the written file.
+
+    Args:
+      model: the graph.
+      name: the entry's name.
+      data: its bytes.
+    """
     entry = schema.MetadataT()
     entry.name, entry.buffer = name, add_buffer(model, data)
     model.metadata = [*(model.metadata or []), entry]
@@ -123,7 +129,12 @@ def _total(graph: bytearray, constants: dict) -> int:
 
 
 def set_metadata(path: str, values: dict) -> None:
-    """Replaces the metadata of a file that `write` made; it is the file's last vector."""
+    """Replaces the JSON in a file that `write` made; it is the file's last vector.
+
+    Args:
+      path: the file.
+      values: what the JSON holds.
+    """
     with mapped(path) as model:
         position = data_field(metadata_buffer(model, METADATA))
         start = position + struct.unpack_from("<I", model._tab.Bytes, position)[0]
@@ -166,7 +177,16 @@ def check_operators(path: str, largest_constant: int = 1 << 22) -> None:
 
 
 def resize_table(model: schema.ModelT, stand_in_rows: int, rows: int) -> int:
-    """Gives the stand-in table its real number of rows; returns the number of its buffer."""
+    """Gives the stand-in table in a converted graph its real number of rows.
+
+    Args:
+      model: the graph.
+      stand_in_rows: rows of the stand-in.
+      rows: rows of the real table.
+
+    Returns:
+      The number of the table's buffer.
+    """
     found = [t for t in model.subgraphs[0].tensors if t.type == schema.TensorType.INT8 and list(t.shape)[:1] == [stand_in_rows]]
     if len(found) != 1:
         raise AssertionError(f"wanted one int8 table of {stand_in_rows} rows in the converted graph. Received {len(found)}")

@@ -7,12 +7,9 @@ import numpy as np
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.export.tflite.quantize import RowQuantizer
 from dlrm_tf.keras2 import tensorflow
-from dlrm_tf.model.subset import model_around
+from dlrm_tf.model.subset import STAND_IN_ROWS, model_around
 
 tf = tensorflow()
-
-# Rows of the table that stands in for the real one while the graph is converted; a number no other dimension has.
-STAND_IN_ROWS = 9973
 
 
 def table_offsets(config: DLRMConfig) -> np.ndarray:
@@ -21,7 +18,7 @@ def table_offsets(config: DLRMConfig) -> np.ndarray:
 
 
 def table_rows(config: DLRMConfig) -> int:
-    """Rows of the device's table: ids, and two OOV rows a feature."""
+    """Rows of the device's table: ids, and two OOV rows per feature."""
     return config.table_rows + config.num_categorical
 
 
@@ -75,7 +72,14 @@ class QuantizedEmbedding(tf.keras.layers.Layer):
         self.table = tf.Variable(rows.reshape(STAND_IN_ROWS, -1).astype(np.int8), trainable=False)
 
     def call(self, categorical: tf.Tensor) -> tf.Tensor:
-        """Ids int32 `[batch_size, F]` -> `[batch_size, F, D]`; an id outside `[0, size_f)` reads its own feature's OOV row."""
+        """Looks ids up; an id outside `[0, size_f)` reads its own feature's OOV row.
+
+        Args:
+          categorical: int32 `[batch_size, F]`.
+
+        Returns:
+          float32 `[batch_size, F, D]`.
+        """
         rows = tf.maximum(tf.minimum(categorical, self._sizes), -1) + self._offsets
         # B X F X width
         packed = tf.cast(tf.gather(self.table, rows), tf.float32)

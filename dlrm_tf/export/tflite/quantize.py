@@ -21,7 +21,7 @@ class RowQuantizer:
     """Turns float rows `[n, D]` into rows of bytes and back: `[n, 1 + D]` of eight bits, `[n, 1 + D / 2]` of four.
 
     Column 0 is the code c of the row's scale, `scale = exp(step * c + mid)`; the others are `round(x / scale)`. The code is
-    rounded up and the row is divided by the *decoded* scale, so that the largest value never saturates. A scale a row costs
+    rounded up and the row is divided by the *decoded* scale, so that the largest value never saturates. A scale per row costs
     one byte and is read by the same GATHER as the row.
 
     With four bits a byte is `16 * a + (b + 8)` of the integers a (first half of the row) and b (second half), which plain
@@ -44,7 +44,7 @@ class RowQuantizer:
         return 2 ** (self.bits - 1) - 1
 
     def width(self, embedding_dim: int) -> int:
-        """Bytes of a row."""
+        """Bytes of a row of `embedding_dim` numbers."""
         return 1 + embedding_dim * self.bits // 8
 
     @classmethod
@@ -72,7 +72,7 @@ class RowQuantizer:
         return np.exp(codes.astype(np.float32) * np.float32(self.step) + np.float32(self.mid))
 
     def quantize(self, rows: np.ndarray) -> np.ndarray:
-        """int8 `[n, width(D)]` of float32 `[n, D]`."""
+        """Quantizes `rows`, float32 `[n, D]`, to int8 `[n, width(D)]`."""
         codes = self._codes(rows)
         integers = self._integers(rows, codes)
         if self.bits == 4:
@@ -88,7 +88,7 @@ class RowQuantizer:
         return np.column_stack((codes, integers)).astype(np.int8)
 
     def dequantize(self, packed: np.ndarray) -> np.ndarray:
-        """float32 `[n, D]` of what `quantize` gave: what the device computes with."""
+        """Decodes `packed`, what `quantize` gave, to float32 `[n, D]`: what the device computes with."""
         integers = packed[:, 1:].astype(np.float32)
         if self.bits == 4:
             high = np.floor(integers / 16)

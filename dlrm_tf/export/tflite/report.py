@@ -22,7 +22,7 @@ class TFLiteReport:
       bytes: its size.
       float_bytes: size of the float32 weights of the whole model.
       table_rows: rows of the device's table; a block is OOV row, ids, OOV row.
-      bytes_per_row: bytes a table row takes.
+      bytes_per_row: bytes of a row of the table.
       table_dtype: `"int8"` or `"int4"`.
       mlp: precision of the dense layers.
       ids: ids kept.

@@ -7,12 +7,11 @@ from typing import Optional, Union
 import numpy as np
 
 from dlrm_tf.data.features import log_dense
-from dlrm_tf.data.fits import check_vocabulary
 from dlrm_tf.data.records import Records
-from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
 from dlrm_tf.export.budget import IdRanking, count_ids, id_values, loss_of_dropping
 from dlrm_tf.export.tflite.calibration import CALIBRATION_ROWS, LEAST_ROWS, Calibration, calibrate
+from dlrm_tf.export.vocabulary import load_vocabulary
 from dlrm_tf.files import StrPath
 from dlrm_tf.model.subset import float_probabilities
 from dlrm_tf.train.evaluate import check_fits
@@ -61,8 +60,13 @@ class ExportSource:
         self.weights, self.quiet = os.fspath(weights), quiet
         with WeightsReader(self.weights) as reader:
             self.config, self.attributes = reader.config, reader.attributes
-        self.records = self._open(data)
-        self.vocabulary = self._load(vocabulary)
+        trained_with = self.attributes["vocabulary_fingerprint"]
+        self.records = data if data is None or isinstance(data, Records) else Records.open(data)
+        if self.records is not None:
+            check_fits(self.config, trained_with, self.records, self.weights)
+        self.vocabulary = None
+        if vocabulary is not None:
+            self.vocabulary = load_vocabulary(vocabulary, self.config, trained_with, weights=self.weights)
         if evaluation is None and self.records is not None and self.records.rows("test"):
             dense, categorical, label = self.records.numpy("test", 0, EVALUATION_ROWS)
             evaluation = log_dense(dense), categorical, label
@@ -89,7 +93,7 @@ class ExportSource:
         """Statistics of the dense layers' inputs, on training rows if there are any, else on the evaluation rows.
 
         Args:
-          weights: the weights file that is exported: this source's, or what is left of it.
+          weights: the weights file that is exported: this source's, or its copy with fewer ids.
           kept: per feature, the ids left in that file; None when all are.
 
         Returns:
@@ -111,21 +115,6 @@ class ExportSource:
         total = self.records.rows("train")
         dense, categorical, _ = self.records.numpy("train", max(total - rows, 0), total)
         return log_dense(dense), categorical
-
-    def _open(self, data) -> Optional[Records]:
-        if data is None:
-            return None
-        records = data if isinstance(data, Records) else Records.open(data)
-        check_fits(self.config, self.attributes["vocabulary_fingerprint"], records, self.weights)
-        return records
-
-    def _load(self, path) -> Optional[Vocabulary]:
-        if path is None:
-            return None
-        vocabulary = Vocabulary.load(path)
-        trained_with = self.attributes["vocabulary_fingerprint"]
-        check_vocabulary(vocabulary, self.config, trained_with, source=os.fspath(path), model=self.weights)
-        return vocabulary
 
     def _checked(self, evaluation) -> tuple:
         """Evaluation rows as `((dense, categorical) or None, label or None)`, of the right types and shapes."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from dlrm_tf.export.tflite.quantize import RowQuantizer, table_range
 from dlrm_tf.progress import Progress
+from dlrm_tf.weights.layout import row_chunks
 from dlrm_tf.weights.reader import WeightsReader
 
 # Rows at a time: 16 MiB of a 16-wide float32 table.
@@ -25,8 +26,8 @@ def fit_quantizer(reader: WeightsReader, bits: int, *, source: str, quiet: bool 
     total = reader.config.table_rows
 
     def chunks(progress):
-        for start in range(0, total, _CHUNK_ROWS):
-            rows = reader.table(start, min(start + _CHUNK_ROWS, total))
+        for start, stop in row_chunks(0, total, _CHUNK_ROWS):
+            rows = reader.table(start, stop)
             yield start, rows
             progress.update(len(rows))
 

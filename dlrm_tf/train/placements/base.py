@@ -30,11 +30,12 @@ class Placement:
       strategy: the `tf.distribute.Strategy` that the model is built under.
 
     Raises:
-      UsageError: an option that does not go with this placement, or a cluster or device that is needed and not there.
+      UsageError: an option that this placement does not support, or a cluster or device that is missing.
     """
 
-    # Options of `fit` that a placement may or may not have.
+    # Whether a placement supports these options of `fit`.
     allows_steps_per_execution = True
+    allows_profile = True
     allows_optimizer_state = False
     allows_precision = False
     # Whether all batches must have the same shape, so that a last one that is not full is left out.
@@ -47,6 +48,8 @@ class Placement:
                 f"steps_per_execution must be 1 with strategy {options.strategy!r}: TensorFlow's collectives take no last "
                 f"batch that is smaller in a loop. Received {options.steps_per_execution}"
             )
+        if options.profile and not self.allows_profile:
+            raise UsageError(f"profile does not go with strategy {options.strategy!r}. Received {options.profile}")
         if (options.optimizer_state or options.save_optimizer_state) and not self.allows_optimizer_state:
             raise UsageError(f"optimizer state in weights files goes with strategy 'default'. Received {options.strategy!r}")
         if (options.precision != "float32" or options.loss_scale is not None) and not self.allows_precision:
@@ -148,7 +151,7 @@ class Placement:
         """This process's share of global batches, as `model.fit` takes it.
 
         Replica r of n takes rows `[len * r // n, len * (r + 1) // n)` of every batch, so that all replicas together do what one
-        process does with the same batches in the same order. Each process reads the whole of every batch (160 bytes a row).
+        process does with the same batches in the same order. Each process reads the whole of every batch (160 bytes per row).
 
         Args:
           model: the compiled model.

@@ -36,6 +36,8 @@ class ClusterError(DLRMError):
 class ParameterServerPlacement(Placement):
     """The coordinator of `TF_CONFIG`'s cluster. In a process that is one of its `ps` or `worker`, making it never returns."""
 
+    allows_profile = False
+
     def __init__(self, options: FitOptions, table_rows: int):
         self._run_chunk: Optional[Callable] = None
         super().__init__(options, table_rows)

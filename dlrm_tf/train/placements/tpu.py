@@ -61,7 +61,7 @@ class TPUFusedEmbedding(tf.keras.layers.Layer):
     Args:
       config: the model's configuration.
       table: float32 `[table_rows, D]`, the rows to start from.
-      optimizer: `"sgd"` or `"adagrad"` of `make_optimizer`, the table's own; the hardware knows no others of ours.
+      optimizer: `"sgd"` or `"adagrad"` of `make_optimizer`, the table's own; the hardware supports no other of its optimizers.
 
     Raises:
       UsageError: another optimizer.

@@ -1,6 +1,5 @@
 """Size budgets: which ids stay, what becomes of the others, and that the same raw row gets the same treatment."""
 
-import dataclasses
 import os
 
 import numpy as np
@@ -249,7 +248,7 @@ def test_wrong_use(trained, tmp_path):
     Vocabulary.from_keys({name: ["a"] for name in records.spec.categorical_names}).save(tmp_path / "v.npz")
     with pytest.raises(DataError, match="wanted the vocabulary .* has .* ids for feature"):
         export_tflite(weights, path, vocabulary=tmp_path / "v.npz", quiet=True)
-    other = dlrm_tf.DLRM(dataclasses.replace(dlrm_tf.DLRMConfig.preset("tiny")), seed=0)
+    other = dlrm_tf.DLRM(dlrm_tf.DLRMConfig.preset("tiny"), seed=0)
     other.save_weights(tmp_path / "o.weights.h5")
     with pytest.raises(CheckpointError, match="ids for feature"):
         export_tflite(tmp_path / "o.weights.h5", path, data=records, quiet=True)
@@ -264,7 +263,7 @@ def test_sizes(text, size):
 
 
 @pytest.mark.parametrize("text", ["", "MB", "-3MB", "5 TB", "1e3", "nan", "0"])
-def test_sizes_that_are_none(text):
+def test_text_that_is_no_size(text):
     with pytest.raises(UsageError, match="wanted a size such as 20MB"):
         parse_size(text)
 

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 
 import dlrm_tf
+from dlrm_tf.checkpoints.reference import logits
 from dlrm_tf.errors import CheckpointError, DataError, DLRMError, UsageError
 from dlrm_tf.export.tflite import flatbuffer
-from dlrm_tf.export.tflite import graph as lite_graph
 from dlrm_tf.export.tflite.export import export_tflite
+from dlrm_tf.export.tflite.graph import convert
 from dlrm_tf.export.tflite.quantize import RowQuantizer
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.lite import Scorer
 from dlrm_tf.lite.metadata import mapped, read_entry, read_metadata
-from dlrm_tf.model.subset import float_probabilities
+from dlrm_tf.model.subset import STAND_IN_ROWS, float_probabilities
+from dlrm_tf.probability import sigmoid
 from dlrm_tf.weights.reader import WeightsReader
 from dlrm_tf.weights.subset import renumber, seen_ids, subset_rows
 
@@ -56,32 +58,25 @@ def weights(tmp_path_factory):
 
 
 def reference(path, dense, categorical):
-    """The scorer's arithmetic in NumPy: decoded rows, float64 layers."""
+    """Probabilities of the NumPy reference, its table as the file has it: quantized and decoded."""
     with WeightsReader(path) as reader:
-        config = reader.config
-        table = reader.table(0, config.table_rows)
-        layers = {(m, i): reader.dense(m, i) for m, i, _, _ in config.dense_shapes()}
+        config, layers = reader.config, layers_of(reader)
+        table = reader.table(0, reader.config.table_rows)
     magnitude = np.abs(table).max(axis=1)
     quantizer = RowQuantizer.fit(magnitude.min(), magnitude.max())
-    decoded = quantizer.dequantize(quantizer.quantize(table)).astype(np.float64)
-    x = dense.astype(np.float64)
-    for i in range(len(config.bottom_mlp)):
-        x = np.maximum(x @ layers["bottom_mlp", i][0] + layers["bottom_mlp", i][1], 0)
-    vectors = [x]
-    for f, (size, offset) in enumerate(zip(config.categorical_feature_sizes, config.block_offsets)):
-        ids = [i if 0 <= i < size else size for i in categorical[:, f].tolist()]
-        vectors.append(decoded[offset + np.array(ids)])
-    if config.interaction == "cat":
-        features = vectors
-    else:
-        pairs = [(i, j) for i in range(len(vectors)) for j in range(i + 1 if config.self_interaction else i)]
-        features = [x] + [(vectors[i] * vectors[j]).sum(axis=1, keepdims=True) for i, j in pairs]
-    y = np.concatenate(features, axis=1)
-    for i in range(len(config.top_mlp)):
-        y = y @ layers["top_mlp", i][0] + layers["top_mlp", i][1]
-        if i < len(config.top_mlp) - 1:
-            y = np.maximum(y, 0)
-    return 1 / (1 + np.exp(-y[:, 0]))
+    decoded = quantizer.dequantize(quantizer.quantize(table))
+
+    def weight(part, number, kind, ids):
+        if part != "embedding":
+            return layers[part, number][kind == "bias"]
+        size = config.categorical_feature_sizes[number]
+        return decoded[config.block_offsets[number] + np.where((ids >= 0) & (ids < size), ids, size)]
+
+    return sigmoid(logits(config, weight, dense, categorical)[:, 0])
+
+
+def layers_of(reader):
+    return {(m, i): reader.dense(m, i) for m, i, _, _ in reader.config.dense_shapes()}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -107,8 +102,8 @@ def test_errors_are_reported_and_small(weights, tmp_path, name, mlp, bound):
     dense, categorical = inputs(BASE, 500)
     path = tmp_path / "m.tflite"
     report = export_tflite(weights[name], path, mlp=mlp, evaluation=(dense, categorical), quiet=True)
-    logits = dlrm_tf.load(weights[name])({"dense": dense, "categorical": categorical})
-    error = np.abs(Scorer(path).score(dense, categorical) - tf.sigmoid(logits).numpy()[:, 0])
+    keras = dlrm_tf.load(weights[name])({"dense": dense, "categorical": categorical})
+    error = np.abs(Scorer(path).score(dense, categorical) - tf.sigmoid(keras).numpy()[:, 0])
     assert report.max_error == pytest.approx(error.max(), abs=1e-6)
     assert report.mean_error == pytest.approx(error.mean(), abs=1e-6)
     assert 0 < report.max_error < bound
@@ -187,15 +182,11 @@ def test_constants_are_aligned_and_the_table_is_the_files_own(weights, tmp_path)
 
 def test_golden_model_scores_as_mindspore_did(golden_ckpt, golden_run, tmp_path):
     """Float layers leave the rows' error only, against probabilities that MindSpore computed."""
-    _, arrays = golden_run("tiny")
+    settings, arrays = golden_run("tiny")
     dlrm_tf.convert(golden_ckpt("tiny", "trained"), tmp_path / "m.weights.h5", quiet=True)
     export_tflite(tmp_path / "m.weights.h5", tmp_path / "m.tflite", mlp="float32", quiet=True)
-    key = {name: next(k for k in arrays if name in k) for name in ("dense", "categorical")}
-    dense, categorical = (arrays[key[name]] for name in ("dense", "categorical"))
-    dense, categorical = dense.reshape(-1, dense.shape[-1]), categorical.reshape(-1, categorical.shape[-1])
-    after = next(arrays[k] for k in arrays if "after" in k or "trained" in k).reshape(-1)
-    scored = Scorer(tmp_path / "m.tflite").score(dense[-len(after) :], categorical[-len(after) :])
-    assert np.abs(scored - after).max() < 2e-3
+    scored = Scorer(tmp_path / "m.tflite").score(*(arrays[key][settings["steps"]] for key in ("dense", "categorical")))
+    assert np.abs(scored - arrays["prob_trained"].reshape(-1)).max() < 2e-3
 
 
 def test_custom_and_flex_operators_are_refused(tmp_path):
@@ -224,17 +215,12 @@ def test_a_table_that_is_unpacked_on_load_is_refused(tmp_path):
 
 
 def test_a_file_beyond_the_format_is_refused_before_anything_is_written(weights, tmp_path):
-    model = flatbuffer.read(lite_graph_bytes(weights))
-    table = flatbuffer.resize_table(model, lite_graph.STAND_IN_ROWS, 10)
+    with WeightsReader(weights["dot"]) as reader:
+        model = flatbuffer.read(convert(BASE, layers_of(reader), RowQuantizer.fit(0.1, 1.0)))
+    table = flatbuffer.resize_table(model, STAND_IN_ROWS, 10)
     with pytest.raises(DLRMError, match="holds at most 2,147,483,647"):
         flatbuffer.write(str(tmp_path / "big.tflite"), model, {table: (2**31, iter(()))})
     assert not os.listdir(tmp_path)
-
-
-def lite_graph_bytes(weights):
-    with WeightsReader(weights["dot"]) as reader:
-        layers = {(m, i): reader.dense(m, i) for m, i, _, _ in BASE.dense_shapes()}
-    return lite_graph.convert(BASE, layers, RowQuantizer.fit(0.1, 1.0))
 
 
 def test_nothing_is_left_of_a_failed_export(weights, tmp_path):
