@@ -133,7 +133,7 @@ class DLRMConfig:
         """
         try:
             fields = json.loads(text)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:  # RecursionError: nested too deeply
             raise DataError(f"{source}: not JSON ({e})") from e
         if not isinstance(fields, dict):
             raise DataError(f"{source}: wanted a JSON object. Received {type(fields).__name__}")

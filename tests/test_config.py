@@ -73,6 +73,7 @@ def test_json_round_trip(sizes, dim, self_interaction):
     "text, message",
     [
         ("{", "not JSON"),
+        ("[" * 20_000, "my.json: not JSON"),
         ("[]", "wanted a JSON object. Received list"),
         ("{}", "categorical_feature_sizes is missing"),
         (json.dumps({"categorical_feature_sizes": [1], "dropout": 1}), "wanted the fields bottom_mlp, .*Received 'dropout'"),

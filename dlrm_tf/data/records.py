@@ -140,7 +140,7 @@ class Records:
             if manifest["format"] != FORMAT:
                 raise DataError(f"{path}: wanted records of format {FORMAT}. Received {manifest['format']!r}")
             records = cls(folder, manifest)
-        except (ValueError, KeyError, TypeError) as e:
+        except (ValueError, KeyError, TypeError, RecursionError) as e:
             if isinstance(e, DataError):
                 raise
             raise DataError(f"{path}: damaged manifest ({reason(e)})") from None

@@ -111,7 +111,7 @@ class FeatureSpec:
         with open(path, encoding="utf-8") as file:
             try:
                 return cls.from_dict(json.load(file))
-            except (ValueError, TypeError) as e:
+            except (ValueError, TypeError, RecursionError) as e:
                 raise DataError(f"{path}: {e}") from None
 
 

@@ -51,8 +51,9 @@ def test_refused(tmp_path, values, message):
     assert str(path) in str(error.value)
 
 
-def test_not_json(tmp_path):
+@pytest.mark.parametrize("text", ["label: y", "[" * 20_000])
+def test_not_json(tmp_path, text):
     path = tmp_path / "spec.json"
-    path.write_text("label: y")
+    path.write_text(text)
     with pytest.raises(DataError, match="spec.json"):
         FeatureSpec.load(path)

@@ -170,6 +170,7 @@ def change_manifest(folder, change) -> None:
         (lambda f: (f / "manifest.json").unlink(), "not a prepared data folder, or not finished"),
         (lambda f: (f / "manifest.json").write_text("{"), "damaged manifest"),
         (lambda f: (f / "manifest.json").write_text("[]"), "damaged manifest"),
+        (lambda f: (f / "manifest.json").write_text("[" * 20_000), "damaged manifest"),
         (lambda f: (f / "train" / "00003.bin").unlink(), "00003.bin: missing"),
         (lambda f: (f / "train" / "00003.bin").write_bytes(b"x"), "wanted 32000 bytes .200 rows.. Received 1"),
         (lambda f: change_manifest(f, lambda m: m.update(format=99)), "wanted records of format 1. Received 99"),
