@@ -1,7 +1,6 @@
 """Score rows with a server (gRPC or REST), a SavedModel, a .tflite file or a .weights.h5 file; one probability a line."""
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -50,7 +49,8 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("--model_version and --model_label exclude each other")
     if args.output and not args.output.endswith((".csv", ".npy")):
         raise UsageError(f"--output must be a .csv or .npy file. Received {args.output!r}")
-    # Here, not above: --help must not wait for them.
+    import numpy as np
+
     from dlrm_tf.score.client import Tls
     from dlrm_tf.score.rows import read_rows
     from dlrm_tf.score.targets import open_target
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     files = {name: getattr(args, name) for name in ("ca_file", "cert_file", "key_file", "server_name")}
     if args.tls or any(files.values()):
         options["tls"] = Tls(**files)
-    options.update(model_name=args.model_name, version=args.model_version, label=args.model_label)
+    options.update(batch_size=args.batch_size, model_name=args.model_name, version=args.model_version, label=args.model_label)
     with open_target(args.target, **options) as target:
         if args.output is None:
             for probability in _score(target, batches):
@@ -72,7 +72,9 @@ def run(args: argparse.Namespace) -> None:
                 for probability in _score(target, batches):
                     out.write(_lines(probability))
         else:
-            _write_npy(args.output, list(_score(target, batches)))
+            probabilities = np.concatenate([np.zeros(0, np.float32), *_score(target, batches)])
+            with atomic_file(args.output) as path, open(path, "wb") as out:
+                np.save(out, probabilities.astype(np.float32))
 
 
 def _score(target: Any, batches: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
@@ -85,13 +87,3 @@ def _score(target: Any, batches: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
 def _lines(probability: Any) -> str:
     # Nine significant digits bring a float32 back exactly.
     return "".join(f"{value:.9g}\n" for value in probability.tolist())
-
-
-def _write_npy(output: str, parts: list[Any]) -> None:
-    import numpy as np
-
-    probability = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    with atomic_file(output) as path, open(path, "wb") as out:
-        np.save(out, probability.astype(np.float32))
-        out.flush()
-        os.fsync(out.fileno())

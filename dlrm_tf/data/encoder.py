@@ -39,6 +39,27 @@ def check_features(spec: FeatureSpec, vocabulary: Vocabulary, source: str) -> No
         )
 
 
+def int32_ids(categorical: Any, source: str) -> np.ndarray:
+    """Ids as models take them, int32; an id beyond int32 becomes -1, which is out of vocabulary.
+
+    Args:
+      categorical: integers of any width.
+      source: named in errors.
+
+    Raises:
+      DataError: they are not integers.
+    """
+    given: np.ndarray = np.asarray(categorical)
+    if not np.issubdtype(given.dtype, np.integer):
+        raise DataError(f"{source}: categorical must be integer ids. Received {given.dtype}")
+    if given.dtype == np.int32:
+        return given
+    limits = np.iinfo(np.int32)
+    ids: np.ndarray = given.astype(np.int32)
+    ids[(given < limits.min) | (given > limits.max)] = -1
+    return ids
+
+
 class Encoder:
     """Encodes raw rows with a vocabulary.
 

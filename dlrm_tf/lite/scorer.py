@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from dlrm_tf.data.encoder import Encoder
+from dlrm_tf.data.encoder import Encoder, int32_ids
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, DLRMError, require
@@ -74,16 +74,10 @@ class Scorer:
         Raises:
           DataError: an array of another width, numbers of rows that differ, or ids that are not integers.
         """
-        dense, categorical = self._checked("dense", dense), self._checked("categorical", categorical)
-        if not np.issubdtype(categorical.dtype, np.integer):
-            raise DataError(f"{self.path}: categorical must be integer ids. Received {categorical.dtype}")
+        dense, ids = self._checked("dense", dense), int32_ids(self._checked("categorical", categorical), self.path)
         if self._kept_ids is not None:
-            categorical = self._kept_ids.translate(categorical)
-        elif categorical.dtype != np.int32:
-            # 2**32 + 3 is out of vocabulary, not id 3.
-            limits = np.iinfo(np.int32)
-            categorical = np.clip(categorical, limits.min, limits.max).astype(np.int32)
-        return self._score(np.ascontiguousarray(dense, np.float32), categorical)
+            ids = self._kept_ids.translate(ids)
+        return self._score(np.ascontiguousarray(dense, np.float32), ids)
 
     __call__ = score
 

@@ -8,9 +8,9 @@ from typing import Any, Callable, Optional, Union
 
 import numpy as np
 
+from dlrm_tf.data.encoder import int32_ids
 from dlrm_tf.errors import ServingError
 from dlrm_tf.keras2 import any_keras_tensorflow
-from dlrm_tf.score.rows import int32_ids
 from dlrm_tf.score.transport import Arrays, Tls, Transport, Unavailable
 
 # Seconds before the first retry, and the longest wait. Each wait is twice the one before, times a random factor from 0.5 to 1, so

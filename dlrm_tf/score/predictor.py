@@ -49,7 +49,7 @@ class Predictor:
         source = "the vocabulary" if isinstance(vocabulary, Vocabulary) else os.fspath(vocabulary)
         keys = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.load(source)
         self._encoder, self._batch_size = Encoder(columns, keys), batch_size
-        self._target = open_target(model, **target)
+        self._target = open_target(model, batch_size=batch_size, **target)
         if isinstance(self._target, LocalTarget) and self._target.config is not None:
             config = self._target.config
             check_vocabulary(keys, config, self._target.vocabulary_fingerprint, source=source, model=model)

@@ -17,27 +17,6 @@ from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
 
 
-def int32_ids(categorical: Any, where: str) -> np.ndarray:
-    """Ids as a server takes them, int32; one beyond int32 is out of vocabulary, -1, and not what its low bits say.
-
-    Args:
-      categorical: integers of any width.
-      where: names the target in the error.
-
-    Raises:
-      DataError: not integers.
-    """
-    given: np.ndarray = np.asarray(categorical)
-    if not np.issubdtype(given.dtype, np.integer):
-        raise DataError(f"{where}: categorical must be integer ids. Received {given.dtype}")
-    if given.dtype == np.int32:
-        return given
-    limits = np.iinfo(np.int32)
-    ids: np.ndarray = given.astype(np.int32)
-    ids[(given < limits.min) | (given > limits.max)] = -1
-    return ids
-
-
 def read_rows(
     path: str,
     *,

@@ -9,13 +9,13 @@ import numpy as np
 
 import dlrm_tf
 from dlrm_tf.config import DLRMConfig
+from dlrm_tf.data.encoder import int32_ids
 from dlrm_tf.errors import ServingError, UsageError, reason, require
 from dlrm_tf.export.savedmodel.metadata import read_metadata
 from dlrm_tf.files import StrPath
 from dlrm_tf.keras2 import any_keras_tensorflow, tensorflow
 from dlrm_tf.lite.scorer import Scorer
 from dlrm_tf.score.client import Client
-from dlrm_tf.score.rows import int32_ids
 from dlrm_tf.versions import versions_on_disk
 
 
@@ -165,7 +165,7 @@ def open_target(
       model_name: model on a server.
       version: of a server or of a folder of versions; None is the latest.
       label: version label on a server.
-      **client: further arguments of `Client` (timeout, retries, tls), for a server.
+      **client: further arguments of `Client` (timeout, retries, batch_size, tls), for a server.
 
     Returns:
       A context manager with `score(dense float32 [rows, dense_dim], categorical integers [rows, F]) -> float32 [rows]`.
