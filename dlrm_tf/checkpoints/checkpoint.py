@@ -98,9 +98,6 @@ class Checkpoint:
         """Closes the file."""
         self._file.close()
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._tensors
-
     def info(self, name: str) -> TensorInfo:
         """Name, dtype, shape and place of a tensor.
 

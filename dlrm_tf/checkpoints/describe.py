@@ -4,14 +4,14 @@ import os
 from typing import Any
 
 from dlrm_tf.checkpoints.dlrm_checkpoint import open_checkpoint
-from dlrm_tf.checkpoints.file_sha256 import KNOWN, known_sha256, sha256_file
+from dlrm_tf.checkpoints.file_sha256 import KNOWN, known_sha256
 from dlrm_tf.checkpoints.infer_config import infer_config
 from dlrm_tf.checkpoints.names import assign
 from dlrm_tf.checkpoints.tensor_info import TensorInfo
 from dlrm_tf.data.key_file import is_key_file
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import CheckpointError
-from dlrm_tf.files import StrPath
+from dlrm_tf.files import StrPath, sha256_file
 from dlrm_tf.weights.hdf5 import SIGNATURE
 from dlrm_tf.weights.layout import weight_shapes
 from dlrm_tf.weights.reader import WeightsReader

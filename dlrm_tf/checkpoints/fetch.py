@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from dlrm_tf import __version__
-from dlrm_tf.checkpoints.file_sha256 import HUB_SHA256, sha256_file, write_note
+from dlrm_tf.checkpoints.file_sha256 import HUB_SHA256, write_note
 from dlrm_tf.errors import CheckpointError, DLRMError, UsageError
-from dlrm_tf.files import StrPath, atomic_file
+from dlrm_tf.files import StrPath, atomic_file, sha256_file
 from dlrm_tf.progress import Progress
 
 HUB_URL = "https://download.mindspore.cn/models/r1.3/dlrm_ascend_v130_criteo_research_recommend_acc78.96.ckpt"

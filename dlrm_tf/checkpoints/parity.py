@@ -12,7 +12,7 @@ from dlrm_tf.checkpoints.dlrm_checkpoint import DLRMCheckpoint
 from dlrm_tf.checkpoints.names import Weight, weights_of
 from dlrm_tf.checkpoints.tensor_info import TensorInfo, row_chunks
 from dlrm_tf.errors import CheckpointError
-from dlrm_tf.files import StrPath, atomic_file
+from dlrm_tf.files import StrPath, write_file
 from dlrm_tf.probability import sigmoid
 from dlrm_tf.progress import Progress
 from dlrm_tf.weights.reader import WeightsReader
@@ -58,9 +58,8 @@ class Parity:
 
     def write(self, path: StrPath) -> None:
         """Writes the report as JSON."""
-        with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as f:
-            json.dump({"passed": self.passed, "tolerance": TOLERANCE, **dataclasses.asdict(self)}, f, indent=1)
-            f.write("\n")
+        report = {"passed": self.passed, "tolerance": TOLERANCE, **dataclasses.asdict(self)}
+        write_file(path, json.dumps(report, indent=1) + "\n")
 
     def __str__(self) -> str:
         equal = sum(t["equal"] for t in self.tensors)

@@ -28,7 +28,6 @@ class TorchCheckpoint:
 
     Attributes:
       path: the file.
-      size: its size in bytes.
       format: `"pytorch"`.
       names: tensor names in the order of the `state_dict`.
 
@@ -42,7 +41,6 @@ class TorchCheckpoint:
     def __init__(self, path: StrPath) -> None:
         self._torch = torch = require("torch", "torch")
         self.path = os.fspath(path)
-        self.size = os.path.getsize(path)
         with open(path, "rb") as f:
             zipped = f.read(4) == MAGICS[0]
         try:
@@ -79,9 +77,6 @@ class TorchCheckpoint:
     def close(self) -> None:
         """Releases the tensors, and the file with them."""
         self._tensors = {}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._tensors
 
     def info(self, name: str) -> TensorInfo:
         """Name, dtype and shape of a tensor.

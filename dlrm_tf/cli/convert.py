@@ -1,9 +1,9 @@
 """Converts a DLRM checkpoint (MindSpore .ckpt or .safetensors, PyTorch) to a Keras .weights.h5, or back to MindSpore."""
 
-from dlrm_tf.errors import UsageError
+import argparse
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `dlrm-tf convert`."""
     parser.add_argument("source", metavar="SOURCE", help="checkpoint to read; a .weights.h5 when converting back")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="file to write: .weights.h5, .ckpt or .safetensors")
@@ -24,13 +24,11 @@ def add_arguments(parser) -> None:
     parser.add_argument("--crc", action="store_true", help="append MindSpore's checksum (only --to mindspore)")
 
 
-def run(args) -> None:
+def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
     from dlrm_tf.checkpoints.convert import convert
     from dlrm_tf.checkpoints.sample import read_sample
 
-    if args.crc and args.to != "mindspore" and args.output.endswith(".weights.h5"):
-        raise UsageError("--crc is only for --to mindspore")
     done = convert(
         args.source,
         args.output,

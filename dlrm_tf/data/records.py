@@ -7,7 +7,6 @@ Layout of a folder:
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 from typing import Any, Optional
@@ -18,7 +17,7 @@ from dlrm_tf.data.pipeline import build
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, reason
-from dlrm_tf.files import StrPath, atomic_file
+from dlrm_tf.files import StrPath, sha256_file, write_file
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -57,8 +56,10 @@ def write_rows(path: str, rows: np.ndarray) -> None:
       path: the file.
       rows: `[n]` of `row_dtype`.
 
-    Not `ndarray.tofile`: on a full disk it raises an OSError that has neither errno nor the file's name.
+    Raises:
+      OSError: the file can't be written; it has errno and the file's name.
     """
+    # Not ndarray.tofile: on a full disk its OSError has neither errno nor the file's name.
     try:
         with open(path, "wb") as file:
             file.write(rows.tobytes())
@@ -86,8 +87,7 @@ def write_manifest(
         "vocabulary": {"fingerprint": vocabulary.fingerprint, "sizes": vocabulary.sizes},
         "shards": shards,
     }
-    with atomic_file(os.path.join(folder, MANIFEST)) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1)
+    write_file(os.path.join(folder, MANIFEST), json.dumps(manifest, indent=1))
 
 
 class Records:
@@ -269,14 +269,9 @@ class Records:
         for split in SPLITS:
             for shard in self.shards[split]:
                 path = os.path.join(self.folder, shard.path)
-                digest = hashlib.sha256()
-                with open(path, "rb") as file:
-                    for part in iter(lambda: file.read(1 << 24), b""):
-                        digest.update(part)
-                if digest.hexdigest() != shard.sha256:
-                    raise DataError(
-                        f"{path}: wanted sha256 {shard.sha256}. Received {digest.hexdigest()}; prepare the data again"
-                    )
+                sha256 = sha256_file(path)
+                if sha256 != shard.sha256:
+                    raise DataError(f"{path}: wanted sha256 {shard.sha256}. Received {sha256}; prepare the data again")
         self.vocabulary()
 
     def _split(self, split: str) -> tuple[Shard, ...]:

@@ -16,7 +16,7 @@ import numpy as np
 from dlrm_tf.config import CRITEO_KAGGLE_SIZES
 from dlrm_tf.data.spec import CRITEO
 from dlrm_tf.errors import UsageError
-from dlrm_tf.files import StrPath, atomic_file
+from dlrm_tf.files import StrPath, atomic_file, write_file
 from dlrm_tf.probability import histogram_auc, sigmoid
 from dlrm_tf.progress import Progress
 
@@ -210,6 +210,5 @@ def synth(
         best_auc_test=histogram_auc(counts[1]),
         cardinalities=cardinalities,
     )
-    with atomic_file(f"{path}.json") as temporary, open(temporary, "w", encoding="utf-8") as file:
-        json.dump(dataclasses.asdict(report), file, indent=1)
+    write_file(f"{os.fspath(path)}.json", json.dumps(dataclasses.asdict(report), indent=1))
     return report

@@ -15,7 +15,7 @@ import numpy as np
 from dlrm_tf.data.key_file import Keys, read_keys, write_keys
 from dlrm_tf.data.records import write_rows
 from dlrm_tf.errors import DataError
-from dlrm_tf.files import atomic_file
+from dlrm_tf.files import atomic_file, write_file
 
 _FOLDER = ".prepare"
 
@@ -81,8 +81,7 @@ class Workspace:
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         """Writes a note; it appears whole or not at all."""
-        with atomic_file(self.path(name)) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            json.dump(values, file)
+        write_file(self.path(name), json.dumps(values))
 
     def rows_path(self, number: int) -> str:
         """File of the rows of a scanned shard."""

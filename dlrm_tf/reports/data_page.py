@@ -13,7 +13,7 @@ import numpy as np
 from dlrm_tf.data.describe import describe_records
 from dlrm_tf.data.records import SPLITS, Records
 from dlrm_tf.errors import UsageError, require
-from dlrm_tf.files import StrPath, atomic_file
+from dlrm_tf.files import StrPath, write_file
 
 _STRETCHES = 100  # of the log, for the label rate
 _CURVES = 6  # features whose frequency curve is drawn: those of the most categories
@@ -141,5 +141,4 @@ def write_page(folder: StrPath, path: StrPath) -> None:
             f'<h1>{title}</h1><img alt="cardinality, frequency, missing cells, label rate" src="data:image/png;base64,{image}">'
             f"<pre>{table}</pre>\n"
         ).encode()
-    with atomic_file(path) as temporary, open(temporary, "wb") as file:
-        file.write(content)
+    write_file(path, content)

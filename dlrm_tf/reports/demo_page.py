@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dlrm_tf.errors import require
-from dlrm_tf.files import atomic_file
+from dlrm_tf.files import write_file
 from dlrm_tf.keras2 import tensorflow
 
 _STYLE = """
@@ -139,8 +139,7 @@ class Report:
         """Writes report.json and report.html."""
         steps = [{"name": s.name, "seconds": s.seconds, "figures": s.figures} for s in self.steps]
         latencies = {name: {f"p{q}_ms": float(np.percentile(s, q) * 1e3) for q in (50, 99)} for name, s in self.latencies.items()}
-        with atomic_file(os.path.join(self.folder, "report.json")) as path, open(path, "w", encoding="utf-8") as f:
-            json.dump({"steps": steps, "latencies": latencies}, f, indent=1)
+        write_file(os.path.join(self.folder, "report.json"), json.dumps({"steps": steps, "latencies": latencies}, indent=1))
         rows = []
         for step in self.steps:
             rows.append(f"<tr><th colspan=2>{html.escape(step.name)}</th><td class=n>{step.seconds:.1f} s</td></tr>")
@@ -156,8 +155,7 @@ class Report:
             "<h1>dlrm_tf: the whole road</h1><p class=note>All rows are generated; figures are of this machine.</p>"
             f"<table>{''.join(rows)}</table>{''.join(figures)}</html>\n"
         )
-        with atomic_file(os.path.join(self.folder, "report.html")) as path, open(path, "w", encoding="utf-8") as f:
-            f.write(page)
+        write_file(os.path.join(self.folder, "report.html"), page)
 
 
 def train_losses(run: str) -> list[tuple[int, float]]:

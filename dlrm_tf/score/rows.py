@@ -3,7 +3,7 @@
 import os
 import zipfile
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Optional
 
 import numpy as np
 

@@ -2,7 +2,9 @@
 
 import fcntl
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import threading
 
@@ -245,13 +247,16 @@ def test_no_room(get, tmp_path, monkeypatch):
         get("good")
 
 
-def test_full_disk_while_writing(get, tmp_path, monkeypatch):
-    def write(self, block):
-        raise DLRMError("cannot write what was received: No space left on device")
-
-    monkeypatch.setattr(fetch_module._Download, "_write", write)
-    with pytest.raises(DLRMError, match="No space"):
-        get("good")
+def test_full_disk_while_writing(get, tmp_path):
+    """The system lets no file grow beyond 100 kB."""
+    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(DLRMError, match=f"{tmp_path}: cannot write what was received: File too large"):
+            get("good")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
     assert not (tmp_path / "x.ckpt").exists()
 
 
