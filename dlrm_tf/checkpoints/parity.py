@@ -17,7 +17,7 @@ from dlrm_tf.probability import sigmoid
 from dlrm_tf.progress import Progress
 from dlrm_tf.weights.reader import WeightsReader
 
-# Largest relative difference of a logit: float32 against float64 through seven layers. Of the golden runs the largest is a tenth.
+# Largest relative difference of a logit, float32 against float64 through seven layers. The golden runs stay below a tenth of it.
 TOLERANCE = 1e-5
 
 
@@ -29,9 +29,9 @@ class Parity:
       checkpoint, weights_file: the files compared.
       rows: rows scored.
       max_logit_difference: largest |difference| of a logit.
-      max_relative_difference: largest |difference| / max(1, |logit|); what is held against `TOLERANCE`.
+      max_relative_difference: largest |difference| / max(1, |logit|); must not exceed `TOLERANCE`.
       max_probability_difference: largest |difference| of a probability.
-      not_finite_rows: rows whose logit is NaN or infinite by the checkpoint; the same on the other side counts as no difference.
+      not_finite_rows: rows whose logit from the checkpoint is NaN or infinite; the same value in Keras counts as no difference.
       tensors: one dict for each weight: `name`, `shape`, `sha256` of its float32 content in our layout on both sides, `equal`,
         and `not_finite`, the number of NaN and infinite values the checkpoint has in it.
     """
@@ -73,7 +73,7 @@ class Parity:
             shown = ", ".join(not_finite[:8]) + (f" and {len(not_finite) - 8} more" if len(not_finite) > 8 else "")
             text += f"; the checkpoint itself has NaN or infinity in {shown}"
         if self.not_finite_rows:
-            text += f"; {self.not_finite_rows:,} of the logits are NaN or infinite by the checkpoint, which compares nothing else"
+            text += f"; {self.not_finite_rows:,} logits of the checkpoint are NaN or infinite: such rows compare little"
         return text
 
 

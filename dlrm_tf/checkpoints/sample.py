@@ -21,7 +21,7 @@ def read_sample(sample: Sample, config: DLRMConfig) -> tuple[np.ndarray, np.ndar
     """The rows of a sample.
 
     Args:
-      sample: a number (that many generated rows, the same ones each time), an .npz with `dense` (already log(x + 1)) and
+      sample: a number (that many generated rows, always the same), an .npz with `dense` (already log(x + 1)) and
         `categorical`, or a data folder (the first rows of its test split).
       config: the model's configuration.
 

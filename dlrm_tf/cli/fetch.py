@@ -1,4 +1,4 @@
-"""Downloads the MindSpore Hub's DLRM checkpoint (about 6 GB): resumed where it stopped, checked by its sha256."""
+"""Downloads the MindSpore Hub's DLRM checkpoint (about 6 GB): resumes where it stopped, checks the sha256."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Score rows with a server (gRPC or REST), a SavedModel, a .tflite file or a .weights.h5 file; one probability a line."""
+"""Scores rows with a server (gRPC or REST), a SavedModel, a .tflite file or a .weights.h5 file; one probability a line."""
 
 import argparse
 import sys
@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="host:port or unix://PATH (gRPC), http(s)://HOST:PORT (REST), a SavedModel folder or a folder of versions, "
         "FILE.tflite, FILE.weights.h5",
     )
-    parser.add_argument("--categorical", metavar="FILE", help=".npy of ids that goes with an .npy of dense")
-    parser.add_argument("--vocabulary", metavar="FILE", help="keys of each feature, for a raw log")
+    parser.add_argument("--categorical", metavar="FILE", help=".npy of ids, when ROWS is an .npy of dense")
+    parser.add_argument("--vocabulary", metavar="FILE", help="vocabulary.npz of the model, for a raw log")
     parser.add_argument("--spec", metavar="JSON", help="feature spec of a raw log, as for prepare; default: Criteo Kaggle")
     parser.add_argument("--split", default="test", choices=("train", "test"), help="of a records folder (default: test)")
     parser.add_argument("--model_name", default="dlrm", metavar="NAME", help="model on a server (default: dlrm)")
@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_label", metavar="LABEL", help="version label on a server, instead of a version")
     parser.add_argument("--timeout", type=float, metavar="S", help="deadline of one request in seconds (default: 10)")
     parser.add_argument("--retries", type=int, metavar="N", help="further attempts while a server is unavailable (default: 3)")
-    parser.add_argument("--tls", action="store_true", help="encrypted gRPC, the system's authorities (implied by the next four)")
+    parser.add_argument(
+        "--tls", action="store_true", help="encrypt gRPC, trust the system's authorities (implied by the next four)"
+    )
     parser.add_argument("--ca_file", metavar="PEM", help="authority that signs the server's certificate")
     parser.add_argument("--cert_file", metavar="PEM", help="this client's certificate, where the server wants one")
     parser.add_argument("--key_file", metavar="PEM", help="its key")

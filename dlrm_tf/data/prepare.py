@@ -38,7 +38,7 @@ def prepare(
     threads: Optional[int] = None,
     quiet: bool = True,
 ) -> Records:
-    """Makes the data folder `out_dir`; after an interruption the same call goes on where the last finished shard ends.
+    """Makes the data folder `out_dir`; after an interruption the same call resumes after the last finished shard.
 
     Memory: a few shards and the vocabulary (up to 40 bytes a key), however many lines there are.
 
@@ -97,7 +97,7 @@ def prepare(
             try:
                 scan.run(threads or os.cpu_count() or 1, quiet)
                 _check_any_row(scan.notes)
-            except DataError:  # the input must change, so there is nothing to go on with
+            except DataError:  # the input must change first, so nothing can be resumed
                 workspace.remove()
                 raise
             finish = Finish(workspace, out_dir, spec, scan.notes, scan.features)
@@ -119,6 +119,6 @@ def _check_paths(paths: Sequence[str]) -> None:
     if not paths:
         raise UsageError("tsv_paths must be at least one file. Received none")
     for path in paths:
-        # Read twice after a kill, so no pipe; a missing file is told by the size asked for next.
+        # Resuming reads a file again, which a pipe does not allow. A missing file raises when its size is read.
         if os.path.exists(path) and not os.path.isfile(path):
             raise DataError(f"{path}: wanted a file. Received {'a folder' if os.path.isdir(path) else 'a pipe or device'}")

@@ -105,7 +105,7 @@ class Records:
     """
 
     def __init__(self, folder: str, manifest: dict[str, Any]):
-        """Use `Records.open`, which checks what this takes as it is.
+        """Use `Records.open`: it checks the manifest, which this does not.
 
         Args:
           folder: where the data is.
@@ -237,9 +237,9 @@ class Records:
           batch_size: rows a batch, B.
           shuffle_seed: order of the rows: None is the order of the log; a number gives the same order each time it is given, and
             with `repeat` another one in every epoch.
-          repeat: go on for ever, epoch after epoch.
+          repeat: epoch after epoch, without end.
           drop_remainder: leave out a last batch of fewer rows.
-          worker: `(index, count)`: this worker's share of the rows; the shares of all workers are disjoint and make the whole.
+          worker: `(index, count)`: this worker's share of the rows; the shares of all workers are disjoint and cover all rows.
           start_batch: begin at this batch (counted from the start of the first epoch), as if the earlier ones had been read:
             for resuming in the middle. A number, or an integer tensor (with `repeat` only).
           share: what a worker gets: `"rows"`, neighbouring rows, the same number to a difference of one, for workers that step

@@ -8,7 +8,7 @@ from typing import Any
 from dlrm_tf.errors import DataError
 from dlrm_tf.files import StrPath
 
-# What a column can be. `int` and `float` are dense features; a `skip` column is read over.
+# What a column can be. `int` and `float` are dense features; a `skip` column is ignored.
 KINDS = ("label", "int", "float", "categorical", "skip")
 
 
@@ -19,9 +19,9 @@ class FeatureSpec:
     Attributes:
       columns: `(name, kind)` in file order; exactly one `label`, at least one `categorical`. Kinds: `label` (0 or 1), `int`
         (whole number; empty and negative count as 0), `float` (finite number; empty and negative count as 0), `categorical` (any
-        string, the empty one included), `skip` (not looked at).
+        string, the empty one included), `skip` (ignored).
       separator: one ASCII character between two columns. There is no quoting.
-      header: the first line of each file is column names: it is passed over and not counted as a line.
+      header: the first line of each file is column names: it is skipped and not counted as a line.
 
     Raises:
       DataError: the columns can't be used; says which.
@@ -57,7 +57,12 @@ class FeatureSpec:
 
     @classmethod
     def of(cls, dense: Sequence[str], categorical: Sequence[str]) -> "FeatureSpec":
-        """The spec of rows that are no lines of text: a label, then features of these names."""
+        """The spec of rows that are not lines of text: a label, then these features.
+
+        Args:
+          dense: names of the dense features.
+          categorical: names of the categorical features.
+        """
         columns = [("(label)", "label"), *((name, "float") for name in dense), *((name, "categorical") for name in categorical)]
         return cls(tuple(columns))
 

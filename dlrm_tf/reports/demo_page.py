@@ -27,7 +27,7 @@ td.n{text-align:right;white-space:nowrap}figure{display:inline-block;width:48%;m
 
 
 class Step:
-    """One step of the journey: its name, seconds, and figures by name."""
+    """One step of the demo: its name, seconds, and figures by name."""
 
     def __init__(self, name: str):
         self.name, self.seconds = name, 0.0
@@ -42,7 +42,7 @@ class Report:
     """Collects steps, figures and pictures.
 
     Attributes:
-      steps: those finished.
+      steps: the finished ones.
       latencies: seconds of each call, by what was called.
 
     Args:
@@ -50,7 +50,7 @@ class Report:
     """
 
     def __init__(self, folder: str):
-        require("matplotlib", "report")  # told before the journey, not after it
+        require("matplotlib", "report")  # checked before the demo starts, not at its end
         self.folder = folder
         self.steps: list[Step] = []
         self.latencies: dict[str, list[float]] = {}
@@ -152,7 +152,7 @@ class Report:
         ]
         page = (
             f'<!doctype html><html lang="en"><meta charset="utf-8"><title>dlrm_tf demo</title><style>{_STYLE}</style>'
-            "<h1>dlrm_tf: the whole road</h1><p class=note>All rows are generated; figures are of this machine.</p>"
+            "<h1>dlrm_tf: every step, measured</h1><p class=note>All rows are generated; figures are of this machine.</p>"
             f"<table>{''.join(rows)}</table>{''.join(figures)}</html>\n"
         )
         write_file(os.path.join(self.folder, "report.html"), page)

@@ -26,7 +26,7 @@ class Predictor:
 
     Raises:
       CheckpointError, ServingError, DLRMError: the model does not load.
-      DataError: the vocabulary or the spec is not the model's; a server's model does not tell, so there it is not checked.
+      DataError: the vocabulary or the spec is not the model's; not checked for a server, which does not say what its model needs.
 
     Example:
       predictor = dlrm_tf.Predictor("run/best.weights.h5", "data/vocabulary.npz")

@@ -39,7 +39,7 @@ def read_rows(
       spec: feature spec (JSON) of a raw log whose columns are not Criteo Kaggle's.
 
     Raises:
-      DataError: not readable as that, or the arrays don't fit each other.
+      DataError: the file can't be read as one of these, or the arrays don't fit each other.
     """
     if not os.path.exists(path):
         raise DataError(f"{path}: no such file or folder")
@@ -106,7 +106,7 @@ def _log(path: str, batch_size: int, vocabulary: str, spec_file: Optional[str]) 
             labelled = has_label(piece.text, spec)
         block = parse_block(piece.text, spec, labelled=labelled)
         for bad, what in block.bad:
-            raise DataError(f"{path}: line {line + bad}: {what}; each line needs a score, so a bad one stops")
+            raise DataError(f"{path}: line {line + bad}: {what}; scoring stops, because each line needs a score")
         line += block.lines
         # What is left of the pieces before goes first.
         dense, ids = (np.concatenate(parts) for parts in zip((dense, ids), encoder.block(block)))

@@ -23,7 +23,7 @@ class LocalTarget:
     """A model in this process.
 
     Attributes:
-      config: the model's configuration; None where the file does not tell it.
+      config: the model's configuration; None if it is not in the file.
       vocabulary_fingerprint: of the vocabulary the model was trained with; '' where it is not known.
     """
 
@@ -68,10 +68,10 @@ class SavedModelTarget(LocalTarget):
         if not os.path.isfile(os.path.join(path, "saved_model.pb")):
             versions = versions_on_disk(path)
             if not versions:
-                raise ServingError(f"{path}: wanted a SavedModel (saved_model.pb) or numbered version folders, there are none")
+                raise ServingError(f"{path}: wanted a SavedModel (saved_model.pb) or numbered version folders. Received neither")
             number = max(versions) if version is None else version
             if number not in versions:
-                raise ServingError(f"{path}: wanted version {number}, there are {', '.join(map(str, sorted(versions)))}")
+                raise ServingError(f"{path}: wanted version {number}. Received versions {', '.join(map(str, sorted(versions)))}")
             path = versions[number]
         self.path, self._op_error = path, tf.errors.OpError
         try:
@@ -118,7 +118,7 @@ class TFLiteTarget(LocalTarget):
         self._scorer = Scorer(path)
         metadata = self._scorer.metadata
         config = DLRMConfig.from_json(json.dumps(metadata["config"]), source=path)
-        # A file that keeps a part of the ids takes those of the whole vocabulary all the same.
+        # A file that keeps only a part of the ids still takes ids of the whole vocabulary.
         sizes = metadata.get("original_sizes", config.categorical_feature_sizes)
         self.config = dataclasses.replace(config, categorical_feature_sizes=tuple(sizes))
         self.vocabulary_fingerprint = str(metadata.get("vocabulary_fingerprint") or "")
