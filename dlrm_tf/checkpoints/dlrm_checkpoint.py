@@ -39,7 +39,7 @@ def open_checkpoint(path: StrPath) -> Union[Checkpoint, TorchCheckpoint]:
 def refuse_vocabulary(path: StrPath) -> None:
     """Raises CheckpointError for a vocabulary, which is a zip file and so would be taken for a PyTorch checkpoint."""
     if is_key_file(path):
-        raise CheckpointError(f"{path}: is a vocabulary, wanted a checkpoint (dlrm-tf inspect tells what is in it)")
+        raise CheckpointError(f"{path}: wanted a checkpoint. Received a vocabulary (dlrm-tf inspect shows what is in it)")
 
 
 class DLRMCheckpoint:

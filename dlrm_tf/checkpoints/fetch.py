@@ -98,20 +98,20 @@ def fetch(
         download = _Download(out, os.path.dirname(target), timeout, pause, quiet)
         for url in urls:
             try:
-                came = download.run(url)
-                if came != sha256 and download.resumed:  # the part file of an earlier call may have been wrong
+                received = download.run(url)
+                if received != sha256 and download.resumed:  # the part file of an earlier call may have been wrong
                     out.truncate(0)
-                    came = download.run(url)
+                    received = download.run(url)
             except _Cut as e:
                 failures.append(f"{url}: {e}")
                 continue
-            if came == sha256:
+            if received == sha256:
                 with atomic_file(target) as temporary:
                     os.replace(part, temporary)
                 write_note(target, sha256, os.fstat(out.fileno()))
                 return url
             out.truncate(0)
-            failures.append(f"{url}: wanted sha256 {sha256}. Received {came}")
+            failures.append(f"{url}: wanted sha256 {sha256}. Received {received}")
         if not os.fstat(out.fileno()).st_size:
             os.unlink(part)
     if any("wanted sha256" in failure for failure in failures):

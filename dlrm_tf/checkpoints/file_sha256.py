@@ -1,4 +1,4 @@
-"""The sha256 of a checkpoint file, the note of it that `fetch` leaves beside the file, and the checkpoints known by it."""
+"""The sha256 of a checkpoint file, the note of it that `fetch` writes to `FILE.sha256`, and the checkpoints known by it."""
 
 import os
 
@@ -12,7 +12,7 @@ CHEAP_BYTES = 64 << 20
 
 
 def write_note(path: StrPath, sha256: str, stat: os.stat_result) -> None:
-    """Notes the sha256 of a file beside it, as `FILE.sha256`, which `sha256sum -c FILE.sha256` reads too.
+    """Writes the sha256 of a file to `FILE.sha256`, which `sha256sum -c FILE.sha256` reads, too.
 
     Args:
       path: the file.

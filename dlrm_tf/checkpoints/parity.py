@@ -77,23 +77,23 @@ class Parity:
         return text
 
 
-def logit_differences(came: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def logit_differences(actual: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How far logits are from those wanted.
 
     Args:
-      came: float64 `[n, 1]`.
+      actual: float64 `[n, 1]`.
       wanted: float64 `[n, 1]`.
 
     Returns:
-      |came - wanted|; the same divided by max(1, |wanted|); and |difference| of the probabilities; each of the logits' shape.
+      |actual - wanted|; the same divided by max(1, |wanted|); and |difference| of the probabilities; each of the logits' shape.
       Where both logits are NaN, or the same infinity, it is 0; where only one is NaN or infinite it is infinite (NaN would
       compare as neither too large nor small enough).
     """
-    same = (came == wanted) | (np.isnan(came) & np.isnan(wanted))
-    comparable = np.isfinite(came) & np.isfinite(wanted)
-    came, wanted = np.where(comparable, came, 0), np.where(comparable, wanted, 0)
-    difference = np.abs(came - wanted)
-    relative, probability = difference / np.maximum(1, np.abs(wanted)), np.abs(sigmoid(came) - sigmoid(wanted))
+    same = (actual == wanted) | (np.isnan(actual) & np.isnan(wanted))
+    comparable = np.isfinite(actual) & np.isfinite(wanted)
+    actual, wanted = np.where(comparable, actual, 0), np.where(comparable, wanted, 0)
+    difference = np.abs(actual - wanted)
+    relative, probability = difference / np.maximum(1, np.abs(wanted)), np.abs(sigmoid(actual) - sigmoid(wanted))
     logit, relative, probability = (
         np.where(same, 0, np.where(comparable, x, np.inf)) for x in (difference, relative, probability)
     )

@@ -94,5 +94,5 @@ def _encoded(key: Any, index: int, where: Callable[[int], str]) -> bytes:
     # 5.0 may have been '5' or '5.0' in the log: a guess could silently pick another key.
     raise DataError(
         f"{where(index)}: wanted a category as str, bytes or a whole number, or None where it is missing. "
-        f"Received {str(key)[:40]!r} ({type(key).__name__}); write it as it stands in the log"
+        f"Received {str(key)[:40]!r} ({type(key).__name__}); write it exactly as in the log"
     )

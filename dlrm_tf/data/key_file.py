@@ -105,7 +105,7 @@ def read_keys(path: Union[StrPath, BinaryIO]) -> tuple[dict[str, Any], list[Keys
 
 
 def _check_members(file: BinaryIO) -> None:
-    """Refuses a zip member whose array, by its own header, is not as long as the member, before memory is taken for it."""
+    """Checks, before memory is taken for an array, that each member is as long as its array's header states."""
     with zipfile.ZipFile(file) as members:
         for info in members.infolist():
             with members.open(info) as member:

@@ -32,7 +32,7 @@ _OPCODES = (
 
 
 class _CountsUnpickler(pickle._Unpickler):
-    """The standard library's unpickler in Python, which, unlike the one in C, can be told which opcodes there are."""
+    """The standard library's unpickler in Python, whose opcodes can be restricted, unlike those of the one in C."""
 
     stack: list[Any]
     dispatch: ClassVar[dict[int, Any]] = {

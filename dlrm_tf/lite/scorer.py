@@ -82,7 +82,7 @@ class Scorer:
     __call__ = score
 
     def score_raw(self, dense: Any, categorical: Any) -> np.ndarray:
-        """Click probabilities of raw rows, as they stand in a log; needs a file that carries its vocabulary.
+        """Click probabilities of raw rows, as in a log; needs a file that carries its vocabulary.
 
         Args:
           dense: numbers `[batch_size, dense_dim]`; None, NaN or '' where missing.
@@ -115,7 +115,10 @@ class Scorer:
         data = read_entry(self.path, VOCABULARY)
         if not data:
             return None
-        vocabulary = Vocabulary.load(io.BytesIO(data))
+        try:
+            vocabulary = Vocabulary.load(io.BytesIO(data))
+        except DataError as e:
+            raise DLRMError(f"{self.path}: damaged vocabulary in the file; export it again") from e
         # A file exported without data has no names of dense features.
         dense = self.metadata.get("features", {}).get("dense") or [f"column {i}" for i in range(self._widths["dense"])]
         return Encoder(FeatureSpec.of(dense, vocabulary.names), vocabulary, source=self.path)

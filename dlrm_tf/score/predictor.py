@@ -15,7 +15,7 @@ from dlrm_tf.score.targets import LocalTarget, open_target
 
 
 class Predictor:
-    """Scores rows as they stand in a log: numbers and category strings.
+    """Scores raw rows, as in a log: numbers and category strings.
 
     Args:
       model: a `.weights.h5` file, a SavedModel's folder, a `.tflite` file, or a server's address: what `open_target` takes.

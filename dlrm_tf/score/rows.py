@@ -61,7 +61,7 @@ def _arrays(path: str, categorical: Optional[str]) -> Batch:
                     raise DataError(f"{path}: wanted arrays dense and categorical, missing {' and '.join(missing)}")
                 return archive["dense"], archive["categorical"]
         if categorical is None:
-            raise DataError(f"{path}: an .npy of dense features needs --categorical IDS.npy beside it")
+            raise DataError(f"{path}: an .npy of dense features needs --categorical IDS.npy")
         return np.load(path, mmap_mode="r", allow_pickle=False), np.load(categorical, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, zipfile.BadZipFile) as e:
         if isinstance(e, DataError):

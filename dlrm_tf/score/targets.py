@@ -76,7 +76,7 @@ class SavedModelTarget(LocalTarget):
         self.path, self._op_error = path, tf.errors.OpError
         try:
             self._model = tf.saved_model.load(path)
-        except Exception as e:  # whatever a damaged file makes TensorFlow's loader raise
+        except Exception as e:  # a damaged file makes TensorFlow's loader raise many kinds of errors
             raise ServingError(f"{path}: the SavedModel does not load ({reason(e)})") from e
         self._signature = self._model.signatures.get("serving_default")
         if self._signature is None or set(self._signature.structured_input_signature[1]) != {"dense", "categorical"}:

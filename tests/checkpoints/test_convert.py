@@ -300,7 +300,7 @@ def test_inspect_describes_a_vocabulary(vocabulary, without_torch, capsys):
 def test_a_vocabulary_is_not_converted(vocabulary, without_torch, capsys, target):
     assert main(["convert", str(vocabulary), "-o", str(vocabulary.parent / target)]) == 1
     err = capsys.readouterr().err
-    assert err == f"dlrm-tf: {vocabulary}: is a vocabulary, wanted a checkpoint (dlrm-tf inspect tells what is in it)\n"
+    assert err == f"dlrm-tf: {vocabulary}: wanted a checkpoint. Received a vocabulary (dlrm-tf inspect shows what is in it)\n"
     assert os.listdir(vocabulary.parent) == ["vocabulary.npz"]
 
 
