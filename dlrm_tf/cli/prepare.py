@@ -1,4 +1,4 @@
-"""Converts raw Criteo TSV (or another log, with --spec) to records, manifest and vocabulary. Called again, it resumes."""
+"""Converts raw Criteo TSV (or another log, with --spec) to records, manifest and vocabulary. An interrupted run is resumed."""
 
 import argparse
 

@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `dlrm-tf score`."""
     parser.add_argument(
         "rows",
+        metavar="ROWS",
         help=".npz with dense (already log(max(x,0)+1)) and categorical (ids), .npy of dense with --categorical, a folder of "
         "records as prepare writes it, or a raw log, plain or gzip (Criteo's columns, or --spec), with --vocabulary",
     )

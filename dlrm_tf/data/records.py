@@ -147,7 +147,9 @@ class Records:
         if min(records.sizes, default=0) < 0:
             raise DataError(f"{path}: damaged manifest (vocabulary sizes {records.sizes})")
         if len(records.sizes) != len(records.spec.categorical_columns):
-            raise DataError(f"{path}: {len(records.sizes)} vocabulary sizes for {len(records.spec.categorical_columns)} features")
+            raise DataError(
+                f"{path}: wanted {len(records.spec.categorical_columns)} vocabulary sizes. Received {len(records.sizes)}"
+            )
         for shard in (shard for split in SPLITS for shard in records.shards[split]):
             if not isinstance(shard.rows, int) or shard.rows < 0 or not isinstance(shard.path, str):
                 raise DataError(

@@ -39,11 +39,11 @@ class FeatureSpec:
         object.__setattr__(self, "columns", columns)
         for name, kind in columns:
             if kind not in KINDS:
-                raise DataError(f"feature spec: column {name!r} has kind {kind!r}; known are {', '.join(KINDS)}")
+                raise DataError(f"feature spec: the kind of column {name!r} must be one of {', '.join(KINDS)}. Received {kind!r}")
         names = [name for name, _ in columns]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise DataError(f"feature spec: column name {twice[0]!r} is used twice")
+            raise DataError(f"feature spec: column names must be different. Received {twice[0]!r} twice")
         kinds = [kind for _, kind in columns]
         if kinds.count("label") != 1:
             raise DataError(f"feature spec: wanted exactly one label column. Received {kinds.count('label')}")

@@ -119,16 +119,12 @@ def test_copied_rows_stay_in_their_block(tmp_path):
 
 def test_wrapped_names(golden_ckpt, tmp_path):
     with Checkpoint(golden_ckpt("tiny", "trained")) as checkpoint:
-        renamed = []
+        tensors = []
         for n in checkpoint.names:
-            head, _, tail = n.partition(".")
-            renamed.append(
-                (
-                    f"{head}.network.{tail}" if head in ("accum", "stat") else n if "." not in n else f"network.{n}",
-                    checkpoint.read(n),
-                )
-            )
-        write_checkpoint(tmp_path / "w.ckpt", [array_tensor(n, a) for n, a in renamed])
+            head, dot, tail = n.partition(".")
+            wrapped = f"{head}.network.{tail}" if head in ("accum", "stat") else f"network.{n}" if dot else n
+            tensors.append(array_tensor(wrapped, checkpoint.read(n)))
+        write_checkpoint(tmp_path / "w.ckpt", tensors)
     done = convert(tmp_path / "w.ckpt", tmp_path / "w.weights.h5", quiet=True)
     convert(golden_ckpt("tiny", "trained"), tmp_path / "p.weights.h5", quiet=True)
     assert any("network." in note for note in done.notes)

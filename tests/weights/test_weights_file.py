@@ -86,7 +86,7 @@ def _outside_data(file):
         ),
         (_external, "embedding/vars/0 is missing"),
         (_outside_data, "embedding/vars/0 keeps its data in another file"),
-        (lambda f: f.attrs.update({"config": "{}"}), "categorical_feature_sizes is missing"),
+        (lambda f: f.attrs.update({"config": "{}"}), "wanted the field categorical_feature_sizes"),
         (lambda f: f.attrs.update({"format": "other.7"}), "Received format='other.7'"),
         (lambda f: f.attrs.pop("format"), "files saved by Keras alone carry no configuration"),
     ],
