@@ -39,8 +39,8 @@ def expected(dense, categorical, bias):
 
 def test_every_target_gives_the_same_probabilities(save_linear, rows, arrays, tmp_path, capsys):
     base = save_linear(1, bias=-13)
-    with ModelServer(model_name="dlrm", model_base_path=base) as server:
-        for i, target in enumerate((server.target, base, base + "/1")):
+    with ModelServer(model_name="dlrm", model_base_path=base, rest_api_port=0) as server:
+        for i, target in enumerate((server.target, server.rest_target, base, base + "/1")):
             output = str(tmp_path / f"{i}.npy")
             assert main(["score", rows, "--target", target, "--batch_size", "2", "-o", output]) == 0
             np.testing.assert_allclose(np.load(output), expected(*arrays, -13), rtol=1e-5)
@@ -68,49 +68,29 @@ def exports(tmp_path_factory):
     return folder, config
 
 
-@pytest.mark.slow
-def test_one_model_in_every_form_gives_the_same_scores(exports, tmp_path):
+def test_one_model_in_every_form_gives_the_same_scores_and_refuses_what_is_no_id(exports):
     folder, config = exports
     generator = np.random.default_rng(2)
     dense = np.log1p(generator.exponential(3, (200, 13))).astype(np.float32)
-    # Ids out of range, too: they are out of vocabulary in every form.
+    # Ids out of range, too: they are out of vocabulary in every form, also beyond int32.
     categorical = generator.integers(-1, np.array(config.categorical_feature_sizes) + 2, (200, 26)).astype(np.int32)
-    np.savez(tmp_path / "rows.npz", dense=dense, categorical=categorical)
-    with ModelServer(model_name="dlrm", model_base_path=str(folder / "dlrm"), rest_api_port=0) as server:
-        targets = [
-            str(folder / "m.weights.h5"),
-            str(folder / "dlrm"),
-            server.target,
-            server.rest_target,
-            str(folder / "m.tflite"),
-        ]
-        scores = []
-        for i, target in enumerate(targets):
-            output = str(tmp_path / f"{i}.npy")
-            assert main(["score", str(tmp_path / "rows.npz"), "--target", target, "--batch_size", "64", "-o", output]) == 0
-            scores.append(np.load(output))
-    keras, *others, lite = scores
-    assert np.ptp(keras) > 0.01
-    for other in others:
-        np.testing.assert_allclose(other, keras, atol=1e-6)
-    np.testing.assert_allclose(lite, keras, atol=0.05)
-
-
-def test_ids_beyond_int32_are_out_of_vocabulary_and_numbers_that_are_no_ids_refused(exports):
-    folder, _ = exports
-    dense = np.zeros((1, 13), np.float32)
+    scores, row = [], dense[:1]
     with ModelServer(model_name="dlrm", model_base_path=str(folder / "dlrm"), rest_api_port=0) as server:
         for name in ("m.weights.h5", "dlrm", "m.tflite", server.target, server.rest_target):
             with open_target(name if ":" in name else str(folder / name)) as target:
-                out, known = target.score(dense, np.full((1, 26), -1)), target.score(dense, np.ones((1, 26), int))
+                scores.append(target.score(dense, categorical))
+                out, known = target.score(row, np.full((1, 26), -1)), target.score(row, np.ones((1, 26), int))
                 assert out != known
                 for wrapped in (2**32 + 1, -(2**32) + 1, 2**63 - 1, -(2**63)):
-                    np.testing.assert_array_equal(target.score(dense, np.full((1, 26), wrapped)), out)
-                np.testing.assert_array_equal(target.score(dense, np.full((1, 26), 2**64 - 1, np.uint64)), out)
-                np.testing.assert_array_equal(target.score(dense, np.ones((1, 26), np.uint8)), known)
+                    np.testing.assert_array_equal(target.score(row, np.full((1, 26), wrapped)), out)
+                np.testing.assert_array_equal(target.score(row, np.full((1, 26), 2**64 - 1, np.uint64)), out)
+                np.testing.assert_array_equal(target.score(row, np.ones((1, 26), np.uint8)), known)
                 for bad in (np.full((1, 26), 1.9), np.ones((1, 26)), np.full((1, 26), True), np.full((1, 26), "1")):
                     with pytest.raises(DataError, match=f"categorical must be integer ids. Received {bad.dtype}$"):
-                        target.score(dense, bad)
+                        target.score(row, bad)
+    assert np.ptp(scores[0]) > 0.01
+    for score, tolerance in zip(scores[1:], (1e-6, 0.05, 1e-6, 1e-6)):
+        np.testing.assert_allclose(score, scores[0], atol=tolerance)
 
 
 def test_raw_rows_examples_and_prepared_rows_give_the_same_scores(exports, tmp_path):
