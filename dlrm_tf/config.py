@@ -133,7 +133,7 @@ class DLRMConfig:
         """
         try:
             fields = json.loads(text)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:  # RecursionError: nested too deeply
             raise DataError(f"{source}: not JSON ({e})") from e
         if not isinstance(fields, dict):
             raise DataError(f"{source}: wanted a JSON object. Received {type(fields).__name__}")
@@ -144,7 +144,7 @@ class DLRMConfig:
                 f"{source}: wanted the fields {', '.join(sorted(known))}. Received {', '.join(map(repr, unknown))[:200]}"
             )
         if "categorical_feature_sizes" not in fields:
-            raise DataError(f"{source}: the field categorical_feature_sizes is missing")
+            raise DataError(f"{source}: wanted the field categorical_feature_sizes. Received none")
         try:
             return cls(**fields)
         except ValueError as e:  # names the value, which in a damaged file may be anything
@@ -159,16 +159,23 @@ class DLRMConfig:
 
     @classmethod
     def read(cls, name_or_path: str) -> "DLRMConfig":
-        """A preset's name, or the path of a JSON file as `to_json` writes it."""
+        """A known architecture, or that of a JSON file.
+
+        Args:
+          name_or_path: a preset's name, or the path of a file as `to_json` writes it.
+
+        Raises:
+          DataError: neither, or a file that `from_json` refuses.
+        """
         if name_or_path in PRESETS:
             return PRESETS[name_or_path]
         try:
             with open(name_or_path, encoding="utf-8") as f:
                 text = f.read(1 << 20)
         except UnicodeDecodeError as e:
-            raise DataError(f"{name_or_path}: not a JSON text file") from e
+            raise DataError(f"{name_or_path}: wanted a JSON file. Received bytes that are not UTF-8") from e
         except FileNotFoundError as e:
-            raise DataError(f"{name_or_path}: neither a file nor a preset ({', '.join(PRESETS)})") from e
+            raise DataError(f"{name_or_path}: wanted a preset ({', '.join(PRESETS)}) or a JSON file. Received neither") from e
         return cls.from_json(text, source=name_or_path)
 
 

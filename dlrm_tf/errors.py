@@ -46,7 +46,7 @@ def reason(error: BaseException) -> str:
 
 
 def pip_command(extra: str = "") -> str:
-    """The command that installs what dlrm_tf, or one of its extras, needs: right wherever the package came from.
+    """The command that installs the requirements of dlrm_tf or of one of its extras, wherever the package came from.
 
     In a source checkout it names the checkout, elsewhere the requirements that the installed package declares. It never
     names `dlrm_tf` itself: the name is not registered on PyPI, so that anybody could offer a package under it.

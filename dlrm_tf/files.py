@@ -1,7 +1,8 @@
-"""Files and folders that appear whole or not at all: written beside their place, synced to the disk, then renamed."""
+"""Files and folders that appear whole or not at all (written beside their place, synced to the disk, renamed); SHA-256."""
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
@@ -9,9 +10,11 @@ from collections.abc import Iterator
 from typing import Union
 
 from dlrm_tf.errors import DLRMError
+from dlrm_tf.progress import Progress
 
 # The path of a file or folder, as public functions take it.
 StrPath = Union[str, os.PathLike[str]]
+_BLOCK_BYTES = 4 << 20
 
 
 def _sync(path: str) -> None:
@@ -73,6 +76,36 @@ def atomic_file(path: StrPath) -> Iterator[str]:
             os.unlink(temporary)
         _raise_if_full(e, path)
         raise
+
+
+def write_file(path: StrPath, content: Union[str, bytes]) -> None:
+    """Writes a small file; it appears whole or not at all, as with `atomic_file`.
+
+    Args:
+      path: the file. Its parent folders are made.
+      content: bytes, or text that is written as UTF-8.
+
+    Raises:
+      OSError: the folder takes no files, or `path` is a folder.
+      DLRMError: the disk is full.
+    """
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def sha256_file(path: StrPath, *, quiet: bool = True) -> str:
+    """SHA-256 (hex) of a file, which is read once.
+
+    Args:
+      path: the file.
+      quiet: show no progress.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file, Progress("sha256", total=os.path.getsize(path), unit="B", quiet=quiet) as progress:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+            progress.update(len(block))
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ def any_keras_tensorflow() -> Any:
     with _stderr_held() if quiet else contextlib.nullcontext():
         tf = _load("tensorflow")
         if quiet:
-            # Looks for a GPU now, while its messages about finding none are held.
+            # Looks for a GPU now, while messages about a missing one are held back.
             tf.config.list_physical_devices()
     return tf
 

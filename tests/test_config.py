@@ -73,8 +73,9 @@ def test_json_round_trip(sizes, dim, self_interaction):
     "text, message",
     [
         ("{", "not JSON"),
+        ("[" * 20_000, "my.json: not JSON"),
         ("[]", "wanted a JSON object. Received list"),
-        ("{}", "categorical_feature_sizes is missing"),
+        ("{}", "wanted the field categorical_feature_sizes. Received none"),
         (json.dumps({"categorical_feature_sizes": [1], "dropout": 1}), "wanted the fields bottom_mlp, .*Received 'dropout'"),
         (json.dumps({"categorical_feature_sizes": [1], "top_mlp": [2]}), r"my.json: top_mlp\[-1\]"),
     ],
@@ -89,8 +90,8 @@ def test_read_takes_presets_and_files(tmp_path):
     path = tmp_path / "c.json"
     path.write_text(DLRMConfig.preset("tiny").to_json())
     assert DLRMConfig.read(str(path)) == DLRMConfig.preset("tiny")
-    with pytest.raises(DataError, match="neither a file nor a preset"):
+    with pytest.raises(DataError, match="tinny: wanted a preset .*Received neither"):
         DLRMConfig.read("tinny")
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match="not a JSON text file"):
+    with pytest.raises(DataError, match="wanted a JSON file. Received bytes that are not UTF-8"):
         DLRMConfig.read(str(path))

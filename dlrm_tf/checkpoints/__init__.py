@@ -1,1 +1,1 @@
-"""MindSpore's checkpoints: read, written, inspected, converted, fetched. Needs no TensorFlow and no MindSpore."""
+"""MindSpore's and PyTorch's checkpoints: read, written, inspected, converted, fetched. Only `verify` needs TensorFlow."""

@@ -55,8 +55,8 @@ class Checkpoint:
             # Checked first: opening a named pipe waits until another program writes into it.
             mode = os.stat(self.path).st_mode
             if not stat.S_ISREG(mode):
-                came = "a folder" if stat.S_ISDIR(mode) else "a device"
-                raise CheckpointError(f"{self.path}: wanted a checkpoint file. Received {came}")
+                received = "a folder" if stat.S_ISDIR(mode) else "a device"
+                raise CheckpointError(f"{self.path}: wanted a checkpoint file. Received {received}")
             self._file = open(self.path, "rb")  # noqa: SIM115 - closed by close()
         except FileNotFoundError as e:
             raise CheckpointError(f"{self.path}: no such file") from e
@@ -97,9 +97,6 @@ class Checkpoint:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._tensors
 
     def info(self, name: str) -> TensorInfo:
         """Name, dtype, shape and place of a tensor.
@@ -179,19 +176,19 @@ class Checkpoint:
         if self.format == "safetensors":
             if "crc_num" not in self._metadata:
                 return False
-            wanted, came = self._metadata["crc_num"], 0
+            wanted, received = self._metadata["crc_num"], 0
             for name in sorted(self.names):
-                came = zlib.crc32(name.encode(), came)
+                received = zlib.crc32(name.encode(), received)
                 for offset, nbytes in self._tensors[name].slices:
-                    came = self._crc(offset, offset + nbytes, came)
+                    received = self._crc(offset, offset + nbytes, received)
         else:
             if not ckpt_reader.has_crc(self._file, self.size):
                 return False
-            came = self._crc(0, self.size - ckpt_reader.CRC_TAIL, 0)
+            received = self._crc(0, self.size - ckpt_reader.CRC_TAIL, 0)
             self._file.seek(self.size - 10)
             wanted = str(int.from_bytes(self._file.read(10), "big"))
-        if wanted.lstrip("0") != str(came).lstrip("0"):
-            raise CheckpointError(f"{self.path}: its checksum is {wanted[:20]}, its content's is {came}: the file is damaged")
+        if wanted.lstrip("0") != str(received).lstrip("0"):
+            raise CheckpointError(f"{self.path}: its checksum is {wanted[:20]}, its content's is {received}: the file is damaged")
         return True
 
     def _crc(self, start: int, stop: int, value: int) -> int:

@@ -113,7 +113,7 @@ def read_index(file: BinaryIO, size: int, path: str) -> dict[str, TensorInfo]:
         before = found.get(piece.name)
         if before is not None:
             if piece.name != last or (before.dtype, before.shape) != (piece.dtype, piece.shape):
-                raise CheckpointError(f"{path}: tensor {piece.name}: is there twice, or its slices differ in dtype or shape")
+                raise CheckpointError(f"{path}: tensor {piece.name}: occurs twice, or its slices differ in dtype or shape")
             piece = TensorInfo(piece.name, piece.dtype, piece.shape, before.slices + piece.slices)
         elif len(found) >= MAX_TENSORS:
             raise CheckpointError(f"{path}: has more than {MAX_TENSORS:,} tensors: not a checkpoint of a DLRM")
@@ -180,15 +180,15 @@ def _text(cursor: _Cursor, begin: int, stop: int, what: str) -> str:
 
 def _whole(info: TensorInfo, path: str) -> TensorInfo:
     """`info` with its final shape, after its bytes were counted against it."""
-    came = sum(nbytes for _, nbytes in info.slices)
+    received = sum(nbytes for _, nbytes in info.slices)
     itemsize = STORED_DTYPES[info.dtype].itemsize
     # MindSpore writes a scalar with no dims or, in other versions, with dims [0], and one element.
-    shape = () if info.shape == (0,) and came == itemsize else info.shape
+    shape = () if info.shape == (0,) and received == itemsize else info.shape
     if info.dtype == "str":  # an entry of append_dict; its dims say nothing
-        shape = (came // itemsize,)
-    if came != element_count(shape) * itemsize:
+        shape = (received // itemsize,)
+    if received != element_count(shape) * itemsize:
         raise CheckpointError(
             f"{path}: tensor {info.name}: shape {list(shape)} of {info.dtype} wants {element_count(shape) * itemsize:,} bytes. "
-            f"Received {came:,}: the file is damaged or a slice is missing"
+            f"Received {received:,}: the file is damaged or a slice is missing"
         )
     return TensorInfo(info.name, info.dtype, shape, info.slices)

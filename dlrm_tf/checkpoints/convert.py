@@ -12,14 +12,14 @@ import numpy as np
 from dlrm_tf.checkpoints.checkpoint import Checkpoint
 from dlrm_tf.checkpoints.ckpt_writer import array_tensor, write_checkpoint
 from dlrm_tf.checkpoints.dlrm_checkpoint import DLRMCheckpoint, refuse_vocabulary
-from dlrm_tf.checkpoints.file_sha256 import KNOWN, known_sha256, sha256_file
+from dlrm_tf.checkpoints.file_sha256 import KNOWN, known_sha256
 from dlrm_tf.checkpoints.names import MINDSPORE, Weight, weights_of
 from dlrm_tf.checkpoints.optimizer_state import carry_to_keras, carry_to_mindspore
 from dlrm_tf.checkpoints.safetensors import write_safetensors
 from dlrm_tf.checkpoints.tensor_info import TensorInfo, TensorToWrite, row_chunks
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import CheckpointError, DLRMError, UsageError
-from dlrm_tf.files import StrPath
+from dlrm_tf.files import StrPath, sha256_file
 from dlrm_tf.progress import Progress
 from dlrm_tf.weights.optimizer_state import OptimizerStateReader
 from dlrm_tf.weights.reader import WeightsReader
@@ -95,7 +95,7 @@ def convert(
       CheckpointError: the source is damaged or foreign, or does not fit `config`; every missing, extra or misshaped
         tensor is named.
       DLRMError: there is no room for the target.
-      UsageError: the target's suffix does not fit `to`.
+      UsageError: the target's suffix does not fit `to`, or `crc` for a weights file.
     """
     source, target = os.fspath(source), os.fspath(target)
     before = before_writing or (lambda config: None)
@@ -103,6 +103,8 @@ def convert(
         config = DLRMConfig.read(config)
     if _direction(target, to) == "mindspore":
         return _to_mindspore(source, target, config, optimizer_state, crc, quiet, before)
+    if crc:
+        raise UsageError(f"crc must be false for a weights file; only MindSpore's checkpoints have one. Received {target}")
     with DLRMCheckpoint(source, config=config, prefix=prefix, allow_extra=allow_extra) as weights:
         return _to_keras(weights, target, optimizer_state, check, quiet, before)
 

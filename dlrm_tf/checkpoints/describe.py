@@ -4,14 +4,14 @@ import os
 from typing import Any
 
 from dlrm_tf.checkpoints.dlrm_checkpoint import open_checkpoint
-from dlrm_tf.checkpoints.file_sha256 import KNOWN, known_sha256, sha256_file
+from dlrm_tf.checkpoints.file_sha256 import KNOWN, known_sha256
 from dlrm_tf.checkpoints.infer_config import infer_config
 from dlrm_tf.checkpoints.names import assign
 from dlrm_tf.checkpoints.tensor_info import TensorInfo
 from dlrm_tf.data.key_file import is_key_file
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import CheckpointError
-from dlrm_tf.files import StrPath
+from dlrm_tf.files import StrPath, sha256_file
 from dlrm_tf.weights.hdf5 import SIGNATURE
 from dlrm_tf.weights.layout import weight_shapes
 from dlrm_tf.weights.reader import WeightsReader
@@ -28,7 +28,7 @@ def describe_checkpoint(path: StrPath, *, check: bool = False) -> dict[str, Any]
 
     Returns:
       JSON-ready dict: `path`, `kind`, `bytes`, `tensors` (each `name`, `dtype`, `shape`, `bytes`, `role`), `config` (JSON) or
-      None, `sha256` (`""` when it was not cheap to know), `known_as`, `notes`, and what the kind adds. A vocabulary has, instead
+      None, `sha256` (`""` if not cheap to know), `known_as`, `notes`, and what the kind adds. A vocabulary has, instead
       of `tensors` and `config`, `features` (each `name`, `size`) and its `fingerprint`.
 
     Raises:
@@ -49,7 +49,7 @@ def describe_checkpoint(path: StrPath, *, check: bool = False) -> dict[str, Any]
 
 
 def _is_hdf5(path: str) -> bool:
-    if not os.path.isfile(path):  # the checkpoint's reader says what is wrong
+    if not os.path.isfile(path):  # open_checkpoint raises what is wrong
         return False
     with open(path, "rb") as f:
         return f.read(len(SIGNATURE)) == SIGNATURE
@@ -63,7 +63,7 @@ def _checkpoint(path: str, check: bool) -> dict[str, Any]:
     with open_checkpoint(path) as checkpoint:
         notes = []
         if check:
-            notes.append("checksum right" if checkpoint.check_crc() else "the file carries no checksum of its own")
+            notes.append("checksum correct" if checkpoint.check_crc() else "the file carries no checksum of its own")
         roles = dict.fromkeys(checkpoint.names, "")
         config = None
         try:

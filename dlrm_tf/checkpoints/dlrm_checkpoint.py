@@ -30,7 +30,7 @@ def open_checkpoint(path: StrPath) -> Union[Checkpoint, TorchCheckpoint]:
     path = os.fspath(path)
     refuse_vocabulary(path)
     start = b""
-    if os.path.isfile(path):  # else Checkpoint says what is wrong
+    if os.path.isfile(path):  # otherwise Checkpoint raises
         with open(path, "rb") as f:
             start = f.read(16)
     return TorchCheckpoint(path) if start.startswith(MAGICS) else Checkpoint(path)
@@ -39,7 +39,7 @@ def open_checkpoint(path: StrPath) -> Union[Checkpoint, TorchCheckpoint]:
 def refuse_vocabulary(path: StrPath) -> None:
     """Raises CheckpointError for a vocabulary, which is a zip file and so would be taken for a PyTorch checkpoint."""
     if is_key_file(path):
-        raise CheckpointError(f"{path}: is a vocabulary, wanted a checkpoint (dlrm-tf inspect tells what is in it)")
+        raise CheckpointError(f"{path}: wanted a checkpoint. Received a vocabulary (dlrm-tf inspect shows what is in it)")
 
 
 class DLRMCheckpoint:
@@ -102,7 +102,7 @@ class DLRMCheckpoint:
             shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
             raise CheckpointError(f"{self.checkpoint.path}: does not fit the configuration: {shown}")
         if found.naming.pairs == "upper" and config.self_interaction:
-            raise CheckpointError(f"{self.checkpoint.path}: no program known here writes an upper triangle with self-interaction")
+            raise CheckpointError(f"{self.checkpoint.path}: wanted self_interaction false with torchrec's names. Received true")
         return config
 
     @property

@@ -15,17 +15,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from dlrm_tf import __version__
-from dlrm_tf.checkpoints.file_sha256 import HUB_SHA256, sha256_file, write_note
+from dlrm_tf.checkpoints.file_sha256 import HUB_SHA256, write_note
 from dlrm_tf.errors import CheckpointError, DLRMError, UsageError
-from dlrm_tf.files import StrPath, atomic_file
+from dlrm_tf.files import StrPath, atomic_file, sha256_file
 from dlrm_tf.progress import Progress
 
 HUB_URL = "https://download.mindspore.cn/models/r1.3/dlrm_ascend_v130_criteo_research_recommend_acc78.96.ckpt"
 BLOCK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 30.0
-# A connection that brings less than this over TIMEOUT_SECONDS is given up.
+# A connection that receives less than this over TIMEOUT_SECONDS is closed.
 MIN_BYTES_A_SECOND = 1000
-# So many tries in a row that bring less than a block, then the next URL is tried.
+# After this many attempts in a row that each receive less than a block, the next URL is tried.
 TRIES = 5
 # None for file: and ftp:, so that a redirect can't lead there.
 _HANDLERS = (
@@ -40,7 +40,7 @@ _HANDLERS = (
 
 
 class _Cut(Exception):
-    """A connection ended too early, stalled, or brought nothing of use; `final` where another try would bring no more."""
+    """A connection ended too early, stalled, or sent nothing usable; `final` if another attempt can't succeed."""
 
     def __init__(self, what: str, *, final: bool = False) -> None:
         super().__init__(what)
@@ -66,7 +66,7 @@ def fetch(
       target: file to write.
       urls: where to find it, tried in this order (http or https).
       sha256: hex digest the content must have.
-      timeout: seconds after which a connection is given up that brings nothing, or less than 1 kB a second.
+      timeout: seconds; a connection that received nothing, or less than 1 kB a second, for this long is closed and retried.
       pause: seconds before the first retry; each further pause is twice as long.
       quiet: show no progress.
 
@@ -90,7 +90,7 @@ def fetch(
         if sha256_file(target, quiet=quiet) == sha256:  # hashed even if there is a note, which may be of another file
             write_note(target, sha256, stat)
             return ""
-        raise DLRMError(f"{target}: is there already and is another file: remove it, or choose another name (-o)")
+        raise DLRMError(f"{target}: wanted sha256 {sha256}. Received another file: remove it, or choose another name (-o)")
     os.makedirs(os.path.dirname(target), exist_ok=True)
     part = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.{sha256[:12]}.part")
     failures = []
@@ -98,20 +98,20 @@ def fetch(
         download = _Download(out, os.path.dirname(target), timeout, pause, quiet)
         for url in urls:
             try:
-                came = download.run(url)
-                if came != sha256 and download.resumed:  # what was there before may have been at fault
+                received = download.run(url)
+                if received != sha256 and download.resumed:  # the part file of an earlier call may have been wrong
                     out.truncate(0)
-                    came = download.run(url)
+                    received = download.run(url)
             except _Cut as e:
                 failures.append(f"{url}: {e}")
                 continue
-            if came == sha256:
+            if received == sha256:
                 with atomic_file(target) as temporary:
                     os.replace(part, temporary)
                 write_note(target, sha256, os.fstat(out.fileno()))
                 return url
             out.truncate(0)
-            failures.append(f"{url}: wanted sha256 {sha256}. Received {came}")
+            failures.append(f"{url}: wanted sha256 {sha256}. Received {received}")
         if not os.fstat(out.fileno()).st_size:
             os.unlink(part)
     if any("wanted sha256" in failure for failure in failures):
@@ -132,12 +132,12 @@ def _locked(part: str) -> Iterator[BinaryIO]:
 
 
 class _Download:
-    """Completes a part file, hashing what comes.
+    """Completes a part file and hashes its content.
 
     Args:
       out: the part file, open for reading and writing.
       folder: where it is.
-      timeout: seconds after which a connection is given up that brings nothing, or less than 1 kB a second.
+      timeout: seconds; a connection that received nothing, or less than 1 kB a second, for this long is closed and retried.
       pause: seconds before the first retry; each further pause is twice as long.
       quiet: show no progress.
 
@@ -203,7 +203,7 @@ class _Download:
             e.close()
             if e.code == 416 and e.headers.get("Content-Range", "") == f"bytes */{self.have}":
                 return  # it was complete already
-            if e.code == 416:  # more than the server has
+            if e.code == 416:  # the part file is longer than the server's file
                 self._restart()
                 raise _Cut("the server has less than was received before") from e
             final = e.code < 500 and e.code not in (408, 429)
@@ -227,7 +227,7 @@ class _Download:
             raise _Cut(f"HTTP {answer.status}", final=True)
         self._restart()  # the answer is the whole file
         if not length or not length.isdigit():
-            raise _Cut("the server does not tell the file's size", final=True)
+            raise _Cut("the server does not send the file's size", final=True)
         return int(length)
 
     def _restart(self) -> None:
@@ -243,7 +243,7 @@ class _Download:
             now = time.monotonic()
             if now - mark >= self.timeout:
                 if self.have - marked < MIN_BYTES_A_SECOND * (now - mark):
-                    raise _Cut(f"hardly anything came in {now - mark:.0f} s")
+                    raise _Cut(f"received less than {MIN_BYTES_A_SECOND} bytes a second for {now - mark:.0f} s")
                 mark, marked = now, self.have
         if self.have < total:
             raise _Cut(f"the connection ended {total - self.have:,} bytes too early")

@@ -1,44 +1,25 @@
-"""The sha256 of a checkpoint file, the note of it that `fetch` leaves beside the file, and the checkpoints known by it."""
+"""The sha256 of a checkpoint file, the note of it that `fetch` writes to `FILE.sha256`, and the checkpoints known by it."""
 
-import hashlib
 import os
 
-from dlrm_tf.files import StrPath, atomic_file
-from dlrm_tf.progress import Progress
+from dlrm_tf.files import StrPath, sha256_file, write_file
 
 # sha256 -> what it is (https://download.mindspore.cn/models/r1.3/).
 HUB_SHA256 = "b4e9982c2c18458c30eee7cd2f791fd28e62244de12c45cef813940e418a89f4"
 KNOWN = {HUB_SHA256: "dlrm_ascend_v130_criteo_research_recommend_acc78.96.ckpt of the MindSpore Hub"}
 # A file up to this size is hashed in a moment; a larger one only on request.
 CHEAP_BYTES = 64 << 20
-_BLOCK_BYTES = 4 << 20
-
-
-def sha256_file(path: StrPath, *, quiet: bool = True) -> str:
-    """sha256 (hex) of a file, which is read once.
-
-    Args:
-      path: the file.
-      quiet: show no progress.
-    """
-    digest = hashlib.sha256()
-    with open(path, "rb") as f, Progress("sha256", total=os.path.getsize(path), unit="B", quiet=quiet) as progress:
-        while block := f.read(_BLOCK_BYTES):
-            digest.update(block)
-            progress.update(len(block))
-    return digest.hexdigest()
 
 
 def write_note(path: StrPath, sha256: str, stat: os.stat_result) -> None:
-    """Notes the sha256 of a file beside it, as `FILE.sha256`, which `sha256sum -c FILE.sha256` reads too.
+    """Writes the sha256 of a file to `FILE.sha256`, which `sha256sum -c FILE.sha256` reads, too.
 
     Args:
       path: the file.
       sha256: its sha256 (hex).
       stat: the file's size and time from before it was hashed: if it changes meanwhile, the note does not count.
     """
-    with atomic_file(f"{os.fspath(path)}.sha256") as temporary, open(temporary, "w", encoding="utf-8") as f:
-        f.write(_note(path, sha256, stat))
+    write_file(f"{os.fspath(path)}.sha256", _note(path, sha256, stat))
 
 
 def _note(path: StrPath, sha256: str, stat: os.stat_result) -> str:

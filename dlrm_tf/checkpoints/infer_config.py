@@ -22,7 +22,7 @@ def infer_config(shapes: Shapes, path: str) -> DLRMConfig:
     bottom, top = (_widths(shapes, mlp, path) for mlp in ("bottom_mlp", "top_mlp"))
     count = _count(shapes, "embedding")
     if not count:
-        raise CheckpointError(f"{path}: has no embedding table")
+        raise CheckpointError(f"{path}: wanted at least one embedding table. Received none")
     tables = [_matrix(shapes, Weight("embedding", f, "table"), path) for f in range(count)]
     try:
         configs = [
@@ -57,7 +57,7 @@ def _widths(shapes: Shapes, mlp: str, path: str) -> tuple[int, ...]:
     """`(in, out of layer 0, out of layer 1, …)` of one MLP."""
     kernels = [_matrix(shapes, Weight(mlp, i, "kernel"), path) for i in range(_count(shapes, mlp))]
     if not kernels:
-        raise CheckpointError(f"{path}: has no layer of {mlp}")
+        raise CheckpointError(f"{path}: wanted at least one layer of {mlp}. Received none")
     for i, (before, after) in enumerate(zip(kernels, kernels[1:])):
         if before[1] != after[0]:
             raise CheckpointError(f"{path}: {mlp} layer {i} gives {before[1]} values, layer {i + 1} takes {after[0]}")

@@ -23,7 +23,7 @@ class Weight(NamedTuple):
     kind: str
 
 
-# Stands for "the MLP's last layer" until it is known how many layers there are.
+# Number of an MLP's last layer until the number of its layers is known.
 _LAST = -1
 
 

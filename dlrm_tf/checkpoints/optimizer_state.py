@@ -51,8 +51,8 @@ def carry_to_keras(source: DLRMCheckpoint, writer: WeightsWriter) -> str:
             name = found.state.get((slot, weight))
             info = source.checkpoint.info(name) if name else None
             if info is None or (info.dtype, info.shape) != ("Float32", shape):
-                came = f"received {info.dtype} {list(info.shape)}" if info else "which is missing"
-                faults.append(f"{slot}.{MINDSPORE.name(weight)} wanted Float32 {list(shape)}, {came}")
+                received = f"received {info.dtype} {list(info.shape)}" if info else "which is missing"
+                faults.append(f"{slot}.{MINDSPORE.name(weight)} wanted Float32 {list(shape)}, {received}")
     if faults:
         raise CheckpointError(f"{path}: incomplete optimizer state: {'; '.join(faults[:8])}")
     scalars = {name: source.checkpoint.read(name) for name in found.other if source.checkpoint.info(name).size == 1}

@@ -12,12 +12,12 @@ from dlrm_tf.checkpoints.dlrm_checkpoint import DLRMCheckpoint
 from dlrm_tf.checkpoints.names import Weight, weights_of
 from dlrm_tf.checkpoints.tensor_info import TensorInfo, row_chunks
 from dlrm_tf.errors import CheckpointError
-from dlrm_tf.files import StrPath, atomic_file
+from dlrm_tf.files import StrPath, write_file
 from dlrm_tf.probability import sigmoid
 from dlrm_tf.progress import Progress
 from dlrm_tf.weights.reader import WeightsReader
 
-# Largest relative difference of a logit: float32 against float64 through seven layers. Of the golden runs the largest is a tenth.
+# Largest relative difference of a logit, float32 against float64 through seven layers. The golden runs stay below a tenth of it.
 TOLERANCE = 1e-5
 
 
@@ -29,9 +29,9 @@ class Parity:
       checkpoint, weights_file: the files compared.
       rows: rows scored.
       max_logit_difference: largest |difference| of a logit.
-      max_relative_difference: largest |difference| / max(1, |logit|); what is held against `TOLERANCE`.
+      max_relative_difference: largest |difference| / max(1, |logit|); must not exceed `TOLERANCE`.
       max_probability_difference: largest |difference| of a probability.
-      not_finite_rows: rows whose logit is NaN or infinite by the checkpoint; the same on the other side counts as no difference.
+      not_finite_rows: rows whose logit from the checkpoint is NaN or infinite; the same value in Keras counts as no difference.
       tensors: one dict for each weight: `name`, `shape`, `sha256` of its float32 content in our layout on both sides, `equal`,
         and `not_finite`, the number of NaN and infinite values the checkpoint has in it.
     """
@@ -58,9 +58,8 @@ class Parity:
 
     def write(self, path: StrPath) -> None:
         """Writes the report as JSON."""
-        with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as f:
-            json.dump({"passed": self.passed, "tolerance": TOLERANCE, **dataclasses.asdict(self)}, f, indent=1)
-            f.write("\n")
+        report = {"passed": self.passed, "tolerance": TOLERANCE, **dataclasses.asdict(self)}
+        write_file(path, json.dumps(report, indent=1) + "\n")
 
     def __str__(self) -> str:
         equal = sum(t["equal"] for t in self.tensors)
@@ -74,27 +73,27 @@ class Parity:
             shown = ", ".join(not_finite[:8]) + (f" and {len(not_finite) - 8} more" if len(not_finite) > 8 else "")
             text += f"; the checkpoint itself has NaN or infinity in {shown}"
         if self.not_finite_rows:
-            text += f"; {self.not_finite_rows:,} of the logits are NaN or infinite by the checkpoint, which compares nothing else"
+            text += f"; {self.not_finite_rows:,} logits of the checkpoint are NaN or infinite: such rows compare little"
         return text
 
 
-def logit_differences(came: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def logit_differences(actual: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How far logits are from those wanted.
 
     Args:
-      came: float64 `[n, 1]`.
+      actual: float64 `[n, 1]`.
       wanted: float64 `[n, 1]`.
 
     Returns:
-      |came - wanted|; the same divided by max(1, |wanted|); and |difference| of the probabilities; each of the logits' shape.
+      |actual - wanted|; the same divided by max(1, |wanted|); and |difference| of the probabilities; each of the logits' shape.
       Where both logits are NaN, or the same infinity, it is 0; where only one is NaN or infinite it is infinite (NaN would
       compare as neither too large nor small enough).
     """
-    same = (came == wanted) | (np.isnan(came) & np.isnan(wanted))
-    comparable = np.isfinite(came) & np.isfinite(wanted)
-    came, wanted = np.where(comparable, came, 0), np.where(comparable, wanted, 0)
-    difference = np.abs(came - wanted)
-    relative, probability = difference / np.maximum(1, np.abs(wanted)), np.abs(sigmoid(came) - sigmoid(wanted))
+    same = (actual == wanted) | (np.isnan(actual) & np.isnan(wanted))
+    comparable = np.isfinite(actual) & np.isfinite(wanted)
+    actual, wanted = np.where(comparable, actual, 0), np.where(comparable, wanted, 0)
+    difference = np.abs(actual - wanted)
+    relative, probability = difference / np.maximum(1, np.abs(wanted)), np.abs(sigmoid(actual) - sigmoid(wanted))
     logit, relative, probability = (
         np.where(same, 0, np.where(comparable, x, np.inf)) for x in (difference, relative, probability)
     )

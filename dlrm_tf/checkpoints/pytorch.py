@@ -28,7 +28,6 @@ class TorchCheckpoint:
 
     Attributes:
       path: the file.
-      size: its size in bytes.
       format: `"pytorch"`.
       names: tensor names in the order of the `state_dict`.
 
@@ -42,14 +41,13 @@ class TorchCheckpoint:
     def __init__(self, path: StrPath) -> None:
         self._torch = torch = require("torch", "torch")
         self.path = os.fspath(path)
-        self.size = os.path.getsize(path)
         with open(path, "rb") as f:
             zipped = f.read(4) == MAGICS[0]
         try:
             # facebookresearch/dlrm stores its metrics as NumPy numbers; nothing but numbers can be made of these types.
             with torch.serialization.safe_globals(_numpy_number_types()):
                 stored = torch.load(self.path, map_location="cpu", weights_only=True, mmap=zipped)
-        except Exception as e:  # whatever torch's zip reader and unpickler raise
+        except Exception as e:  # torch's zip reader and unpickler raise many kinds of errors
             raise CheckpointError(f"{self.path}: not a PyTorch checkpoint of tensors and plain values ({reason(e)})") from e
         tensors = self._state_dict(stored)
         self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
@@ -79,9 +77,6 @@ class TorchCheckpoint:
     def close(self) -> None:
         """Releases the tensors, and the file with them."""
         self._tensors = {}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._tensors
 
     def info(self, name: str) -> TensorInfo:
         """Name, dtype and shape of a tensor.
@@ -121,7 +116,7 @@ class TorchCheckpoint:
 
 
 def _numpy_number_types() -> list[Any]:
-    """The types that stand for NumPy numbers in a pickle, as torch's unpickler wants to be told them."""
+    """The types that stand for NumPy numbers in a pickle, as torch's `safe_globals` takes them."""
     core = getattr(np, "_core", None) or np.core  # renamed in NumPy 2
     scalar = core.multiarray.scalar
     named = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype]

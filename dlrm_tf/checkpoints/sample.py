@@ -21,7 +21,7 @@ def read_sample(sample: Sample, config: DLRMConfig) -> tuple[np.ndarray, np.ndar
     """The rows of a sample.
 
     Args:
-      sample: a number (that many generated rows, the same ones each time), an .npz with `dense` (already log(x + 1)) and
+      sample: a number (that many generated rows, always the same), an .npz with `dense` (already log(x + 1)) and
         `categorical`, or a data folder (the first rows of its test split).
       config: the model's configuration.
 
@@ -48,8 +48,8 @@ def read_sample(sample: Sample, config: DLRMConfig) -> tuple[np.ndarray, np.ndar
                 f"{sample}: wanted a number of rows, an .npz with dense and categorical, or a data folder ({reason(e)})"
             ) from e
     if dense.dtype.kind not in "fiu" or categorical.dtype.kind not in "iu":
-        came = f"{dense.dtype} and {categorical.dtype}"
-        raise DataError(f"{sample}: wanted dense of numbers and categorical of integers. Received {came}")
+        received = f"{dense.dtype} and {categorical.dtype}"
+        raise DataError(f"{sample}: wanted dense of numbers and categorical of integers. Received {received}")
     rows = dense.shape[:1] or (0,)
     wanted = ((*rows, config.dense_dim), (*rows, config.num_categorical))
     if not rows[0] or (dense.shape, categorical.shape) != wanted:

@@ -1,4 +1,4 @@
-"""`TensorInfo`: what is known of a stored tensor without reading it: name, dtype, shape, and where its bytes lie."""
+"""`TensorInfo`: name, dtype and shape of a stored tensor, and where its bytes are in the file."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator

@@ -52,8 +52,8 @@ def verify(
         dense, categorical = read_sample(sample, reader.config)
         tensors = tuple(compare_tensors(source, reader, quiet=quiet))
         wanted = _numpy_logits(source, dense, categorical)
-    came = _keras_logits(weights_file, dense, categorical)
-    logit, relative, probability = (float(difference.max()) for difference in logit_differences(came, wanted))
+    actual = _keras_logits(weights_file, dense, categorical)
+    logit, relative, probability = (float(difference.max()) for difference in logit_differences(actual, wanted))
     return Parity(
         checkpoint=os.fspath(checkpoint),
         weights_file=os.fspath(weights_file),

@@ -1,9 +1,9 @@
 """Converts a DLRM checkpoint (MindSpore .ckpt or .safetensors, PyTorch) to a Keras .weights.h5, or back to MindSpore."""
 
-from dlrm_tf.errors import UsageError
+import argparse
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `dlrm-tf convert`."""
     parser.add_argument("source", metavar="SOURCE", help="checkpoint to read; a .weights.h5 when converting back")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="file to write: .weights.h5, .ckpt or .safetensors")
@@ -12,25 +12,25 @@ def add_arguments(parser) -> None:
         "--config", metavar="CONFIG", help="JSON file or preset (criteo_kaggle, tiny); default: from the tensors' shapes"
     )
     parser.add_argument("--prefix", help="prefix of the weights' names, when the source holds more than one network")
-    parser.add_argument("--allow-extra", action="store_true", help="leave out tensors that are no part of a DLRM")
+    parser.add_argument("--allow-extra", action="store_true", help="leave out tensors that are not part of a DLRM")
     parser.add_argument(
         "--verify",
         metavar="SAMPLE",
         help="compare every tensor, and the logits of SAMPLE (a number of rows, an .npz, or a data folder) with an independent "
         "NumPy forward pass of the checkpoint; writes FILE.parity.json",
     )
-    parser.add_argument("--optimizer-state", action="store_true", help="carry the optimizer's state too (SGD, Momentum, Adagrad)")
-    parser.add_argument("--check", action="store_true", help="hash the whole source: its sha256 is noted, a known one is named")
+    parser.add_argument(
+        "--optimizer-state", action="store_true", help="also carry the optimizer's state (SGD, Momentum, Adagrad)"
+    )
+    parser.add_argument("--check", action="store_true", help="hash the whole source: its sha256 is stored, a known file is named")
     parser.add_argument("--crc", action="store_true", help="append MindSpore's checksum (only --to mindspore)")
 
 
-def run(args) -> None:
+def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
     from dlrm_tf.checkpoints.convert import convert
     from dlrm_tf.checkpoints.sample import read_sample
 
-    if args.crc and args.to != "mindspore" and args.output.endswith(".weights.h5"):
-        raise UsageError("--crc is only for --to mindspore")
     done = convert(
         args.source,
         args.output,

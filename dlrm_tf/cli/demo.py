@@ -1,19 +1,21 @@
-"""The whole journey on generated data: convert, retrain, serve over gRPC, score as int8 TFLite, with a report at the end."""
+"""Runs every step on generated data: convert, retrain, serve over gRPC, score as int8 TFLite; writes a report."""
 
 import argparse
+import contextlib
 import functools
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dlrm_tf.errors import DLRMError, ServingError, UsageError
 
-# Written into every demo folder: only a folder that has it may be cleared for another run.
+# File in every demo folder. Only a folder that has it is cleared for another run.
 MARKER = ".dlrm_tf_demo"
 ROWS, SEED = 400_000, 1
 # Upstream's optimizer and batch (research/recommend/dlrm); a rate that falls to 0 ends better calibrated than its constant 0.15.
@@ -38,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def demo(folder: str, *, rows: int = ROWS, seed: int = SEED) -> Any:
-    """Runs every step of the journey for real.
+    """Runs every step: parity, data, conversion, training, evaluation, export, serving.
 
     Args:
       folder: for everything that is made; new, empty, or an earlier demo's, which is cleared.
@@ -56,7 +58,7 @@ def demo(folder: str, *, rows: int = ROWS, seed: int = SEED) -> Any:
 
     _clear(folder)
     report = Report(folder)
-    path = lambda name: os.path.join(folder, name)  # noqa: E731
+    path = functools.partial(os.path.join, folder)
 
     with report.step("parity with MindSpore") as step:
         _parity(step, path)
@@ -188,15 +190,11 @@ def _serve(
         scores["SavedModel"] = target.score(dense, categorical)
     scorer = Scorer(path("dlrm.tflite"))
     scores["TFLite"] = np.asarray(scorer.score(dense, categorical)).reshape(-1)
-    call = functools.partial(_score_from, scorer, dense, categorical, 1)
-    report.latencies["TFLite int8, in process, 1 row"] = _latency(call)
+    report.latencies["TFLite int8, in process, 1 row"] = _latency(scorer, dense, categorical, 1)
     with _server(os.path.abspath(path("saved_models/dlrm"))) as address, Client(address, model_name="dlrm") as client:
-        scores["gRPC"] = np.concatenate(
-            [client.score(dense[i : i + 1024], categorical[i : i + 1024]) for i in range(0, len(dense), 1024)]
-        )
+        scores["gRPC"] = client.score(dense, categorical)
         for rows in (1, 64):
-            call = functools.partial(_score_from, client, dense, categorical, rows)
-            report.latencies[f"gRPC, {rows} row{'s' if rows > 1 else ''} a call"] = _latency(call)
+            report.latencies[f"gRPC, {rows} row{'s' if rows > 1 else ''} a call"] = _latency(client, dense, categorical, rows)
     for name in ("SavedModel", "gRPC", "TFLite"):
         error = np.abs(scores[name] - scores["Keras"])
         step.figure(f"{name} against Keras, largest / mean difference", f"{error.max():.1e} / {error.mean():.1e}")
@@ -207,46 +205,33 @@ def _serve(
     return scores
 
 
-def _score_from(scorer: Any, dense: Any, categorical: Any, rows: int, start: int) -> None:
-    scorer.score(dense[start : start + rows], categorical[start : start + rows])
-
-
-def _latency(call: Callable[[int], Any]) -> list[float]:
-    """Seconds of each of `CALLS` calls, after some to warm up; `call` gets the number of the row to start at."""
-    for i in range(20):
-        call(i)
-    seconds = []
-    for i in range(CALLS):
+def _latency(target: Any, dense: Any, categorical: Any, rows: int) -> list[float]:
+    """Seconds of each of `CALLS` calls of `target.score` with `rows` rows, after some calls to warm up."""
+    warm_up, seconds = 20, []
+    for i in [*range(warm_up), *range(CALLS)]:
         start = time.perf_counter()
-        call(i)
+        target.score(dense[i : i + rows], categorical[i : i + rows])
         seconds.append(time.perf_counter() - start)
-    return seconds
+    return seconds[warm_up:]
 
 
-class _server:
-    """`dlrm-tf serve` as a process of its own; gives its `host:port`, and ends it."""
-
-    def __init__(self, model_base_path: str):
-        self._command = [sys.executable, "-m", "dlrm_tf", "serve", "--model_name", "dlrm", "--port", "0"]
-        self._command += ["--model_base_path", model_base_path]
-
-    def __enter__(self) -> str:
-        self._log = tempfile.TemporaryFile("w+")
-        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=self._log, text=True)
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line.startswith("ready grpc="):
-            self.__exit__()
-            self._log.seek(0)
-            raise ServingError(f"the model server did not start: {self._log.read().strip() or 'no message'}")
-        return line.split()[1][len("grpc=") :]
-
-    def __exit__(self, *exc: object) -> None:
-        self._process.terminate()
+@contextlib.contextmanager
+def _server(model_base_path: str) -> Iterator[str]:
+    """Runs `dlrm-tf serve` as a process of its own; yields its `host:port`."""
+    command = [sys.executable, "-m", "dlrm_tf", "serve", "--model_name", "dlrm", "--port", "0"]
+    command += ["--model_base_path", model_base_path]
+    with tempfile.TemporaryFile("w+") as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:
+        assert process.stdout is not None
         try:
-            self._process.wait(15)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+            place = re.match(r"ready grpc=(\S+)", process.stdout.readline())
+            if place:
+                yield place[1]
+        finally:
+            process.terminate()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        if not place:
+            log.seek(0)
+            raise ServingError(f"the model server did not start: {log.read().strip() or 'no message'}")

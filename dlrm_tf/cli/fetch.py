@@ -1,14 +1,16 @@
-"""Downloads the MindSpore Hub's DLRM checkpoint (about 6 GB): resumed where it stopped, checked by its sha256."""
+"""Downloads the MindSpore Hub's DLRM checkpoint (about 6 GB): resumes where it stopped, checks the sha256."""
+
+import argparse
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `dlrm-tf fetch`."""
     parser.add_argument("-o", "--output", metavar="FILE", help="file to write; default: the URL's last part, in this folder")
     parser.add_argument("--url", action="append", help="a mirror (http, https); may be given several times; default: the Hub")
     parser.add_argument("--sha256", metavar="HEX", help="what the content must hash to; default: the Hub checkpoint's")
 
 
-def run(args) -> None:
+def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
     import posixpath
     import urllib.parse

@@ -1,4 +1,4 @@
-"""Tells what is in a checkpoint or weights file (tensors, shapes, dtypes, optimizer state), a vocabulary or a data folder."""
+"""Shows what is in a checkpoint or weights file (tensors, shapes, dtypes, optimizer state), a vocabulary or a data folder."""
 
 import argparse
 
@@ -7,7 +7,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `dlrm-tf inspect`."""
     parser.add_argument("path", metavar="FILE", help="checkpoint, weights file, vocabulary or data folder")
     parser.add_argument(
-        "--check", action="store_true", help="read the whole file: its sha256 (known ones are named), its checksum"
+        "--check", action="store_true", help="read the whole file: show its sha256, name it if known, verify its checksum"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 

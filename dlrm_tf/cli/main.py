@@ -9,31 +9,31 @@ from typing import Optional
 from dlrm_tf import __version__, keras2
 from dlrm_tf.errors import DLRMError, UsageError
 
-# Verb -> (module in dlrm_tf.cli, one line for --help). A module has `add_arguments(parser)` and `run(args)`.
+# Verb -> one line for --help. Its module in dlrm_tf.cli has the same name, `add_arguments(parser)` and `run(args)`.
 VERBS = {
-    "demo": ("demo", "the whole journey on generated data, ends in a report"),
-    "fetch": ("fetch", "download the MindSpore Hub checkpoint, sha256 verified, resumable"),
-    "inspect": ("inspect", "what is in a checkpoint, a weights file or a data folder"),
-    "convert": ("convert", "a MindSpore checkpoint to .weights.h5, or back"),
-    "grow": ("grow", "give a model room for new ids, keeping its trained rows"),
-    "synth": ("synth", "write Criteo-format rows with a learnable signal"),
-    "prepare": ("prepare", "raw Criteo TSV to records, manifest and vocabulary"),
-    "train": ("train", "train on prepared data"),
-    "evaluate": ("evaluate", "accuracy, AUC, logloss, normalized entropy, calibration"),
-    "export": ("export", "a SavedModel for TF Serving or a quantized TFLite model"),
-    "serve": ("serve", "serve SavedModels over gRPC and REST, as TF Serving does"),
-    "score": ("score", "score rows with a server, a SavedModel or a .tflite file"),
-    "bench": ("bench", "run the benchmarks"),
+    "demo": "run every step on generated data and write a report",
+    "fetch": "download the MindSpore Hub checkpoint, sha256 verified, resumable",
+    "inspect": "show what is in a checkpoint, weights file, vocabulary or data folder",
+    "convert": "convert a MindSpore or PyTorch checkpoint to .weights.h5, or back to MindSpore",
+    "grow": "add table rows for new ids, keeping the trained ones",
+    "synth": "write Criteo-format rows with a learnable signal",
+    "prepare": "convert raw Criteo TSV to records, manifest and vocabulary",
+    "train": "train on prepared data",
+    "evaluate": "measure accuracy, AUC, logloss, normalized entropy, calibration",
+    "export": "write a SavedModel for TF Serving, or a quantized TFLite model",
+    "serve": "serve SavedModels over gRPC and REST, as TF Serving does",
+    "score": "score rows with a server, a SavedModel, a .tflite or a weights file",
+    "bench": "run the benchmarks",
 }
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 
 def _usage() -> str:
-    verbs = "\n".join(f"  {verb:<10}{line}" for verb, (_, line) in VERBS.items())
+    verbs = "\n".join(f"  {verb:<10}{line}" for verb, line in VERBS.items())
     return (
-        "usage: dlrm-tf VERB [options]     (dlrm-tf VERB --help tells a verb's options)\n\n"
+        "usage: dlrm-tf VERB [options]     (dlrm-tf VERB --help lists its options)\n\n"
         f"{verbs}\n\n"
-        "  --version tells the version; --debug on any verb shows the traceback of an error\n"
+        "  --version prints the version; --debug on any verb shows the traceback of an error\n"
         "exit codes: 0 done, 1 failed, 2 wrong usage"
     )
 
@@ -47,20 +47,16 @@ def make_parser(verb: str) -> argparse.ArgumentParser:
     from absl.flags import argparse_flags  # not for a mere `dlrm-tf --help`
 
     class Parser(argparse_flags.ArgumentParser):
-        """Says what is wrong in one line, where argparse puts the whole usage before it."""
+        """Prints an error as one line, without argparse's usage text before it."""
 
         def error(self, message):
             self.exit(EXIT_USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
-    module = importlib.import_module(_module(verb))
+    module = importlib.import_module(f"dlrm_tf.cli.{verb}")
     parser = Parser(prog=f"dlrm-tf {verb}", description=module.__doc__)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     module.add_arguments(parser)
     return parser
-
-
-def _module(verb: str) -> str:
-    return f"dlrm_tf.cli.{VERBS[verb][0]}"
 
 
 def _report(error: BaseException) -> int:
@@ -88,7 +84,7 @@ def main(argv: Optional[list[str]] = None) -> int:
     if verb not in VERBS:
         print(f"dlrm-tf: unknown verb {verb!r}; known are {', '.join(VERBS)}", file=sys.stderr)
         return EXIT_USAGE
-    # TensorFlow's own chatter is noise to a user of a command; an explicit setting wins.
+    # Hides TensorFlow's log messages, unless the user has set a level.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
     try:
@@ -101,11 +97,11 @@ def main(argv: Optional[list[str]] = None) -> int:
         return e.code if isinstance(e.code, int) else EXIT_USAGE
     keras2.quiet = not args.debug
     try:
-        return importlib.import_module(_module(verb)).run(args) or EXIT_DONE
+        return importlib.import_module(f"dlrm_tf.cli.{verb}").run(args) or EXIT_DONE
     except KeyboardInterrupt:
         print("dlrm-tf: interrupted", file=sys.stderr)
         return EXIT_FAILED
-    except BrokenPipeError:  # the reader of our output is gone (`| head`)
+    except BrokenPipeError:  # the program that reads our output has ended (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except Exception as e:

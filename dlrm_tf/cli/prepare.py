@@ -1,4 +1,4 @@
-"""Raw Criteo TSV (or another log with a feature spec) to records, manifest and vocabulary. The same call goes on after a kill."""
+"""Converts raw Criteo TSV (or another log, with --spec) to records, manifest and vocabulary. An interrupted run is resumed."""
 
 import argparse
 
@@ -9,11 +9,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to make, or an interrupted one to finish")
     parser.add_argument("--spec", metavar="JSON", help="feature spec of another log (see README); default: Criteo Kaggle")
     parser.add_argument(
-        "--vocabulary", metavar="FILE", help="use these ids: a vocabulary.npz, or upstream's cat_count_dict.pkl; others are OOV"
+        "--vocabulary",
+        metavar="FILE",
+        help="use these ids: a vocabulary.npz, or upstream's cat_count_dict.pkl; others are OOV",
     )
-    parser.add_argument("--grow", action="store_true", help="append the keys that --vocabulary does not have; old ids stay")
+    parser.add_argument("--grow", action="store_true", help="append keys that --vocabulary does not have; its ids stay the same")
     parser.add_argument(
-        "--min-count", type=int, default=1, metavar="N", help="keys in fewer than N rows are OOV (default: 1, all)"
+        "--min-count", type=int, default=1, metavar="N", help="keys in fewer than N rows are OOV (default: 1, keeps all)"
     )
     parser.add_argument(
         "--test-fraction", default="1/7", metavar="F", help="share of the lines, from the end, for test (default: %(default)s)"
@@ -21,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on-bad-line", choices=("skip", "stop"), default="skip", help="count bad lines, or stop at one (default: %(default)s)"
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="default: one for each CPU")
+    parser.add_argument("--threads", type=int, metavar="N", help="number of threads; default: one for each CPU")
     parser.add_argument(
-        "--report", metavar="PAGE", help="also write a page (.html or .png) that shows the data (needs matplotlib)"
+        "--report", metavar="PAGE", help="also write a page (.html or .png) with figures of the data (needs matplotlib)"
     )
 
 
@@ -45,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
             raise ValueError
     except (ValueError, ArithmeticError):
         raise UsageError(f"--test-fraction must be from 0 to below 1, such as 1/7. Received {args.test_fraction!r}") from None
-    if args.report:  # told before the work, not after it
+    if args.report:  # checked before the work starts
         page_suffix(args.report)
         require("matplotlib", "report")
     spec = FeatureSpec.load(args.spec) if args.spec else CRITEO

@@ -1,7 +1,6 @@
-"""Score rows with a server (gRPC or REST), a SavedModel, a .tflite file or a .weights.h5 file; one probability a line."""
+"""Scores rows with a server (gRPC or REST), a SavedModel, a .tflite file or a .weights.h5 file; one probability a line."""
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -15,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `dlrm-tf score`."""
     parser.add_argument(
         "rows",
+        metavar="ROWS",
         help=".npz with dense (already log(max(x,0)+1)) and categorical (ids), .npy of dense with --categorical, a folder of "
         "records as prepare writes it, or a raw log, plain or gzip (Criteo's columns, or --spec), with --vocabulary",
     )
@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="host:port or unix://PATH (gRPC), http(s)://HOST:PORT (REST), a SavedModel folder or a folder of versions, "
         "FILE.tflite, FILE.weights.h5",
     )
-    parser.add_argument("--categorical", metavar="FILE", help=".npy of ids that goes with an .npy of dense")
-    parser.add_argument("--vocabulary", metavar="FILE", help="keys of each feature, for a raw log")
+    parser.add_argument("--categorical", metavar="FILE", help=".npy of ids, when ROWS is an .npy of dense")
+    parser.add_argument("--vocabulary", metavar="FILE", help="vocabulary.npz of the model, for a raw log")
     parser.add_argument("--spec", metavar="JSON", help="feature spec of a raw log, as for prepare; default: Criteo Kaggle")
     parser.add_argument("--split", default="test", choices=("train", "test"), help="of a records folder (default: test)")
     parser.add_argument("--model_name", default="dlrm", metavar="NAME", help="model on a server (default: dlrm)")
@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_label", metavar="LABEL", help="version label on a server, instead of a version")
     parser.add_argument("--timeout", type=float, metavar="S", help="deadline of one request in seconds (default: 10)")
     parser.add_argument("--retries", type=int, metavar="N", help="further attempts while a server is unavailable (default: 3)")
-    parser.add_argument("--tls", action="store_true", help="encrypted gRPC, the system's authorities (implied by the next four)")
+    parser.add_argument(
+        "--tls", action="store_true", help="encrypt gRPC, trust the system's authorities (implied by the next four)"
+    )
     parser.add_argument("--ca_file", metavar="PEM", help="authority that signs the server's certificate")
     parser.add_argument("--cert_file", metavar="PEM", help="this client's certificate, where the server wants one")
     parser.add_argument("--key_file", metavar="PEM", help="its key")
@@ -50,7 +52,8 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("--model_version and --model_label exclude each other")
     if args.output and not args.output.endswith((".csv", ".npy")):
         raise UsageError(f"--output must be a .csv or .npy file. Received {args.output!r}")
-    # Here, not above: --help must not wait for them.
+    import numpy as np
+
     from dlrm_tf.score.client import Tls
     from dlrm_tf.score.rows import read_rows
     from dlrm_tf.score.targets import open_target
@@ -61,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     files = {name: getattr(args, name) for name in ("ca_file", "cert_file", "key_file", "server_name")}
     if args.tls or any(files.values()):
         options["tls"] = Tls(**files)
-    options.update(model_name=args.model_name, version=args.model_version, label=args.model_label)
+    options.update(batch_size=args.batch_size, model_name=args.model_name, version=args.model_version, label=args.model_label)
     with open_target(args.target, **options) as target:
         if args.output is None:
             for probability in _score(target, batches):
@@ -72,7 +75,9 @@ def run(args: argparse.Namespace) -> None:
                 for probability in _score(target, batches):
                     out.write(_lines(probability))
         else:
-            _write_npy(args.output, list(_score(target, batches)))
+            probabilities = np.concatenate([np.zeros(0, np.float32), *_score(target, batches)])
+            with atomic_file(args.output) as path, open(path, "wb") as out:
+                np.save(out, probabilities.astype(np.float32))
 
 
 def _score(target: Any, batches: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
@@ -85,13 +90,3 @@ def _score(target: Any, batches: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
 def _lines(probability: Any) -> str:
     # Nine significant digits bring a float32 back exactly.
     return "".join(f"{value:.9g}\n" for value in probability.tolist())
-
-
-def _write_npy(output: str, parts: list[Any]) -> None:
-    import numpy as np
-
-    probability = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    with atomic_file(output) as path, open(path, "wb") as out:
-        np.save(out, probability.astype(np.float32))
-        out.flush()
-        os.fsync(out.fileno())

@@ -1,4 +1,4 @@
-"""Writes Criteo-format rows with a learnable signal; the best AUC any model can reach is written beside, as OUT.json."""
+"""Writes Criteo-format rows with a learnable signal; the best AUC any model can reach is written to TSV.json."""
 
 import argparse
 
@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cardinalities",
         default="small",
-        help="different categories a feature: small (207 k in all, default), criteo (33.8 M), or 26 numbers with commas",
+        help="number of categories of each feature: small (207 k in all, default), criteo (33.8 M), or 26 numbers with commas",
     )
 
 

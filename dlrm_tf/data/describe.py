@@ -24,7 +24,7 @@ def describe_records(folder: StrPath, *, features: bool = True) -> list[str]:
     records = Records.open(folder)
     try:
         return _lines(os.fspath(folder), records, records.manifest["counts"], features)
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as e:
         raise DataError(f"{records.folder}: damaged counts in {MANIFEST} ({reason(e)}); prepare the data again") from None
 
 

@@ -14,7 +14,7 @@ from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, reason
 
-# Up to so many rows one search for all features is faster than one for each of them.
+# Up to this many rows, one search for all features is faster than one search for each.
 _FEW_ROWS = 256
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -37,6 +37,27 @@ def check_features(spec: FeatureSpec, vocabulary: Vocabulary, source: str) -> No
             f"{source}: wanted a vocabulary of the features {', '.join(spec.categorical_names)}. Received one that has "
             f"{', '.join(vocabulary.names)}; give the feature spec of columns other than Criteo Kaggle's (--spec)"
         )
+
+
+def int32_ids(categorical: Any, source: str) -> np.ndarray:
+    """Ids as models take them, int32; an id beyond int32 becomes -1, which is out of vocabulary.
+
+    Args:
+      categorical: integers of any width.
+      source: named in errors.
+
+    Raises:
+      DataError: they are not integers.
+    """
+    given: np.ndarray = np.asarray(categorical)
+    if not np.issubdtype(given.dtype, np.integer):
+        raise DataError(f"{source}: categorical must be integer ids. Received {given.dtype}")
+    if given.dtype == np.int32:
+        return given
+    limits = np.iinfo(np.int32)
+    ids: np.ndarray = given.astype(np.int32)
+    ids[(given < limits.min) | (given > limits.max)] = -1
+    return ids
 
 
 class Encoder:
@@ -106,7 +127,7 @@ class Encoder:
           first_row: number of the first line in errors.
 
         Raises:
-          DataError: a line that is not as `spec` says; each row needs its numbers, so the first one stops.
+          DataError: a line that is not as `spec` says; nothing is returned for the others, as each row must have a result.
         """
         encoded = [self._line(line, first_row + i) for i, line in enumerate(lines)]
         text = b"".join(line + b"\n" for line in encoded)
@@ -116,7 +137,7 @@ class Encoder:
         return self.block(block)
 
     def columns(self, table: Any, *, first_row: int = 0) -> Batch:
-        """A table of named columns; those that `spec` does not name, and the label, are not looked at.
+        """A table of named columns; other columns than the features of `spec` are ignored.
 
         Args:
           table: whatever gives a column by its name, `table["C1"]`: a dict of lists or arrays, a pandas or polars DataFrame, an

@@ -40,7 +40,12 @@ class FeatureKeys:
         return sorted(self._others.items(), key=lambda item: item[1])
 
     def append(self, numeric: np.ndarray, others: Iterable[tuple[bytes, int]]) -> None:
-        """Adds keys with the next ids: what `take_new` gave."""
+        """Adds keys with the next ids.
+
+        Args:
+          numeric: uint32 keys, as `take_new` returned them.
+          others: `(key, id)`, as `take_new` returned them.
+        """
         others = list(others)
         self._parts.append(numeric)
         self._others.update(others)

@@ -18,7 +18,7 @@ import numpy as np
 from dlrm_tf.errors import DataError
 from dlrm_tf.keras2 import any_keras_tensorflow
 
-# As metadata of exported models tells it.
+# Text in the metadata of exported models.
 DENSE_PREPROCESSING = "log(max(x, 0) + 1), missing = 0"
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -48,8 +48,8 @@ def log_dense_tensor(x: Any, *, of_records: bool = False) -> Any:
 
     Args:
       x: float32 tensor, any shape.
-      of_records: `x` holds `recorded` numbers, so only the logarithm is left to take. A NaN of damaged records then stays one,
-        and training stops at it.
+      of_records: `x` holds `recorded` numbers, so only the logarithm is applied. A NaN in damaged records stays NaN, and
+        training stops at it.
 
     Returns:
       float32 tensor, shape of `x`.
@@ -62,7 +62,7 @@ def is_missing(cell: object) -> bool:
     """Whether a Python value stands for a missing cell: None, NaN, NaT or pandas.NA."""
     if cell is None:
         return True
-    pandas = sys.modules.get("pandas")  # without it loaded, nobody has its NA
+    pandas = sys.modules.get("pandas")  # pandas.NA can exist only where pandas is loaded
     if pandas is not None and cell is pandas.NA:
         return True
     try:
@@ -83,16 +83,16 @@ def read_number(text: Union[str, bytes], kind: str = "float") -> float:
       OverflowError: a whole number beyond float64.
     """
     value = float(text) if kind == "float" else float(int(text))
-    if not -LARGEST <= value <= LARGEST:  # NaN neither
+    if not -LARGEST <= value <= LARGEST:  # False for NaN, too
         raise ValueError
     return value
 
 
 def dense_numbers(values: Any, names: Optional[Sequence[str]] = None, source: str = "dense", first_row: int = 0) -> np.ndarray:
-    """Python's numbers as float32, checked.
+    """Checks Python numbers and converts them to float32.
 
     Args:
-      values: `[n]` or `[n, d]` numbers, or texts of numbers; missing ones as `is_missing` has it, or ''.
+      values: `[n]` or `[n, d]` numbers, or texts of numbers; missing where `is_missing`, or ''.
       names: of the `d` columns, for errors; None numbers them.
       source: what the values are, named in errors.
       first_row: number of the first row in errors.
@@ -113,7 +113,7 @@ def dense_numbers(values: Any, names: Optional[Sequence[str]] = None, source: st
         numbers = _float32(array)
         wrong = np.isinf(numbers)
         fault = int(np.argmax(wrong)) if wrong.any() else None
-    elif array.dtype.kind in "cmM":  # complex numbers and dates would lose what they are
+    elif array.dtype.kind in "cmM":  # NumPy would drop the imaginary part, or take a date for a number
         numbers, fault = np.empty(array.shape, np.float32), 0
     else:
         numbers, fault = np.empty(array.shape, np.float32), None

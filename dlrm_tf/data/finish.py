@@ -16,13 +16,13 @@ from dlrm_tf.data.workspace import Workspace
 from dlrm_tf.files import atomic_file
 
 _COUNTS = "counts.npy"
-_EXAMPLES = 5  # bad lines the manifest tells about
+_EXAMPLES = 5  # bad lines quoted in the manifest
 
 
 def lines_of_test(lines: int, test_fraction: float) -> int:
     """How many lines, bad ones counted, the test split has: the last `floor(lines * test_fraction)`.
 
-    1/7 gives upstream's N // 7 exactly: a fraction is taken as the simple one it stands for.
+    1/7 gives upstream's N // 7 exactly: a float is taken as the simple fraction nearest to it.
     """
     return int(lines * Fraction(test_fraction).limit_denominator(10**6))
 
@@ -48,7 +48,7 @@ class Finish:
         self.remap: Optional[list[np.ndarray]] = None
 
     def drop_rare(self, min_count: int, always_kept: Sequence[int]) -> None:
-        """Takes keys that stand in fewer than `min_count` rows out of the vocabulary; the others move up.
+        """Removes keys that occur in fewer than `min_count` rows from the vocabulary and renumbers the others in the same order.
 
         Args:
           min_count: least number of rows of a key, train and test together.
@@ -69,7 +69,7 @@ class Finish:
         self.features = kept_features
 
     def _count(self) -> np.ndarray:
-        """Rows of each key of each feature, one after the other; kept on disk, because moved shards can't be counted again."""
+        """Rows of each key of each feature, one after the other; kept on disk: moved shards can't be counted again."""
         path = self.workspace.path(_COUNTS)
         if not os.path.exists(path):
             counts = [np.zeros(feature.size + 1, np.int64) for feature in self.features]
@@ -110,7 +110,7 @@ class Finish:
         for number, note in enumerate(self.notes):
             cut = min(max(train_lines, 0), note["lines"])
             train_lines -= cut
-            # From lines to rows: the bad ones before the cut are not there.
+            # From lines to rows: bad lines before the cut have no row.
             cut = cut if not note["bad_lines"] else cut - int(np.searchsorted(self.workspace.bad_lines(number), cut))
             source = self.workspace.rows_path(number)
             for split, begin, end in (("train", 0, cut), ("test", cut, note["rows"])):

@@ -62,7 +62,7 @@ def as_column(keys: Sequence[Any], where: Callable[[int], str] = "key {}".format
     """Python values as a column of keys.
 
     Args:
-      keys: str, bytes or whole numbers (the key of their decimal digits); missing ones, as `is_missing` has it, are ''.
+      keys: str, bytes or whole numbers (the key of their decimal digits); missing ones (`is_missing`) are ''.
       where: text that names the key at an index, for errors.
 
     Raises:
@@ -91,8 +91,8 @@ def _encoded(key: Any, index: int, where: Callable[[int], str]) -> bytes:
         return b"%d" % int(key)
     if is_missing(key):
         return b""
-    # A number such as 5.0 was 5 or '5.0' in the log: guessing would score another key, silently.
+    # 5.0 may have been '5' or '5.0' in the log: a guess could silently pick another key.
     raise DataError(
         f"{where(index)}: wanted a category as str, bytes or a whole number, or None where it is missing. "
-        f"Received {str(key)[:40]!r} ({type(key).__name__}); write it as it stands in the log"
+        f"Received {str(key)[:40]!r} ({type(key).__name__}); write it exactly as in the log"
     )

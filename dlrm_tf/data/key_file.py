@@ -28,7 +28,7 @@ _MEMBERS = {
 
 def is_key_file(path: StrPath) -> bool:
     """Whether a file has the parts `write_keys` writes, by their names alone: it may still be damaged."""
-    if not os.path.isfile(path):  # a pipe would be waited for
+    if not os.path.isfile(path):  # opening a pipe would wait for a writer
         return False
     try:
         with zipfile.ZipFile(path) as members:
@@ -80,7 +80,7 @@ def read_keys(path: Union[StrPath, BinaryIO]) -> tuple[dict[str, Any], list[Keys
                     raise ValueError(f"{name} is {array.ndim}-dimensional {array.dtype}")
             header, counts, values, ids, lengths, blob = read
             header, blob = json.loads(header.tobytes()), blob.tobytes()
-        except Exception as e:  # NumPy's and zipfile's parsers raise whatever they come across, tokenize.TokenError for one
+        except Exception as e:  # NumPy's and zipfile's parsers raise many kinds of errors, even tokenize.TokenError
             raise DataError(f"{path}: not a vocabulary file, or damaged ({reason(e)})") from None
     offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
     sound = (
@@ -105,7 +105,7 @@ def read_keys(path: Union[StrPath, BinaryIO]) -> tuple[dict[str, Any], list[Keys
 
 
 def _check_members(file: BinaryIO) -> None:
-    """Refuses a zip member whose array, by its own header, is not as long as the member, before memory is taken for it."""
+    """Checks, before memory is taken for an array, that each member is as long as its array's header states."""
     with zipfile.ZipFile(file) as members:
         for info in members.infolist():
             with members.open(info) as member:

@@ -26,7 +26,7 @@ class KeyIndex:
         found = self._slots.take(slots)
         ids, held = _halves(found)
         result = ids.copy()
-        # A free slot says -1 already; only a slot held by another key sends us on.
+        # A free slot says -1 already; the search continues only where another key holds the slot.
         pending = np.flatnonzero((held != keys) & (ids >= 0))
         slots = slots[pending]
         while pending.size:
@@ -59,7 +59,7 @@ class KeyIndex:
         slots = self._home((packed >> np.uint64(32)).astype(np.uint32))
         while packed.size:
             free = self._slots[slots] == _EMPTY
-            # Several keys may want one free slot: all write, one stays, the others see that it is not theirs and go on.
+            # Several keys may want one free slot: all write, the last one stays, and the others try the next slot.
             self._slots[slots[free]] = packed[free]
             left = self._slots[slots] != packed
             packed, slots = packed[left], (slots[left] + 1) & self._mask

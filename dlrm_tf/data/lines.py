@@ -1,4 +1,4 @@
-"""Reads text files, plain or gzip, in pieces of whole lines, from any point on."""
+"""Reads text files, plain or gzip, in pieces of whole lines, from any byte offset."""
 
 import dataclasses
 import gzip
@@ -35,8 +35,8 @@ def read_pieces(paths: Sequence[str], *, header: bool = False, file: int = 0, of
     """Yields all pieces from `offset` of file number `file` on, file after file.
 
     Args:
-      paths: files, plain or gzip (known by their first bytes).
-      header: pass over the first line of each file.
+      paths: files, plain or gzip (told by their first bytes).
+      header: skip the first line of each file.
       file: number of the file to begin with.
       offset: where to begin in it, in bytes after decompression; a piece's `offset`.
 

@@ -33,14 +33,14 @@ def build(
     start_batch: Any,
     share: str,
 ) -> Any:
-    """The pipeline of `Records.dataset`, whose arguments these are.
+    """Builds the pipeline of `Records.dataset`, with the same arguments.
 
     Args:
-      records: the opened `Records` (whose module imports this one).
+      records: the opened `Records`; not annotated, because its module imports this one.
       split: `train` or `test`.
       batch_size: rows a batch.
       shuffle_seed: of the order of rows; None is the order of the log.
-      repeat: epoch after epoch.
+      repeat: epoch after epoch, without end.
       drop_remainder: leave out a last batch of fewer rows.
       worker: `(index, count)`.
       start_batch: number of the first batch, int or integer tensor.

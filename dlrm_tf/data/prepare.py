@@ -38,7 +38,7 @@ def prepare(
     threads: Optional[int] = None,
     quiet: bool = True,
 ) -> Records:
-    """Makes the data folder `out_dir`; after an interruption the same call goes on where the last finished shard ends.
+    """Makes the data folder `out_dir`; after an interruption the same call resumes after the last finished shard.
 
     Memory: a few shards and the vocabulary (up to 40 bytes a key), however many lines there are.
 
@@ -62,8 +62,18 @@ def prepare(
     paths = [os.fspath(path) for path in ([tsv_paths] if isinstance(tsv_paths, (str, os.PathLike)) else tsv_paths)]
     out_dir = os.fspath(out_dir)
     _check_paths(paths)
-    _check_arguments(vocabulary, grow, min_count, test_fraction, on_bad_line, shard_lines, threads)
+    for name, value in (("min_count", min_count), ("shard_lines", shard_lines), ("threads", threads)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} must be at least 1. Received {value}")
+    if not 0 <= test_fraction < 1:
+        raise UsageError(f"test_fraction must be from 0 to below 1. Received {test_fraction}")
+    if on_bad_line not in ("skip", "stop"):
+        raise UsageError(f"on_bad_line must be 'skip' or 'stop'. Received {on_bad_line!r}")
+    if grow and vocabulary is None:
+        raise UsageError("grow needs a vocabulary to grow from. Received none")
     if vocabulary is not None:
+        if min_count > 1 and not grow:
+            raise UsageError(f"min_count must be 1 with a fixed vocabulary (grow appends to it). Received {min_count}")
         check_features(spec, vocabulary, out_dir)
     job = {
         "inputs": [[os.path.abspath(path), os.path.getsize(path), os.stat(path).st_mtime_ns] for path in paths],
@@ -87,7 +97,7 @@ def prepare(
             try:
                 scan.run(threads or os.cpu_count() or 1, quiet)
                 _check_any_row(scan.notes)
-            except DataError:  # the input must change, so there is nothing to go on with
+            except DataError:  # the input must change first, so nothing can be resumed
                 workspace.remove()
                 raise
             finish = Finish(workspace, out_dir, spec, scan.notes, scan.features)
@@ -109,28 +119,6 @@ def _check_paths(paths: Sequence[str]) -> None:
     if not paths:
         raise UsageError("tsv_paths must be at least one file. Received none")
     for path in paths:
-        # Read twice after a kill, so no pipe; a missing file is told by the size asked for next.
+        # Resuming reads a file again, which a pipe does not allow. A missing file raises when its size is read.
         if os.path.exists(path) and not os.path.isfile(path):
             raise DataError(f"{path}: wanted a file. Received {'a folder' if os.path.isdir(path) else 'a pipe or device'}")
-
-
-def _check_arguments(
-    vocabulary: Optional[Vocabulary],
-    grow: bool,
-    min_count: int,
-    test_fraction: float,
-    on_bad_line: str,
-    shard_lines: int,
-    threads: Optional[int],
-) -> None:
-    if grow and vocabulary is None:
-        raise UsageError("grow needs a vocabulary to grow from")
-    if min_count > 1 and vocabulary is not None and not grow:
-        raise UsageError(f"min_count must be 1 with a fixed vocabulary (grow appends to it). Received {min_count}")
-    for name, value in (("min_count", min_count), ("shard_lines", shard_lines), ("threads", threads)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} must be at least 1. Received {value}")
-    if not 0 <= test_fraction < 1:
-        raise UsageError(f"test_fraction must be from 0 to below 1. Received {test_fraction}")
-    if on_bad_line not in ("skip", "stop"):
-        raise UsageError(f"on_bad_line must be 'skip' or 'stop'. Received {on_bad_line!r}")

@@ -7,7 +7,6 @@ Layout of a folder:
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 from typing import Any, Optional
@@ -18,7 +17,7 @@ from dlrm_tf.data.pipeline import build
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, reason
-from dlrm_tf.files import StrPath, atomic_file
+from dlrm_tf.files import StrPath, sha256_file, write_file
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -57,8 +56,10 @@ def write_rows(path: str, rows: np.ndarray) -> None:
       path: the file.
       rows: `[n]` of `row_dtype`.
 
-    Not `ndarray.tofile`: on a full disk it raises an OSError that has neither errno nor the file's name.
+    Raises:
+      OSError: the file can't be written; it has errno and the file's name.
     """
+    # Not ndarray.tofile: on a full disk its OSError has neither errno nor the file's name.
     try:
         with open(path, "wb") as file:
             file.write(rows.tobytes())
@@ -86,8 +87,7 @@ def write_manifest(
         "vocabulary": {"fingerprint": vocabulary.fingerprint, "sizes": vocabulary.sizes},
         "shards": shards,
     }
-    with atomic_file(os.path.join(folder, MANIFEST)) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1)
+    write_file(os.path.join(folder, MANIFEST), json.dumps(manifest, indent=1))
 
 
 class Records:
@@ -105,7 +105,7 @@ class Records:
     """
 
     def __init__(self, folder: str, manifest: dict[str, Any]):
-        """Use `Records.open`, which checks what this takes as it is.
+        """Use `Records.open`: it checks the manifest, which this does not.
 
         Args:
           folder: where the data is.
@@ -140,14 +140,16 @@ class Records:
             if manifest["format"] != FORMAT:
                 raise DataError(f"{path}: wanted records of format {FORMAT}. Received {manifest['format']!r}")
             records = cls(folder, manifest)
-        except (ValueError, KeyError, TypeError) as e:
+        except (ValueError, KeyError, TypeError, RecursionError) as e:
             if isinstance(e, DataError):
                 raise
             raise DataError(f"{path}: damaged manifest ({reason(e)})") from None
         if min(records.sizes, default=0) < 0:
             raise DataError(f"{path}: damaged manifest (vocabulary sizes {records.sizes})")
         if len(records.sizes) != len(records.spec.categorical_columns):
-            raise DataError(f"{path}: {len(records.sizes)} vocabulary sizes for {len(records.spec.categorical_columns)} features")
+            raise DataError(
+                f"{path}: wanted {len(records.spec.categorical_columns)} vocabulary sizes. Received {len(records.sizes)}"
+            )
         for shard in (shard for split in SPLITS for shard in records.shards[split]):
             if not isinstance(shard.rows, int) or shard.rows < 0 or not isinstance(shard.path, str):
                 raise DataError(
@@ -237,9 +239,9 @@ class Records:
           batch_size: rows a batch, B.
           shuffle_seed: order of the rows: None is the order of the log; a number gives the same order each time it is given, and
             with `repeat` another one in every epoch.
-          repeat: go on for ever, epoch after epoch.
+          repeat: epoch after epoch, without end.
           drop_remainder: leave out a last batch of fewer rows.
-          worker: `(index, count)`: this worker's share of the rows; the shares of all workers are disjoint and make the whole.
+          worker: `(index, count)`: this worker's share of the rows; the shares of all workers are disjoint and cover all rows.
           start_batch: begin at this batch (counted from the start of the first epoch), as if the earlier ones had been read:
             for resuming in the middle. A number, or an integer tensor (with `repeat` only).
           share: what a worker gets: `"rows"`, neighbouring rows, the same number to a difference of one, for workers that step
@@ -269,14 +271,9 @@ class Records:
         for split in SPLITS:
             for shard in self.shards[split]:
                 path = os.path.join(self.folder, shard.path)
-                digest = hashlib.sha256()
-                with open(path, "rb") as file:
-                    for part in iter(lambda: file.read(1 << 24), b""):
-                        digest.update(part)
-                if digest.hexdigest() != shard.sha256:
-                    raise DataError(
-                        f"{path}: wanted sha256 {shard.sha256}. Received {digest.hexdigest()}; prepare the data again"
-                    )
+                sha256 = sha256_file(path)
+                if sha256 != shard.sha256:
+                    raise DataError(f"{path}: wanted sha256 {shard.sha256}. Received {sha256}; prepare the data again")
         self.vocabulary()
 
     def _split(self, split: str) -> tuple[Shard, ...]:

@@ -20,7 +20,7 @@ from dlrm_tf.data.workspace import Workspace
 from dlrm_tf.errors import DataError
 from dlrm_tf.progress import Progress
 
-_EXAMPLES = 5  # bad lines of a shard that are told about
+_EXAMPLES = 5  # bad lines of a shard that are quoted in its note
 
 
 @dataclasses.dataclass

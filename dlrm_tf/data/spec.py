@@ -8,7 +8,7 @@ from typing import Any
 from dlrm_tf.errors import DataError
 from dlrm_tf.files import StrPath
 
-# What a column can be. `int` and `float` are dense features; a `skip` column is read over.
+# What a column can be. `int` and `float` are dense features; a `skip` column is ignored.
 KINDS = ("label", "int", "float", "categorical", "skip")
 
 
@@ -19,9 +19,9 @@ class FeatureSpec:
     Attributes:
       columns: `(name, kind)` in file order; exactly one `label`, at least one `categorical`. Kinds: `label` (0 or 1), `int`
         (whole number; empty and negative count as 0), `float` (finite number; empty and negative count as 0), `categorical` (any
-        string, the empty one included), `skip` (not looked at).
+        string, the empty one included), `skip` (ignored).
       separator: one ASCII character between two columns. There is no quoting.
-      header: the first line of each file is column names: it is passed over and not counted as a line.
+      header: the first line of each file is column names: it is skipped and not counted as a line.
 
     Raises:
       DataError: the columns can't be used; says which.
@@ -39,11 +39,11 @@ class FeatureSpec:
         object.__setattr__(self, "columns", columns)
         for name, kind in columns:
             if kind not in KINDS:
-                raise DataError(f"feature spec: column {name!r} has kind {kind!r}; known are {', '.join(KINDS)}")
+                raise DataError(f"feature spec: the kind of column {name!r} must be one of {', '.join(KINDS)}. Received {kind!r}")
         names = [name for name, _ in columns]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise DataError(f"feature spec: column name {twice[0]!r} is used twice")
+            raise DataError(f"feature spec: column names must be different. Received {twice[0]!r} twice")
         kinds = [kind for _, kind in columns]
         if kinds.count("label") != 1:
             raise DataError(f"feature spec: wanted exactly one label column. Received {kinds.count('label')}")
@@ -57,7 +57,12 @@ class FeatureSpec:
 
     @classmethod
     def of(cls, dense: Sequence[str], categorical: Sequence[str]) -> "FeatureSpec":
-        """The spec of rows that are no lines of text: a label, then features of these names."""
+        """The spec of rows that are not lines of text: a label, then these features.
+
+        Args:
+          dense: names of the dense features.
+          categorical: names of the categorical features.
+        """
         columns = [("(label)", "label"), *((name, "float") for name in dense), *((name, "categorical") for name in categorical)]
         return cls(tuple(columns))
 
@@ -111,7 +116,7 @@ class FeatureSpec:
         with open(path, encoding="utf-8") as file:
             try:
                 return cls.from_dict(json.load(file))
-            except (ValueError, TypeError) as e:
+            except (ValueError, TypeError, RecursionError) as e:
                 raise DataError(f"{path}: {e}") from None
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from dlrm_tf.config import CRITEO_KAGGLE_SIZES
 from dlrm_tf.data.spec import CRITEO
 from dlrm_tf.errors import UsageError
-from dlrm_tf.files import StrPath, atomic_file
+from dlrm_tf.files import StrPath, atomic_file, write_file
 from dlrm_tf.probability import histogram_auc, sigmoid
 from dlrm_tf.progress import Progress
 
@@ -129,7 +129,7 @@ def _scramble(rank: np.ndarray, multiplier: np.ndarray, offset: np.ndarray) -> n
 
 
 def _text(label: np.ndarray, numbers: np.ndarray, absent: np.ndarray, keys: np.ndarray, blank: np.ndarray) -> np.ndarray:
-    """Rows as a uint8 matrix of fixed-width fields, in which zero bytes stand for nothing."""
+    """Rows as a uint8 matrix of fixed-width fields, in which zero bytes are left out when the text is written."""
     rows = len(label)
     zero, tab = ord("0"), ord("\t")
     text = np.zeros((rows, 1 + _DENSE * (_DIGITS + 2) + _CATEGORICAL * 9 + 1), np.uint8)
@@ -160,7 +160,7 @@ def synth(
     cardinalities: Union[str, Sequence[int]] = "small",
     quiet: bool = True,
 ) -> SynthReport:
-    """Writes `rows` lines in the format of Criteo Kaggle's train.txt, and what is known about them beside, as `path`.json.
+    """Writes `rows` lines in the format of Criteo Kaggle's train.txt, and a `SynthReport` of them to `path`.json.
 
     Both files appear whole or not at all. The same arguments give the same bytes (with the same NumPy random stream).
 
@@ -210,6 +210,5 @@ def synth(
         best_auc_test=histogram_auc(counts[1]),
         cardinalities=cardinalities,
     )
-    with atomic_file(f"{path}.json") as temporary, open(temporary, "w", encoding="utf-8") as file:
-        json.dump(dataclasses.asdict(report), file, indent=1)
+    write_file(f"{os.fspath(path)}.json", json.dumps(dataclasses.asdict(report), indent=1))
     return report

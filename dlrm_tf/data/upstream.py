@@ -1,4 +1,4 @@
-"""Reads the vocabulary upstream's preprocessing leaves behind (`cat_count_dict.pkl`), without running what a pickle asks for.
+"""Reads the vocabulary upstream's preprocessing leaves behind (`cat_count_dict.pkl`), without executing code from the pickle.
 
 Upstream: MindSpore models, research/recommend/dlrm/src/preprocess_data.py: a dict of a `defaultdict(int)` for each column,
 keys in id order, values are counts.
@@ -32,7 +32,7 @@ _OPCODES = (
 
 
 class _CountsUnpickler(pickle._Unpickler):
-    """The standard library's unpickler in Python, which, unlike the one in C, can be told which opcodes there are."""
+    """The standard library's unpickler in Python, whose opcodes can be restricted, unlike those of the one in C."""
 
     stack: list[Any]
     dispatch: ClassVar[dict[int, Any]] = {
@@ -82,7 +82,7 @@ def load_counts(path: StrPath, names: Sequence[str]) -> Vocabulary:
             raise DataError(f"{path}: {e}") from None
         except KeyError as e:  # of the dispatch table
             raise DataError(f"{path}: not a pickle of upstream's counts (it has pickle's opcode {e})") from None
-        except Exception as e:  # a damaged pickle raises whatever its bytes happen to hit
+        except Exception as e:  # a damaged pickle can raise any exception
             raise DataError(f"{path}: not a pickle of upstream's counts, or damaged ({type(e).__name__}: {e})") from None
     if not isinstance(counts, dict) or not all(isinstance(column, dict) for column in counts.values()):
         raise DataError(f"{path}: wanted a dict of a dict for each column. Received {type(counts).__name__}")

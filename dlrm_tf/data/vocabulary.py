@@ -40,7 +40,7 @@ class Vocabulary:
           keys: by feature, in the order of the model's input, the keys in id order: str, bytes or whole numbers.
 
         Raises:
-          DataError: a key stands twice, or is of another type.
+          DataError: a key occurs twice, or is of another type.
         """
         features = []
         for name, column in keys.items():
@@ -48,7 +48,7 @@ class Vocabulary:
             feature.assign(as_column(column, f"vocabulary: feature {name!r}, key {{}}".format))
             if feature.size != len(column):
                 raise DataError(
-                    f"vocabulary: feature {name!r}: wanted different keys. Received {len(column) - feature.size} twice"
+                    f"vocabulary: feature {name!r}: wanted different keys. Received {len(column) - feature.size} repeated"
                 )
             features.append((name, feature))
         return cls(features)

@@ -1,4 +1,4 @@
-"""The work folder of a running `prepare`: finished shards, and what is needed to go on after the process was killed."""
+"""The work folder of a running `prepare`: finished shards, and the state needed to resume after the process was killed."""
 
 import contextlib
 import fcntl
@@ -15,7 +15,7 @@ import numpy as np
 from dlrm_tf.data.key_file import Keys, read_keys, write_keys
 from dlrm_tf.data.records import write_rows
 from dlrm_tf.errors import DataError
-from dlrm_tf.files import atomic_file
+from dlrm_tf.files import atomic_file, write_file
 
 _FOLDER = ".prepare"
 
@@ -37,7 +37,7 @@ class Workspace:
 
         Args:
           out_dir: the data folder that is to be made.
-          job: what tells one job from another, JSON values.
+          job: the arguments that must be the same for a job to be resumed, JSON values.
 
         Raises:
           DataError: the folder holds something else, another job, or a job that another process is doing.
@@ -50,7 +50,7 @@ class Workspace:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise DataError(f"{out_dir}: another dlrm-tf prepare is at work there") from None
+                raise DataError(f"{out_dir}: another dlrm-tf prepare is running there") from None
             # Temporary files of a killed run: with the lock held, no other process is writing them.
             for folder in (workspace.folder, out_dir, os.path.join(out_dir, "train"), os.path.join(out_dir, "test")):
                 for leftover in glob.glob(os.path.join(glob.escape(folder), ".*.part")):
@@ -62,7 +62,7 @@ class Workspace:
                 other = sorted(key for key in {*started, *job} if started.get(key) != job.get(key))
                 raise DataError(
                     f"{out_dir}: holds an interrupted prepare with other {', '.join(other)}; "
-                    f"call it as before to go on, or remove {workspace.folder} to start anew"
+                    f"call it with the same arguments to resume, or remove {workspace.folder} to start again"
                 )
             yield workspace
 
@@ -81,8 +81,7 @@ class Workspace:
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         """Writes a note; it appears whole or not at all."""
-        with atomic_file(self.path(name)) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            json.dump(values, file)
+        write_file(self.path(name), json.dumps(values))
 
     def rows_path(self, number: int) -> str:
         """File of the rows of a scanned shard."""
@@ -98,7 +97,7 @@ class Workspace:
           rows: `[n]` of `row_dtype`.
           new_keys: per feature the keys that this shard added, from `FeatureKeys.take_new`.
           bad_lines: positions of the bad lines in the shard, ascending.
-          note: what is told of the shard, JSON values.
+          note: counts and place of the shard, JSON values.
         """
         with atomic_file(self.rows_path(number)) as temporary:
             write_rows(temporary, rows)

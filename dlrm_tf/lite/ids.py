@@ -37,7 +37,7 @@ class KeptIds:
         expected = 4 * sum(sizes)
         decoder = zlib.decompressobj()
         try:
-            # One byte more than expected: a bomb ends there.
+            # At most one byte more than expected, so that a decompression bomb takes no memory.
             raw = decoder.decompress(data, expected + 1)
         except zlib.error as e:
             raise DLRMError(f"{source}: damaged list of kept ids ({e})") from e

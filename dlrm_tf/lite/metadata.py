@@ -83,5 +83,5 @@ def read_metadata(path: str) -> dict[str, Any]:
     """
     try:
         return dict(json.loads(read_entry(path, METADATA)))
-    except ValueError as e:
+    except (ValueError, TypeError, RecursionError) as e:  # not JSON, no object, or nested too deeply
         raise DLRMError(f"{path}: a TFLite file, but not one that dlrm_tf exported (no metadata {METADATA!r})") from e

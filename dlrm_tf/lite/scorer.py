@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from dlrm_tf.data.encoder import Encoder
+from dlrm_tf.data.encoder import Encoder, int32_ids
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, DLRMError, require
@@ -19,7 +19,7 @@ SIGNATURE = "score"
 
 
 class Scorer:
-    """Runs a `.tflite` file that `export_tflite` wrote; one thread at a time (open one a thread: the file's pages are shared).
+    """Runs a `.tflite` file that `export_tflite` wrote; not thread-safe: open one for each thread (they share the file's pages).
 
     Args:
       path: the file; it is memory-mapped.
@@ -54,19 +54,19 @@ class Scorer:
             )
         runner = self._interpreter.get_signature_runner(SIGNATURE)
         inputs, outputs = runner.get_input_details(), runner.get_output_details()
-        # By name: the order of inputs in the file is the converter's.
+        # By name: the converter chooses the order of the inputs in the file.
         self._dense, self._categorical = inputs["dense"]["index"], inputs["categorical"]["index"]
         self._probability = outputs["probability"]["index"]
         self._widths = {name: int(inputs[name]["shape_signature"][1]) for name in inputs}
-        self._rows: Optional[int] = None  # that the interpreter has room for
+        self._rows: Optional[int] = None  # rows that the interpreter's tensors are allocated for
 
     def score(self, dense: Any, categorical: Any) -> np.ndarray:
         """Click probabilities of prepared rows.
 
         Args:
           dense: float32 `[batch_size, dense_dim]`, already log(max(x, 0) + 1).
-          categorical: integer ids `[batch_size, F]` of the vocabulary the model was trained with, also where the file keeps a
-            part of it only; an id outside its feature's range, or one that was not kept, counts as out of vocabulary.
+          categorical: integer ids `[batch_size, F]` of the vocabulary the model was trained with, even if the file keeps only a
+            part of it; an id outside its feature's range, or one that was not kept, counts as out of vocabulary.
 
         Returns:
           float32 `[batch_size]`.
@@ -74,21 +74,15 @@ class Scorer:
         Raises:
           DataError: an array of another width, numbers of rows that differ, or ids that are not integers.
         """
-        dense, categorical = self._checked("dense", dense), self._checked("categorical", categorical)
-        if not np.issubdtype(categorical.dtype, np.integer):
-            raise DataError(f"{self.path}: categorical must be integer ids. Received {categorical.dtype}")
+        dense, ids = self._checked("dense", dense), int32_ids(self._checked("categorical", categorical), self.path)
         if self._kept_ids is not None:
-            categorical = self._kept_ids.translate(categorical)
-        elif categorical.dtype != np.int32:
-            # 2**32 + 3 is out of vocabulary, not id 3.
-            limits = np.iinfo(np.int32)
-            categorical = np.clip(categorical, limits.min, limits.max).astype(np.int32)
-        return self._score(np.ascontiguousarray(dense, np.float32), categorical)
+            ids = self._kept_ids.translate(ids)
+        return self._score(np.ascontiguousarray(dense, np.float32), ids)
 
     __call__ = score
 
     def score_raw(self, dense: Any, categorical: Any) -> np.ndarray:
-        """Click probabilities of raw rows, as they stand in a log; needs a file that carries its vocabulary.
+        """Click probabilities of raw rows, as in a log; needs a file that carries its vocabulary.
 
         Args:
           dense: numbers `[batch_size, dense_dim]`; None, NaN or '' where missing.
@@ -121,8 +115,11 @@ class Scorer:
         data = read_entry(self.path, VOCABULARY)
         if not data:
             return None
-        vocabulary = Vocabulary.load(io.BytesIO(data))
-        # Files of exports without data do not tell the names of the dense features.
+        try:
+            vocabulary = Vocabulary.load(io.BytesIO(data))
+        except DataError as e:
+            raise DLRMError(f"{self.path}: damaged vocabulary in the file; export it again") from e
+        # A file exported without data has no names of dense features.
         dense = self.metadata.get("features", {}).get("dense") or [f"column {i}" for i in range(self._widths["dense"])]
         return Encoder(FeatureSpec.of(dense, vocabulary.names), vocabulary, source=self.path)
 

@@ -13,20 +13,20 @@ import numpy as np
 from dlrm_tf.data.describe import describe_records
 from dlrm_tf.data.records import SPLITS, Records
 from dlrm_tf.errors import UsageError, require
-from dlrm_tf.files import StrPath, atomic_file
+from dlrm_tf.files import StrPath, write_file
 
-_STRETCHES = 100  # of the log, for the label rate
-_CURVES = 6  # features whose frequency curve is drawn: those of the most categories
+_SEGMENTS = 100  # equal parts of the log, for the label rate
+_CURVES = 6  # features whose frequency curve is drawn: those with the most categories
 
 
 @dataclasses.dataclass
 class _Sums:
-    """What one pass over all rows gives.
+    """Counts of one pass over all rows.
 
     Attributes:
       counts: per feature int64 `[size + 1]`, rows of each id; the last is out of vocabulary.
-      rows: int64 `[stretches]`, rows of each stretch of the log (train, then test).
-      positives: float64 `[stretches]`.
+      rows: int64 `[segments]`, rows of each segment of the log (train, then test).
+      positives: float64 `[segments]`.
     """
 
     counts: list[np.ndarray]
@@ -37,17 +37,17 @@ class _Sums:
 def _count(records: Records) -> _Sums:
     """Reads all rows, a shard at a time."""
     total = sum(records.rows(split) for split in SPLITS)
-    stretches = min(_STRETCHES, total)
-    sums = _Sums([np.zeros(size + 1, np.int64) for size in records.sizes], np.zeros(stretches, np.int64), np.zeros(stretches))
+    segments = min(_SEGMENTS, total)
+    sums = _Sums([np.zeros(size + 1, np.int64) for size in records.sizes], np.zeros(segments, np.int64), np.zeros(segments))
     first = 0
     for shard in (shard for split in SPLITS for shard in records.shards[split]):
         rows = np.fromfile(os.path.join(records.folder, shard.path), records.dtype)
         for i, count in enumerate(sums.counts):
             ids, seen = np.unique(rows["categorical"][:, i], return_counts=True)
             count[ids] += seen
-        stretch = (first + np.arange(len(rows))) * stretches // total
-        sums.rows += np.bincount(stretch, minlength=stretches)
-        sums.positives += np.bincount(stretch, rows["label"], minlength=stretches)
+        segment = (first + np.arange(len(rows))) * segments // total
+        sums.rows += np.bincount(segment, minlength=segments)
+        sums.positives += np.bincount(segment, rows["label"], minlength=segments)
         first += len(rows)
     return sums
 
@@ -141,5 +141,4 @@ def write_page(folder: StrPath, path: StrPath) -> None:
             f'<h1>{title}</h1><img alt="cardinality, frequency, missing cells, label rate" src="data:image/png;base64,{image}">'
             f"<pre>{table}</pre>\n"
         ).encode()
-    with atomic_file(path) as temporary, open(temporary, "wb") as file:
-        file.write(content)
+    write_file(path, content)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dlrm_tf.errors import require
-from dlrm_tf.files import atomic_file
+from dlrm_tf.files import write_file
 from dlrm_tf.keras2 import tensorflow
 
 _STYLE = """
@@ -27,7 +27,7 @@ td.n{text-align:right;white-space:nowrap}figure{display:inline-block;width:48%;m
 
 
 class Step:
-    """One step of the journey: its name, seconds, and figures by name."""
+    """One step of the demo: its name, seconds, and figures by name."""
 
     def __init__(self, name: str):
         self.name, self.seconds = name, 0.0
@@ -42,7 +42,7 @@ class Report:
     """Collects steps, figures and pictures.
 
     Attributes:
-      steps: those finished.
+      steps: the finished ones.
       latencies: seconds of each call, by what was called.
 
     Args:
@@ -50,7 +50,7 @@ class Report:
     """
 
     def __init__(self, folder: str):
-        require("matplotlib", "report")  # told before the journey, not after it
+        require("matplotlib", "report")  # checked before the demo starts, not at its end
         self.folder = folder
         self.steps: list[Step] = []
         self.latencies: dict[str, list[float]] = {}
@@ -139,8 +139,7 @@ class Report:
         """Writes report.json and report.html."""
         steps = [{"name": s.name, "seconds": s.seconds, "figures": s.figures} for s in self.steps]
         latencies = {name: {f"p{q}_ms": float(np.percentile(s, q) * 1e3) for q in (50, 99)} for name, s in self.latencies.items()}
-        with atomic_file(os.path.join(self.folder, "report.json")) as path, open(path, "w", encoding="utf-8") as f:
-            json.dump({"steps": steps, "latencies": latencies}, f, indent=1)
+        write_file(os.path.join(self.folder, "report.json"), json.dumps({"steps": steps, "latencies": latencies}, indent=1))
         rows = []
         for step in self.steps:
             rows.append(f"<tr><th colspan=2>{html.escape(step.name)}</th><td class=n>{step.seconds:.1f} s</td></tr>")
@@ -153,11 +152,10 @@ class Report:
         ]
         page = (
             f'<!doctype html><html lang="en"><meta charset="utf-8"><title>dlrm_tf demo</title><style>{_STYLE}</style>'
-            "<h1>dlrm_tf: the whole road</h1><p class=note>All rows are generated; figures are of this machine.</p>"
+            "<h1>dlrm_tf: every step, measured</h1><p class=note>All rows are generated; figures are of this machine.</p>"
             f"<table>{''.join(rows)}</table>{''.join(figures)}</html>\n"
         )
-        with atomic_file(os.path.join(self.folder, "report.html")) as path, open(path, "w", encoding="utf-8") as f:
-            f.write(page)
+        write_file(os.path.join(self.folder, "report.html"), page)
 
 
 def train_losses(run: str) -> list[tuple[int, float]]:

@@ -42,7 +42,7 @@ def size_curve(
     with tempfile.TemporaryDirectory(prefix="dlrm_tf_curve_") as folder:
         for budget in budgets:
             try:
-                # The curve shows what the gate would refuse.
+                # Without the quality gate: the curve also shows sizes that lose too much.
                 path = os.path.join(folder, "m.tflite")
                 report = exporter.export(path, mlp=mlp, table_dtype=table_dtype, max_size=budget, max_auc_loss=1.0)
             except DLRMError as e:

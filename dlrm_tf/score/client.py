@@ -8,9 +8,9 @@ from typing import Any, Callable, Optional, Union
 
 import numpy as np
 
+from dlrm_tf.data.encoder import int32_ids
 from dlrm_tf.errors import ServingError
 from dlrm_tf.keras2 import any_keras_tensorflow
-from dlrm_tf.score.rows import int32_ids
 from dlrm_tf.score.transport import Arrays, Tls, Transport, Unavailable
 
 # Seconds before the first retry, and the longest wait. Each wait is twice the one before, times a random factor from 0.5 to 1, so
@@ -29,7 +29,7 @@ class Client:
       timeout: deadline of one request in seconds, its retries included.
       retries: further attempts while the server is unavailable (gRPC UNAVAILABLE, HTTP 503, no connection). No other error is
         retried: the request would fail again, or the server is overloaded already.
-      batch_size: rows of one request at most; `score` splits more.
+      batch_size: most rows of one request; `score` sends several requests for more.
       tls: files for an encrypted connection; None is gRPC without encryption, or https with the system's authorities.
 
     Raises:
@@ -63,11 +63,11 @@ class Client:
         self._transport = _connect(target, model_name, version, label, tls)
 
     def score(self, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
-        """Probability of a click for each row; more rows than `batch_size` go as several requests.
+        """Probability of a click for each row; more rows than `batch_size` are sent as several requests.
 
         Args:
-          dense: float32 `[rows, 13]`, already log(max(x, 0) + 1).
-          categorical: integer ids `[rows, 26]`; one beyond int32 counts as out of vocabulary.
+          dense: float32 `[rows, dense_dim]`, already log(max(x, 0) + 1).
+          categorical: integer ids `[rows, F]`; one beyond int32 counts as out of vocabulary.
 
         Returns:
           float32 `[rows]`.
@@ -120,13 +120,13 @@ class Client:
         return self._retried(self._transport.metadata)
 
     def reload(self, model_config_file: Union[str, os.PathLike]) -> None:
-        """Has the server serve the models of a models.config (gRPC only); returns when it does.
+        """Makes the server serve the models of a models.config (gRPC only); returns when it does.
 
         Args:
           model_config_file: a ModelServerConfig in protobuf's text form.
 
         Raises:
-          ServingError: the server refuses it; it goes on serving the models it has.
+          ServingError: the server refuses it; it keeps serving the models it has.
           UsageError: not such a file.
         """
         self._retried(lambda timeout: self._transport.reload(os.fspath(model_config_file), timeout))

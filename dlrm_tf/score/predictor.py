@@ -15,7 +15,7 @@ from dlrm_tf.score.targets import LocalTarget, open_target
 
 
 class Predictor:
-    """Scores rows as they stand in a log: numbers and category strings.
+    """Scores raw rows, as in a log: numbers and category strings.
 
     Args:
       model: a `.weights.h5` file, a SavedModel's folder, a `.tflite` file, or a server's address: what `open_target` takes.
@@ -26,7 +26,7 @@ class Predictor:
 
     Raises:
       CheckpointError, ServingError, DLRMError: the model does not load.
-      DataError: the vocabulary or the spec is not the model's; a server's model does not tell, so there it is not checked.
+      DataError: the vocabulary or the spec is not the model's; not checked for a server, which does not say what its model needs.
 
     Example:
       predictor = dlrm_tf.Predictor("run/best.weights.h5", "data/vocabulary.npz")
@@ -49,7 +49,7 @@ class Predictor:
         source = "the vocabulary" if isinstance(vocabulary, Vocabulary) else os.fspath(vocabulary)
         keys = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.load(source)
         self._encoder, self._batch_size = Encoder(columns, keys), batch_size
-        self._target = open_target(model, **target)
+        self._target = open_target(model, batch_size=batch_size, **target)
         if isinstance(self._target, LocalTarget) and self._target.config is not None:
             config = self._target.config
             check_vocabulary(keys, config, self._target.vocabulary_fingerprint, source=source, model=model)

@@ -3,7 +3,7 @@
 import os
 import zipfile
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Optional
 
 import numpy as np
 
@@ -15,27 +15,6 @@ from dlrm_tf.data.records import Records
 from dlrm_tf.data.spec import CRITEO, FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
-
-
-def int32_ids(categorical: Any, where: str) -> np.ndarray:
-    """Ids as a server takes them, int32; one beyond int32 is out of vocabulary, -1, and not what its low bits say.
-
-    Args:
-      categorical: integers of any width.
-      where: names the target in the error.
-
-    Raises:
-      DataError: not integers.
-    """
-    given: np.ndarray = np.asarray(categorical)
-    if not np.issubdtype(given.dtype, np.integer):
-        raise DataError(f"{where}: categorical must be integer ids. Received {given.dtype}")
-    if given.dtype == np.int32:
-        return given
-    limits = np.iinfo(np.int32)
-    ids: np.ndarray = given.astype(np.int32)
-    ids[(given < limits.min) | (given > limits.max)] = -1
-    return ids
 
 
 def read_rows(
@@ -60,7 +39,7 @@ def read_rows(
       spec: feature spec (JSON) of a raw log whose columns are not Criteo Kaggle's.
 
     Raises:
-      DataError: not readable as that, or the arrays don't fit each other.
+      DataError: the file can't be read as one of these, or the arrays don't fit each other.
     """
     if not os.path.exists(path):
         raise DataError(f"{path}: no such file or folder")
@@ -82,7 +61,7 @@ def _arrays(path: str, categorical: Optional[str]) -> Batch:
                     raise DataError(f"{path}: wanted arrays dense and categorical, missing {' and '.join(missing)}")
                 return archive["dense"], archive["categorical"]
         if categorical is None:
-            raise DataError(f"{path}: an .npy of dense features needs --categorical IDS.npy beside it")
+            raise DataError(f"{path}: an .npy of dense features needs --categorical IDS.npy")
         return np.load(path, mmap_mode="r", allow_pickle=False), np.load(categorical, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, zipfile.BadZipFile) as e:
         if isinstance(e, DataError):
@@ -127,7 +106,7 @@ def _log(path: str, batch_size: int, vocabulary: str, spec_file: Optional[str]) 
             labelled = has_label(piece.text, spec)
         block = parse_block(piece.text, spec, labelled=labelled)
         for bad, what in block.bad:
-            raise DataError(f"{path}: line {line + bad}: {what}; each line needs a score, so a bad one stops")
+            raise DataError(f"{path}: line {line + bad}: {what}; scoring stops, because each line needs a score")
         line += block.lines
         # What is left of the pieces before goes first.
         dense, ids = (np.concatenate(parts) for parts in zip((dense, ids), encoder.block(block)))

@@ -9,13 +9,13 @@ import numpy as np
 
 import dlrm_tf
 from dlrm_tf.config import DLRMConfig
+from dlrm_tf.data.encoder import int32_ids
 from dlrm_tf.errors import ServingError, UsageError, reason, require
 from dlrm_tf.export.savedmodel.metadata import read_metadata
 from dlrm_tf.files import StrPath
 from dlrm_tf.keras2 import any_keras_tensorflow, tensorflow
 from dlrm_tf.lite.scorer import Scorer
 from dlrm_tf.score.client import Client
-from dlrm_tf.score.rows import int32_ids
 from dlrm_tf.versions import versions_on_disk
 
 
@@ -23,7 +23,7 @@ class LocalTarget:
     """A model in this process.
 
     Attributes:
-      config: the model's configuration; None where the file does not tell it.
+      config: the model's configuration; None if it is not in the file.
       vocabulary_fingerprint: of the vocabulary the model was trained with; '' where it is not known.
     """
 
@@ -68,15 +68,15 @@ class SavedModelTarget(LocalTarget):
         if not os.path.isfile(os.path.join(path, "saved_model.pb")):
             versions = versions_on_disk(path)
             if not versions:
-                raise ServingError(f"{path}: wanted a SavedModel (saved_model.pb) or numbered version folders, there are none")
+                raise ServingError(f"{path}: wanted a SavedModel (saved_model.pb) or numbered version folders. Received neither")
             number = max(versions) if version is None else version
             if number not in versions:
-                raise ServingError(f"{path}: wanted version {number}, there are {', '.join(map(str, sorted(versions)))}")
+                raise ServingError(f"{path}: wanted version {number}. Received versions {', '.join(map(str, sorted(versions)))}")
             path = versions[number]
         self.path, self._op_error = path, tf.errors.OpError
         try:
             self._model = tf.saved_model.load(path)
-        except Exception as e:  # whatever a damaged file makes TensorFlow's loader raise
+        except Exception as e:  # a damaged file makes TensorFlow's loader raise many kinds of errors
             raise ServingError(f"{path}: the SavedModel does not load ({reason(e)})") from e
         self._signature = self._model.signatures.get("serving_default")
         if self._signature is None or set(self._signature.structured_input_signature[1]) != {"dense", "categorical"}:
@@ -118,7 +118,7 @@ class TFLiteTarget(LocalTarget):
         self._scorer = Scorer(path)
         metadata = self._scorer.metadata
         config = DLRMConfig.from_json(json.dumps(metadata["config"]), source=path)
-        # A file that keeps a part of the ids takes those of the whole vocabulary all the same.
+        # A file that keeps only a part of the ids still takes ids of the whole vocabulary.
         sizes = metadata.get("original_sizes", config.categorical_feature_sizes)
         self.config = dataclasses.replace(config, categorical_feature_sizes=tuple(sizes))
         self.vocabulary_fingerprint = str(metadata.get("vocabulary_fingerprint") or "")
@@ -165,7 +165,7 @@ def open_target(
       model_name: model on a server.
       version: of a server or of a folder of versions; None is the latest.
       label: version label on a server.
-      **client: further arguments of `Client` (timeout, retries, tls), for a server.
+      **client: further arguments of `Client` (timeout, retries, batch_size, tls), for a server.
 
     Returns:
       A context manager with `score(dense float32 [rows, dense_dim], categorical integers [rows, F]) -> float32 [rows]`.

@@ -58,7 +58,7 @@ class Transport(abc.ABC):
 
     @abc.abstractmethod
     def reload(self, model_config_file: str, timeout: float) -> None:
-        """Has the server serve what the file says."""
+        """Makes the server serve the models of a models.config."""
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -7,16 +7,18 @@ import sys
 import h5py
 import numpy as np
 import pytest
+from numpy_logits import numpy_logits
 
 from dlrm_tf import DLRMConfig, convert
 from dlrm_tf.checkpoints.checkpoint import Checkpoint
 from dlrm_tf.checkpoints.ckpt_writer import array_tensor, write_checkpoint
-from dlrm_tf.checkpoints.file_sha256 import sha256_file
-from dlrm_tf.checkpoints.names import MINDSPORE, Weight, weights_of
+from dlrm_tf.checkpoints.dlrm_checkpoint import DLRMCheckpoint
+from dlrm_tf.checkpoints.names import MINDSPORE, weights_of
 from dlrm_tf.checkpoints.reference import logits
 from dlrm_tf.cli.main import main
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import CheckpointError, DLRMError, UsageError
+from dlrm_tf.files import sha256_file
 from dlrm_tf.probability import sigmoid
 from dlrm_tf.weights.reader import WeightsReader
 from dlrm_tf.weights.writer import WeightsWriter
@@ -46,21 +48,13 @@ def last_batch(run):
 @pytest.mark.parametrize("name,stage", RUNS)
 def test_source_tensors_give_mindspores_probabilities(golden_ckpt, golden_run, name, stage):
     _, run = golden_run(name)
-    with Checkpoint(golden_ckpt(name, stage)) as checkpoint:
+    with DLRMCheckpoint(golden_ckpt(name, stage)) as source:
 
         def weight(part, index, kind, ids):
-            array = checkpoint.read(MINDSPORE.name(Weight(part, index, kind)))
-            return array if ids is None else array[ids]
+            return source.dense(part, index)[kind == "bias"] if ids is None else source.gather(index, ids)
 
-        from dlrm_tf.checkpoints.infer_config import infer_config
-
-        shapes = {
-            MINDSPORE.match(n)[1]: checkpoint.info(n).shape
-            for n in checkpoint.names
-            if MINDSPORE.match(n) and MINDSPORE.match(n)[0] == ""
-        }
-        came = sigmoid(logits(infer_config(shapes, "x"), weight, *last_batch(run)))
-    np.testing.assert_allclose(came, run[f"prob_{stage}"], rtol=0, atol=1e-6)
+        probabilities = sigmoid(logits(source.config, weight, *last_batch(run)))
+    np.testing.assert_allclose(probabilities, run[f"prob_{stage}"], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name,stage", RUNS)
@@ -71,16 +65,10 @@ def test_converted_file_gives_mindspores_probabilities(golden_ckpt, golden_run, 
     assert done.config.categorical_feature_sizes == DLRMConfig.preset("tiny").categorical_feature_sizes
     with WeightsReader(target) as reader:
         assert reader.attributes["source_sha256"] == sha256_file(golden_ckpt(name, stage))
-
-        def weight(part, index, kind, ids):
-            if ids is None:
-                return reader.dense(part, index)[kind == "bias"]
-            return reader.rows(index, 0, 1 << 30)[ids]
-
-        came = sigmoid(logits(reader.config, weight, *last_batch(run)))
         for f, size in enumerate(reader.config.categorical_feature_sizes):
             assert not reader.rows(f, size, size + 1).any()
-    np.testing.assert_allclose(came, run[f"prob_{stage}"], rtol=0, atol=1e-6)
+    probabilities = sigmoid(numpy_logits(target, *last_batch(run)))
+    np.testing.assert_allclose(probabilities, run[f"prob_{stage}"], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
@@ -131,16 +119,12 @@ def test_copied_rows_stay_in_their_block(tmp_path):
 
 def test_wrapped_names(golden_ckpt, tmp_path):
     with Checkpoint(golden_ckpt("tiny", "trained")) as checkpoint:
-        renamed = []
+        tensors = []
         for n in checkpoint.names:
-            head, _, tail = n.partition(".")
-            renamed.append(
-                (
-                    f"{head}.network.{tail}" if head in ("accum", "stat") else n if "." not in n else f"network.{n}",
-                    checkpoint.read(n),
-                )
-            )
-        write_checkpoint(tmp_path / "w.ckpt", [array_tensor(n, a) for n, a in renamed])
+            head, dot, tail = n.partition(".")
+            wrapped = f"{head}.network.{tail}" if head in ("accum", "stat") else f"network.{n}" if dot else n
+            tensors.append(array_tensor(wrapped, checkpoint.read(n)))
+        write_checkpoint(tmp_path / "w.ckpt", tensors)
     done = convert(tmp_path / "w.ckpt", tmp_path / "w.weights.h5", quiet=True)
     convert(golden_ckpt("tiny", "trained"), tmp_path / "p.weights.h5", quiet=True)
     assert any("network." in note for note in done.notes)
@@ -269,6 +253,7 @@ def test_command_line(golden_ckpt, tmp_path, capsys):
     assert main(["convert", str(tmp_path / "none.ckpt"), "-o", str(target)]) == 1
     assert capsys.readouterr().err == f"dlrm-tf: {tmp_path}/none.ckpt: no such file\n"
     assert main(["convert", str(target), "-o", str(target), "--crc"]) == 2
+    assert "crc must be false for a weights file" in capsys.readouterr().err
 
 
 def test_needs_neither_tensorflow_nor_mindspore_nor_torch(golden_ckpt, tmp_path):
@@ -311,7 +296,7 @@ def test_inspect_describes_a_vocabulary(vocabulary, without_torch, capsys):
 def test_a_vocabulary_is_not_converted(vocabulary, without_torch, capsys, target):
     assert main(["convert", str(vocabulary), "-o", str(vocabulary.parent / target)]) == 1
     err = capsys.readouterr().err
-    assert err == f"dlrm-tf: {vocabulary}: is a vocabulary, wanted a checkpoint (dlrm-tf inspect tells what is in it)\n"
+    assert err == f"dlrm-tf: {vocabulary}: wanted a checkpoint. Received a vocabulary (dlrm-tf inspect shows what is in it)\n"
     assert os.listdir(vocabulary.parent) == ["vocabulary.npz"]
 
 

@@ -2,7 +2,9 @@
 
 import fcntl
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import threading
 
@@ -83,7 +85,7 @@ REFUSED = {
     "other-bytes": (CheckpointError, f"not the file wanted: .*wanted sha256 {SHA}. Received [0-9a-f]{{64}}"),
     "says-less": (CheckpointError, "wanted sha256"),
     "missing": (DLRMError, "HTTP 404"),
-    "no-length": (DLRMError, "does not tell the file's size"),
+    "no-length": (DLRMError, "does not send the file's size"),
     "wrong-range": (DLRMError, "ended 220,000 bytes too early"),
     "gzipped": (DLRMError, "gzip-encoded"),
     "cuts-at-once": (DLRMError, "ended 299,950 bytes too early, after 50 bytes; what was received is kept"),
@@ -136,7 +138,7 @@ def test_already_there(get, server, tmp_path):
     assert get("good") == "" and server.ranges == []
     assert_complete(tmp_path)
     (tmp_path / "x.ckpt").write_bytes(b"mine")
-    with pytest.raises(DLRMError, match="is there already and is another file"):
+    with pytest.raises(DLRMError, match="wanted sha256 .* Received another file"):
         get("good")
     assert (tmp_path / "x.ckpt").read_bytes() == b"mine"
 
@@ -201,7 +203,7 @@ def test_convert_and_inspect_ignore_the_note_of_another_file(golden_ckpt, tmp_pa
 def test_an_existing_file_is_hashed_whatever_its_note_says(noted, get):
     other_time(noted)
     file_sha256.write_note(noted, SHA, noted.stat())
-    with pytest.raises(DLRMError, match="is there already and is another file"):
+    with pytest.raises(DLRMError, match="wanted sha256 .* Received another file"):
         get("good")
 
 
@@ -213,7 +215,7 @@ def test_command_line_is_not_fooled_by_a_note(tmp_path, capsys):
     os.utime(path, (1577836800, 1577836800))
     (tmp_path / "x.ckpt.sha256").write_text(f"{file_sha256.HUB_SHA256}  x.ckpt\n")
     assert main(["fetch", "-o", str(path)]) == 1
-    assert "is there already and is another file" in capsys.readouterr().err
+    assert "Received another file" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not shutil.which("sha256sum"), reason="needs sha256sum")
@@ -245,13 +247,16 @@ def test_no_room(get, tmp_path, monkeypatch):
         get("good")
 
 
-def test_full_disk_while_writing(get, tmp_path, monkeypatch):
-    def write(self, block):
-        raise DLRMError("cannot write what was received: No space left on device")
-
-    monkeypatch.setattr(fetch_module._Download, "_write", write)
-    with pytest.raises(DLRMError, match="No space"):
-        get("good")
+def test_full_disk_while_writing(get, tmp_path):
+    """The system lets no file grow beyond 100 kB."""
+    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(DLRMError, match=f"{tmp_path}: cannot write what was received: File too large"):
+            get("good")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
     assert not (tmp_path / "x.ckpt").exists()
 
 

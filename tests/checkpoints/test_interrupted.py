@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from dlrm_tf import DLRMConfig, convert
-from dlrm_tf.checkpoints.file_sha256 import sha256_file
+from dlrm_tf.files import sha256_file
 from dlrm_tf.weights.reader import WeightsReader
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))

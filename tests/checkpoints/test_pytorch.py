@@ -1,26 +1,21 @@
 """PyTorch checkpoints: converted, and compared with the network run in torch or by torchrec itself."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from numpy_logits import numpy_logits
 
 from dlrm_tf import DLRMConfig, convert
 from dlrm_tf.checkpoints.ckpt_writer import array_tensor
 from dlrm_tf.checkpoints.dlrm_checkpoint import DLRMCheckpoint, upper_to_lower
 from dlrm_tf.checkpoints.names import NAMINGS
-from dlrm_tf.checkpoints.reference import logits
 from dlrm_tf.checkpoints.safetensors import write_safetensors
 from dlrm_tf.errors import CheckpointError, MissingExtraError
+from dlrm_tf.probability import sigmoid
 from dlrm_tf.weights.reader import WeightsReader
 
-
-def score(weights_file, dense, categorical):
-    """Logits of a converted file, by NumPy."""
-    with WeightsReader(weights_file) as reader:
-
-        def weight(part, index, kind, ids):
-            return reader.dense(part, index)[kind == "bias"] if ids is None else reader.rows(index, 0, 1 << 30)[ids]
-
-        return logits(reader.config, weight, dense, categorical)
+CONFIG = DLRMConfig((9, 4, 30, 6), 5, 8, (16, 8), (12, 7, 1))
 
 
 def test_torchrecs_own_network(golden_dir, tmp_path):
@@ -28,7 +23,7 @@ def test_torchrecs_own_network(golden_dir, tmp_path):
     sizes = (7, 5, 11, 3, 9, 4, 13, 6, 3, 8, 17, 4)
     assert done.config == DLRMConfig(sizes, dense_dim=5, embedding_dim=4, bottom_mlp=(8, 4), top_mlp=(16, 6, 1))
     with np.load(golden_dir / "torchrec.npz") as run:
-        came = score(tmp_path / "r.weights.h5", run["dense"], run["categorical"])
+        came = numpy_logits(tmp_path / "r.weights.h5", run["dense"], run["categorical"])
         np.testing.assert_allclose(came, run["logits"], rtol=0, atol=1e-6)
 
 
@@ -52,9 +47,9 @@ def test_a_checkpoint_of_torchrec_scores_as_its_own_forward(tmp_path):
         wanted = net(torch.tensor(dense), bags).numpy()
     torch.save(net.state_dict(), tmp_path / "r.pt")
     done = convert(tmp_path / "r.pt", tmp_path / "r.weights.h5", quiet=True)
-    assert done.config == DLRMConfig((9, 4, 30, 6), 5, 8, (16, 8), (12, 7, 1))
+    assert done.config == CONFIG
     assert wanted.std() > 0.01
-    np.testing.assert_allclose(score(tmp_path / "r.weights.h5", dense, categorical), wanted, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(numpy_logits(tmp_path / "r.weights.h5", dense, categorical), wanted, rtol=0, atol=1e-6)
 
 
 def test_upper_to_lower_by_hand():
@@ -155,10 +150,8 @@ def test_facebooks_layout(network, tmp_path, interaction, self_interaction, zipp
     saved = {"epoch": 1, "state_dict": net.state_dict(), "test_acc": np.float64(0.78), "train_loss": 0.4, "iter": np.int64(7)}
     torch.save(saved, tmp_path / "f.pt", _use_new_zipfile_serialization=zipped)
     done = convert(tmp_path / "f.pt", tmp_path / "f.weights.h5", quiet=True)
-    assert done.config == DLRMConfig(
-        (9, 4, 30, 6), 5, 8, (16, 8), (12, 7, 1), interaction=interaction, self_interaction=self_interaction
-    )
-    came = 1 / (1 + np.exp(-score(tmp_path / "f.weights.h5", dense, categorical)))
+    assert done.config == dataclasses.replace(CONFIG, interaction=interaction, self_interaction=self_interaction)
+    came = sigmoid(numpy_logits(tmp_path / "f.weights.h5", dense, categorical))
     np.testing.assert_allclose(came, wanted, rtol=0, atol=1e-6)
 
 
@@ -231,10 +224,4 @@ def test_other_zips_and_contents_are_refused(tmp_path, network):
     with pytest.raises(
         CheckpointError, match=r"bot_l.0.weight wanted shape \[16, 5\], received \[16, 6\]; v_W_l.0 \[9\] is unknown"
     ):
-        convert(tmp_path / "w.pt", tmp_path / "x.weights.h5", config=_config(tmp_path))
-
-
-def _config(folder):
-    config = DLRMConfig((9, 4, 30, 6), 5, 8, (16, 8), (12, 7, 1))
-    (folder / "c.json").write_text(config.to_json())
-    return str(folder / "c.json")
+        convert(tmp_path / "w.pt", tmp_path / "x.weights.h5", config=CONFIG)

@@ -17,9 +17,7 @@ names = st.text(st.characters(min_codepoint=33, max_codepoint=0x24F, exclude_cat
 
 @st.composite
 def arrays(draw):
-    dtype = np.dtype(
-        draw(st.sampled_from(["?", "i1", "u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8", "<c8"]))
-    )
+    dtype = np.dtype(draw(st.sampled_from(DTYPES)))
     shape = tuple(draw(st.lists(st.integers(0, 5), max_size=4)))
     count = int(np.prod(shape, dtype=int))
     data = draw(st.binary(min_size=count * dtype.itemsize, max_size=count * dtype.itemsize))

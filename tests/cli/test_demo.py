@@ -1,4 +1,4 @@
-"""`dlrm-tf demo`: every stretch runs, on few rows, and the report holds real figures."""
+"""`dlrm-tf demo`: every step runs, on few rows, and the report holds real figures."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from dlrm_tf.cli.main import main
 
 
 @pytest.mark.slow
-def test_the_whole_road(tmp_path):
+def test_every_step(tmp_path):
     out = tmp_path / "demo"
     command = [sys.executable, "-m", "dlrm_tf", "demo", "-o", str(out), "--rows", "7000"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)

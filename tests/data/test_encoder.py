@@ -109,7 +109,10 @@ def test_a_pandas_frame_of_objects():
         ({"d": ["7"]}, "wanted columns of one length. Received .* rows of x, 1 of d"),
         ({"x": [1, 2, math.inf, 4, 5, 6, 7]}, "row 2, x: wanted a finite number, .* Received 'inf'"),
         ({"n": [1, 2, 3, 4, 5, "five", 7]}, "row 5, n: wanted a finite number, .* Received 'five'"),
-        ({"c": ["a", "b", 5.0, "d", "e", "f", "g"]}, r"row 2, c: wanted a category .* Received '5.0' \(float\); write it as it"),
+        (
+            {"c": ["a", "b", 5.0, "d", "e", "f", "g"]},
+            r"row 2, c: wanted a category .* Received '5.0' \(float\); write it",
+        ),
         ({"d": [1, 2, 3, True, 5, 6, 7]}, r"row 3, d: wanted a category .* Received 'True' \(bool\)"),
         ({"d": [1, 2, 3, 4, [5, 6], 6, 7]}, r"row 4, d: wanted a category .* Received '\[5, 6\]' \(list\)"),
     ],

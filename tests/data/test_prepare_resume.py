@@ -152,7 +152,7 @@ def test_another_call_does_not_continue(log, tmp_path):
 def test_two_at_once(log, tmp_path):
     from dlrm_tf.data.workspace import Workspace
 
-    with Workspace.open(str(tmp_path / "out"), {}), pytest.raises(DataError, match="another dlrm-tf prepare is at work"):
+    with Workspace.open(str(tmp_path / "out"), {}), pytest.raises(DataError, match="another dlrm-tf prepare is running"):
         prepare(log, tmp_path / "out")
 
 

@@ -100,7 +100,7 @@ def test_fingerprint_tells_every_difference():
 
 
 def test_keys_twice_are_refused():
-    with pytest.raises(DataError, match="feature 'a': wanted different keys. Received 1 twice"):
+    with pytest.raises(DataError, match="feature 'a': wanted different keys. Received 1 repeated"):
         Vocabulary.from_keys({"a": ["x", "", "x"]})
 
 

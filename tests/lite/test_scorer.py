@@ -10,7 +10,7 @@ import pytest
 import dlrm_tf
 from dlrm_tf.errors import DataError, DLRMError
 from dlrm_tf.lite import Scorer
-from dlrm_tf.lite.metadata import read_metadata
+from dlrm_tf.lite.metadata import METADATA, read_entry, read_metadata
 
 CONFIG = dlrm_tf.DLRMConfig.preset("tiny")
 
@@ -88,6 +88,14 @@ def test_files_that_are_no_scorer(exported, tmp_path):
     (tmp_path / "other.tflite").write_bytes(other.convert())
     with pytest.raises(DLRMError, match="not one that dlrm_tf exported"):
         Scorer(tmp_path / "other.tflite")
+
+
+@pytest.mark.parametrize("text", [b"[1]", b"3", b"[" * 20_000])
+def test_metadata_that_is_no_json_object(exported, tmp_path, text):
+    content, metadata = exported[0].read_bytes(), read_entry(str(exported[0]), METADATA)
+    (tmp_path / "m.tflite").write_bytes(content.replace(metadata, text.ljust(len(metadata))[: len(metadata)]))
+    with pytest.raises(DLRMError, match="not one that dlrm_tf exported"):
+        Scorer(tmp_path / "m.tflite")
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.9, 0.999])

@@ -15,6 +15,7 @@ import pytest
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from dlrm_tf import score, serve
+from dlrm_tf.cli.main import main
 from dlrm_tf.errors import ServingError
 from dlrm_tf.score import Client, Tls
 from dlrm_tf.serving_api.tensors import to_array, to_proto
@@ -62,6 +63,15 @@ def test_rows_are_split_to_the_limit_and_come_back_in_order(scripted):
         np.testing.assert_array_equal(client.score(dense, categorical), dense.sum(1))
         assert scripted.rows == [4, 4, 3]
         assert client.score(*rows(0)).shape == (0,)
+
+
+def test_batch_size_of_the_command_line_is_the_rows_of_a_request(scripted, tmp_path):
+    dense, categorical = rows(3000)
+    np.savez(tmp_path / "rows.npz", dense=dense, categorical=categorical)
+    command = ["score", str(tmp_path / "rows.npz"), "--target", scripted.target, "--batch_size", "2000"]
+    assert main([*command, "-o", str(tmp_path / "p.npy")]) == 0
+    assert scripted.rows == [2000, 1000]
+    np.testing.assert_array_equal(np.load(tmp_path / "p.npy"), dense.sum(1))
 
 
 def test_unavailable_is_tried_again_within_the_deadline(scripted):

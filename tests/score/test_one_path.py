@@ -9,8 +9,9 @@ import pytest
 
 import dlrm_tf
 from dlrm_tf.data.features import LARGEST
-from dlrm_tf.errors import DataError
+from dlrm_tf.errors import DataError, DLRMError
 from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.lite.metadata import VOCABULARY, read_entry
 from dlrm_tf.probability import sigmoid
 from dlrm_tf.score.rows import read_rows
 
@@ -166,6 +167,13 @@ def test_scorer_of_the_device(model, wanted):
         np.testing.assert_array_equal(scorer.score_raw(numbers, strings), scores)
         one_by_one = [scorer.score_raw([n], [s])[0] for n, s in zip(numbers, strings)]
         np.testing.assert_allclose(one_by_one, scores, atol=TOLERANCE)
+
+
+def test_a_damaged_vocabulary_in_the_devices_file_is_named(model, tmp_path):
+    content, vocabulary = (model / "m.tflite").read_bytes(), read_entry(str(model / "m.tflite"), VOCABULARY)
+    (tmp_path / "m.tflite").write_bytes(content.replace(vocabulary, vocabulary[:-4] + b"oops"))
+    with pytest.raises(DLRMError, match=f"{tmp_path}/m.tflite: damaged vocabulary in the file"):
+        dlrm_tf.lite.Scorer(tmp_path / "m.tflite").score_raw(*arrays())
 
 
 @pytest.mark.parametrize("infinity", [math.inf, -math.inf])

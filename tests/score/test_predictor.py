@@ -92,9 +92,10 @@ def test_rows_and_arguments_that_are_not_as_they_should_be(folder, lines):
         dlrm_tf.Predictor(folder / "none.weights.h5", vocabulary)
 
 
-def test_a_damaged_metadata_file_is_refused(folder, tmp_path):
+@pytest.mark.parametrize("text", ["{", "[" * 20_000])
+def test_a_damaged_metadata_file_is_refused(folder, tmp_path, text):
     shutil.copytree(folder / "dlrm" / "1", tmp_path / "1")
-    (tmp_path / "1" / "assets.extra" / "dlrm_tf.json").write_text("{")
+    (tmp_path / "1" / "assets.extra" / "dlrm_tf.json").write_text(text)
     with pytest.raises(DataError, match="dlrm_tf.json: damaged metadata"):
         dlrm_tf.Predictor(tmp_path / "1", folder / "data" / "vocabulary.npz")
 

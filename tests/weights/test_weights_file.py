@@ -85,7 +85,7 @@ def _external(file):
             r"dense_1/vars/0 wanted float32 \(6, 4\), received float32 \(9, 9\); top_mlp/_sublayers/dense/vars/1 is missing",
         ),
         (_external, "embedding/vars/0 is missing"),
-        (lambda f: f.attrs.update({"config": "{}"}), "categorical_feature_sizes is missing"),
+        (lambda f: f.attrs.update({"config": "{}"}), "wanted the field categorical_feature_sizes"),
         (lambda f: f.attrs.update({"format": "other.7"}), "Received format='other.7'"),
         (lambda f: f.attrs.pop("format"), "files saved by Keras alone carry no configuration"),
     ],

@@ -6,14 +6,13 @@ import shutil
 from collections.abc import Sequence
 from typing import Any, Optional
 
-from dlrm_tf.checkpoints.file_sha256 import sha256_file
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.features import DENSE_PREPROCESSING
 from dlrm_tf.errors import UsageError, require
 from dlrm_tf.export.savedmodel.metadata import METADATA, VOCABULARY
 from dlrm_tf.export.savedmodel.served_model import ServedModel, warmup_inputs, write_method_names
 from dlrm_tf.export.vocabulary import load_vocabulary
-from dlrm_tf.files import StrPath, atomic_dir
+from dlrm_tf.files import StrPath, atomic_dir, sha256_file
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import load
 from dlrm_tf.versions import WARMUP_FILE, versions_on_disk

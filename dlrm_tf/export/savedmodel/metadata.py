@@ -23,5 +23,5 @@ def read_metadata(version_dir: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             return dict(json.load(file))
-    except (ValueError, TypeError) as e:
+    except (ValueError, TypeError, RecursionError) as e:
         raise DataError(f"{path}: damaged metadata ({e})") from e
