@@ -9,8 +9,8 @@ import numpy as np
 
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.feature_keys import FeatureKeys
-from dlrm_tf.data.fits import check_vocabulary
 from dlrm_tf.data.vocabulary import Vocabulary
+from dlrm_tf.data.vocabulary_check import check_vocabulary
 from dlrm_tf.files import StrPath
 
 

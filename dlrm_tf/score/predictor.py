@@ -6,9 +6,9 @@ from typing import Any, Union
 import numpy as np
 
 from dlrm_tf.data.encoder import Encoder
-from dlrm_tf.data.fits import check_vocabulary
 from dlrm_tf.data.spec import CRITEO, FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
+from dlrm_tf.data.vocabulary_check import check_vocabulary
 from dlrm_tf.errors import DataError, UsageError
 from dlrm_tf.files import StrPath
 from dlrm_tf.score.targets import LocalTarget, open_target

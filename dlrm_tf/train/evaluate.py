@@ -4,8 +4,8 @@ import os
 from typing import Any, Optional, Union
 
 from dlrm_tf.config import DLRMConfig
-from dlrm_tf.data.fits import difference
 from dlrm_tf.data.records import Records
+from dlrm_tf.data.vocabulary_check import difference
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import DLRM, load
