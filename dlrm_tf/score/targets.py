@@ -7,7 +7,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
-import dlrm_tf
+import dlrm_tf  # the model through its public name: a server's client needs no Keras
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.encoder import int32_ids
 from dlrm_tf.errors import ServingError, UsageError, reason, require
@@ -17,6 +17,8 @@ from dlrm_tf.keras2 import any_keras_tensorflow, tensorflow
 from dlrm_tf.lite.scorer import Scorer
 from dlrm_tf.score.client import Client
 from dlrm_tf.versions import versions_on_disk
+
+SAVED_MODEL = "saved_model.pb"
 
 
 class LocalTarget:
@@ -65,7 +67,7 @@ class SavedModelTarget(LocalTarget):
 
     def __init__(self, path: str, version: Optional[int] = None):
         tf = any_keras_tensorflow()
-        if not os.path.isfile(os.path.join(path, "saved_model.pb")):
+        if not os.path.isfile(os.path.join(path, SAVED_MODEL)):
             versions = versions_on_disk(path)
             if not versions:
                 raise ServingError(f"{path}: wanted a SavedModel (saved_model.pb) or numbered version folders. Received neither")
@@ -117,7 +119,7 @@ class TFLiteTarget(LocalTarget):
     def __init__(self, path: str):
         self._scorer = Scorer(path)
         metadata = self._scorer.metadata
-        config = DLRMConfig.from_json(json.dumps(metadata["config"]), source=path)
+        config = DLRMConfig.from_json(json.dumps(metadata.get("config")), source=f"{path}: metadata")
         # A file that keeps only a part of the ids still takes ids of the whole vocabulary.
         sizes = metadata.get("original_sizes", config.categorical_feature_sizes)
         self.config = dataclasses.replace(config, categorical_feature_sizes=tuple(sizes))
@@ -171,7 +173,7 @@ def open_target(
       A context manager with `score(dense float32 [rows, dense_dim], categorical integers [rows, F]) -> float32 [rows]`.
 
     Raises:
-      UsageError: `target` looks like none of these.
+      UsageError: `target` looks like none of these, or takes no version or label.
     """
     target = os.fspath(target)
     host, colon, port = target.rpartition(":")
@@ -179,7 +181,14 @@ def open_target(
     if target.startswith(("http://", "https://", "unix:")) or (address and not os.path.isdir(target)):
         require("urllib3" if target.startswith("http") else "tensorflow_serving", "serving")
         return Client(target, model_name=model_name, version=version, label=label, **client)
-    if os.path.isdir(target):
+    folder = os.path.isdir(target)
+    versions = folder and not os.path.isfile(os.path.join(target, SAVED_MODEL))
+    if label is not None or (version is not None and not versions and (folder or os.path.exists(target))):
+        unused = f"label {label!r}" if label is not None else f"version {version}"
+        raise UsageError(
+            f"{target}: wanted a server, or for a version a folder of versions. Received {unused} with another target"
+        )
+    if folder:
         return SavedModelTarget(target, version)
     if target.endswith(".tflite"):
         return TFLiteTarget(target)

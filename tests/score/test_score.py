@@ -221,6 +221,13 @@ def test_wrong_target_and_unreachable_server_are_one_line_and_leave_no_output(ro
     assert [path.name for path in tmp_path.iterdir()] == ["rows.npz"]
 
 
+@pytest.mark.parametrize("unused", [{"version": 2}, {"label": "stable"}])
+def test_a_file_has_no_versions(tmp_path, unused):
+    (tmp_path / "m.weights.h5").touch()
+    with pytest.raises(UsageError, match=f"Received {next(iter(unused))} .* with another target"):
+        open_target(tmp_path / "m.weights.h5", **unused)
+
+
 @pytest.mark.slow
 def test_serve_prints_where_it_listens_and_stops_on_a_signal(save_linear, rows, arrays, capsys):
     base = save_linear(3, bias=-13)
