@@ -19,6 +19,7 @@ RELATIVE, SMALLEST_NORMAL = 5e-7, float(np.finfo(np.float32).tiny)
 SPECIAL = [math.nan, math.inf, -math.inf, -1.0, -0.0, 0.0, 1e38, LARGEST, -LARGEST, 1e-45, 1e-40, 1.2e-38, 1.0, 2**24]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32)))
 @example(np.array(SPECIAL, np.float32))

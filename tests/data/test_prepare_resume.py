@@ -75,6 +75,7 @@ def assert_whole_or_refused(out, expected) -> None:
     assert {name: content for name, content in tree(out).items() if not name.startswith(".prepare")} == expected
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(log, uninterrupted, tmp_path):
     min_count, expected = uninterrupted
     rng = random.Random(min_count)

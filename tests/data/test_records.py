@@ -79,6 +79,7 @@ def test_types_and_shapes(records):
     assert records.dataset("train", 64).element_spec[1].shape.as_list() == [None, 1]
 
 
+@pytest.mark.slow
 def test_shuffled(records):
     """Each epoch has all rows, in an order of its own that the seed gives again."""
     one, again, other = (read(records.dataset("train", 100, shuffle_seed=seed)) for seed in (1, 1, 2))

@@ -44,6 +44,7 @@ def test_figure_shows_the_numbers(records):
     assert len(label.lines[0].get_ydata()) == 100
 
 
+@pytest.mark.slow
 def test_html_and_png(folder, tmp_path):
     pytest.importorskip("matplotlib")
     write_page(folder, tmp_path / "page.html")

@@ -35,6 +35,7 @@ def saved(run):
     return sorted(name for name in names if name.startswith("step-") or name.endswith((".weights.h5", "history.json")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"checkpoint_steps": 1}, {"validate": False}])
 def test_nan_in_the_data_is_never_saved(with_nan, small_config, tmp_path, options):
     """Which is not finite first, the loss or a weight, depends on the CPU (see `FiniteWeights`); either error names the place."""

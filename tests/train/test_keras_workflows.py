@@ -108,6 +108,7 @@ def test_mixed_precision_keeps_float32_weights_and_learns(policy, scaled, optimi
     assert np.abs(logits - plain(features)).max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part, optimizer",
     [

@@ -23,6 +23,9 @@ from dlrm_tf.reports.size_curve import budgets_around, draw_curve, format_curve,
 from dlrm_tf.weights.reader import WeightsReader
 from dlrm_tf.weights.subset import renumber
 
+# Every case converts a model.
+pytestmark = pytest.mark.slow
+
 ROWS = 4000
 
 
@@ -117,7 +120,6 @@ def test_dropped_rows_leave_their_mean(trained, tmp_path):
         np.testing.assert_array_equal(reader.dense("top_mlp", 0)[0], pruned.dense("top_mlp", 0)[0])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("budget", [60_000, 80_000, 150_000])
 def test_the_file_fills_its_budget(exporter, tmp_path, budget):
     path = tmp_path / "m.tflite"
@@ -129,7 +131,6 @@ def test_the_file_fills_its_budget(exporter, tmp_path, budget):
     assert read_metadata(path)["errors"]["quality"] == report.quality
 
 
-@pytest.mark.slow
 def test_a_larger_budget_is_closer_to_the_float_model(exporter, tmp_path):
     errors = [exporter.export(tmp_path / "m.tflite", mlp="float32", max_size=s).mean_error for s in (130_000, 160_000, 220_000)]
     assert errors[0] > errors[1] > errors[2] > 0
@@ -191,7 +192,6 @@ def test_pruned_vocabulary_by_hand():
     assert pruned.lookup("b", ["ffffffff", "x"]).tolist() == [0, 1]
 
 
-@pytest.mark.slow
 def test_quality_gate_writes_nothing_worse(trained, tmp_path):
     """Labels drawn from the model itself: giving up ids must cost AUC."""
     _, records, weights = trained
@@ -268,7 +268,6 @@ def test_text_that_is_no_size(text):
         parse_size(text)
 
 
-@pytest.mark.slow
 def test_curve_rises_to_the_float_model(exporter, tmp_path):
     reports = size_curve(exporter, [1000, 60_000, 90_000, 10_000_000, 20_000_000])
     # 1,000 bytes are too few, and the third budget that fits holds every id.
@@ -285,7 +284,6 @@ def test_curve_rises_to_the_float_model(exporter, tmp_path):
         size_curve(exporter, [1000])
 
 
-@pytest.mark.slow
 def test_command_line(trained, tmp_path, capsys):
     folder, records, weights = trained
     path = tmp_path / "m.tflite"

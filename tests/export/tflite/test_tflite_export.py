@@ -21,6 +21,9 @@ from dlrm_tf.probability import sigmoid
 from dlrm_tf.weights.reader import WeightsReader
 from dlrm_tf.weights.subset import renumber, seen_ids, subset_rows
 
+# Every case converts a model.
+pytestmark = pytest.mark.slow
+
 tf = tensorflow()
 
 BASE = dlrm_tf.DLRMConfig(
