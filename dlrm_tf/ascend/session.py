@@ -38,17 +38,3 @@ def session_config(*, precision: str = "float32", config: Optional[Any] = None) 
         f"npu_bridge: wanted a graph optimizer {_OPTIMIZER} from npu_config_proto. Received none; this version of the plugin is "
         "not supported"
     )
-
-
-def set_keras_session(*, precision: str = "float32", config: Optional[Any] = None) -> Any:
-    """Makes Keras's TF 1 session one that runs on the NPU; returns what the plugin returns.
-
-    Args:
-      precision: `"float32"`, or `"mixed"`: float16 where the plugin considers it safe.
-      config: a `ConfigProto` to complete; a new one when None.
-
-    Raises:
-      AscendError: npu_bridge is not installed or does not load.
-      UsageError: an unknown precision.
-    """
-    return load_npu_bridge().set_keras_session_npu_config(config=session_config(precision=precision, config=config))

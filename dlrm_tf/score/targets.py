@@ -1,5 +1,6 @@
 """What can score rows: a server, a SavedModel, a TFLite file, a weights file; all behind `score(dense, categorical)`."""
 
+import abc
 import dataclasses
 import json
 import os
@@ -21,7 +22,7 @@ from dlrm_tf.versions import versions_on_disk
 SAVED_MODEL = "saved_model.pb"
 
 
-class LocalTarget:
+class LocalTarget(abc.ABC):
     """A model in this process.
 
     Attributes:
@@ -32,6 +33,7 @@ class LocalTarget:
     config: Optional[DLRMConfig] = None
     vocabulary_fingerprint: str = ""
 
+    @abc.abstractmethod
     def score(self, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
         """Probabilities of prepared rows.
 
@@ -42,9 +44,8 @@ class LocalTarget:
         Returns:
           float32 `[rows]`.
         """
-        raise NotImplementedError
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027, for a model that needs nothing of the kind
         """Frees the model."""
 
     def __enter__(self) -> "LocalTarget":
