@@ -6,14 +6,17 @@ import math
 
 import numpy as np
 import pytest
+import urllib3
 
 import dlrm_tf
+from dlrm_tf.cli.main import main
 from dlrm_tf.data.features import LARGEST
 from dlrm_tf.errors import DataError, DLRMError
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.lite.metadata import VOCABULARY, read_entry
 from dlrm_tf.probability import sigmoid
-from dlrm_tf.score.rows import read_rows
+from dlrm_tf.score import Client, open_target
+from dlrm_tf.serve import ModelServer
 
 tf = tensorflow()
 SPEC = dlrm_tf.FeatureSpec(
@@ -98,17 +101,31 @@ def columns(missing):
     return {**numbers, "a": [key or missing for key in a], "b": [key or missing for key in b]}
 
 
-@pytest.mark.parametrize("target, tolerance", [("m.weights.h5", TOLERANCE), ("dlrm", TOLERANCE), ("m.tflite", LITE_TOLERANCE)])
+@pytest.fixture(scope="module")
+def server(model):
+    with ModelServer(model_name="dlrm", model_base_path=str(model / "dlrm"), rest_api_port=0) as server:
+        yield server
+
+
+# Files of `model`, and attributes of `server`.
+TARGETS = ["m.weights.h5", "dlrm", "m.tflite", "target", "rest_target"]
+
+
+def place(model, server, target):
+    return getattr(server, target, None) or model / target
+
+
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("batch_size", [3, 1024])
-def test_predictor(model, wanted, target, tolerance, batch_size):
-    vocabulary = model / "data" / "vocabulary.npz"
-    with dlrm_tf.Predictor(model / target, vocabulary, spec=SPEC, batch_size=batch_size) as predictor:
+def test_predictor(model, server, wanted, target, batch_size):
+    vocabulary, target = model / "data" / "vocabulary.npz", place(model, server, target)
+    with dlrm_tf.Predictor(target, vocabulary, spec=SPEC, batch_size=batch_size) as predictor:
         forms = [list(map(line, ROWS)), [encoded([line(row, label="")]) + b"\r\n" for row in ROWS]]
         forms += [columns(missing) for missing in (None, math.nan, "")]
         for form in forms:
             scores = predictor.predict(form)
             assert scores.dtype == np.float32 and scores.shape == (len(ROWS),)
-            np.testing.assert_allclose(scores, wanted, atol=tolerance)
+            np.testing.assert_allclose(scores, wanted, atol=LITE_TOLERANCE if target == model / "m.tflite" else TOLERANCE)
 
 
 def test_predictor_of_a_frame(model, wanted):
@@ -126,34 +143,46 @@ def test_score_of_a_raw_log(model, wanted, tmp_path, label, pack, ending):
     lines = [encoded([line(row, label)]) for row in ROWS]
     (tmp_path / "log").write_bytes(pack(ending.join(lines)))
     (tmp_path / "spec.json").write_text(json.dumps(SPEC.to_dict()))
-    vocabulary = str(model / "data" / "vocabulary.npz")
-    batches = list(read_rows(str(tmp_path / "log"), batch_size=7, vocabulary=vocabulary, spec=str(tmp_path / "spec.json")))
-    assert [len(dense) for dense, _ in batches] == [7, 7, 2]
-    keras = dlrm_tf.load(model / "m.weights.h5")
-    logits = [keras({"dense": dense, "categorical": ids}).numpy()[:, 0] for dense, ids in batches]
-    np.testing.assert_allclose(sigmoid(np.concatenate(logits)), wanted, atol=TOLERANCE)
+    command = f"score {tmp_path}/log --target {model}/m.weights.h5 --vocabulary {model}/data/vocabulary.npz"
+    assert main([*command.split(), "--spec", f"{tmp_path}/spec.json", "--batch_size", "7", "-o", f"{tmp_path}/p.npy"]) == 0
+    np.testing.assert_allclose(np.load(tmp_path / "p.npy"), wanted, atol=TOLERANCE)
 
 
-def test_signatures_of_the_saved_model(model, wanted):
-    loaded = tf.saved_model.load(str(model / "dlrm" / "1"))
+def test_signatures_on_a_server(server, model, wanted):
+    """Raw rows through `raw`, ids in tf.Examples through `regress` and `classify`; dense features stand there as in the log."""
     dense, keys = arrays()
-    raw = loaded.signatures["raw"](dense=tf.constant(dense), categorical=tf.constant(keys))
-    np.testing.assert_allclose(raw["probability"].numpy()[:, 0], wanted, atol=TOLERANCE)
+    for target in (server.target, server.rest_target):
+        with Client(target) as client:
+            raw = client.predict({"dense": dense, "categorical": keys}, signature_name="raw", outputs=("probability",))
+        np.testing.assert_allclose(raw["probability"][:, 0], wanted, atol=TOLERANCE)
     vocabulary = dlrm_tf.Vocabulary.load(model / "data" / "vocabulary.npz")
     ids = np.stack([vocabulary.lookup(name, keys[:, f]) for f, name in enumerate(vocabulary.names)], axis=1).astype(np.int64)
     outside = ids == vocabulary.sizes
     assert outside.any()
     # What stands for "out of vocabulary" may be any id outside the range, also one beyond int32.
     for beyond in (0, -(2**40), 2**40):
-        examples = []
-        for numbers, row in zip(dense, np.where(outside, ids + beyond, ids)):
-            features = {
-                "dense": tf.train.Feature(float_list=tf.train.FloatList(value=numbers)),
-                "categorical": tf.train.Feature(int64_list=tf.train.Int64List(value=row)),
-            }
-            examples.append(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
-        regressed = loaded.signatures["regress"](inputs=tf.constant(examples))["outputs"]
-        np.testing.assert_allclose(regressed, wanted, atol=TOLERANCE)
+        rows = zip(dense.tolist(), np.where(outside, ids + beyond, ids).tolist())
+        body = {"examples": [{"dense": numbers, "categorical": row} for numbers, row in rows]}
+        for method in ("regress", "classify"):
+            url = f"{server.rest_target}/v1/models/dlrm:{method}"
+            results = urllib3.request("POST", url, json={"signature_name": method, **body}).json()["results"]
+            scores = results if method == "regress" else [dict(row)["1"] for row in results]
+            np.testing.assert_allclose(scores, wanted, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_ids_of_any_integer_type_and_nothing_else(model, server, target):
+    dense = np.ones((1, 2), np.float32)
+    with open_target(place(model, server, target)) as opened:
+        out, known = opened.score(dense, np.full((1, 2), -1)), opened.score(dense, np.ones((1, 2), int))
+        assert out != known
+        for wrapped in (2**32 + 1, -(2**32) + 1, 2**63 - 1, -(2**63)):
+            np.testing.assert_array_equal(opened.score(dense, np.full((1, 2), wrapped)), out)
+        np.testing.assert_array_equal(opened.score(dense, np.full((1, 2), 2**64 - 1, np.uint64)), out)
+        np.testing.assert_array_equal(opened.score(dense, np.ones((1, 2), np.uint8)), known)
+        for bad in (np.full((1, 2), 1.9), np.ones((1, 2)), np.full((1, 2), True), np.full((1, 2), "1")):
+            with pytest.raises(DataError, match=f"categorical must be integer ids. Received {bad.dtype}$"):
+                opened.score(dense, bad)
 
 
 def test_scorer_of_the_device(model, wanted):

@@ -5,14 +5,11 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 import dlrm_tf
-from dlrm_tf.cli.main import main
 from dlrm_tf.data.spec import CRITEO
 from dlrm_tf.errors import DataError, DLRMError, UsageError
-from dlrm_tf.serve import ModelServer
 
 
 @pytest.fixture(scope="module")
@@ -33,20 +30,6 @@ def folder(tmp_path_factory, golden_dir):
 def lines(golden_dir):
     lines = (golden_dir / "criteo" / "train.txt").read_text().splitlines()
     return [line for line in lines if line.count("\t") == 39]
-
-
-def test_a_server_the_command_line_and_the_weights_give_the_same(folder, lines, tmp_path):
-    vocabulary = str(folder / "data" / "vocabulary.npz")
-    wanted = dlrm_tf.Predictor(folder / "m.weights.h5", vocabulary).predict(lines)
-    assert len(wanted) == 698 and np.ptp(wanted) > 0.01
-    with ModelServer(model_name="clicks", model_base_path=str(folder / "dlrm"), rest_api_port=0) as server:
-        for address in (server.target, server.rest_target):
-            with dlrm_tf.Predictor(address, vocabulary, model_name="clicks", timeout=30, batch_size=100) as predictor:
-                np.testing.assert_allclose(predictor.predict(lines), wanted, atol=1e-6)
-    (tmp_path / "log.tsv").write_text("\n".join(lines))
-    command = ["score", str(tmp_path / "log.tsv"), "--target", str(folder / "m.weights.h5"), "--vocabulary", vocabulary]
-    assert main([*command, "-o", str(tmp_path / "p.npy")]) == 0
-    np.testing.assert_array_equal(np.load(tmp_path / "p.npy"), wanted)
 
 
 @pytest.mark.parametrize("target", ["m.weights.h5", "dlrm", "m.tflite"])
