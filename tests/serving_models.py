@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from waiting import PATIENCE
 
+from dlrm_tf.errors import ServingError
 from dlrm_tf.score import Client
 from dlrm_tf.serve import ModelServer
 
@@ -162,6 +163,21 @@ def start(request):
 def bias(client):
     """The bias of the `LinearScorer` that answers."""
     return int(client.predict(INPUTS)["logit"][0, 0])
+
+
+def served(target, model_name="dlrm", **client):
+    """The bias of the `LinearScorer` at an address; further arguments are `Client`'s."""
+    with Client(target, model_name=model_name, **client) as client:
+        return bias(client)
+
+
+def failure(call, *arguments, **keywords):
+    """The text of the ServingError that a call raises; '' when it raises none."""
+    try:
+        call(*arguments, **keywords)
+    except ServingError as e:
+        return str(e)
+    return ""
 
 
 def refused(call, request):

@@ -8,7 +8,7 @@ import re
 import pytest
 import yaml
 from google.protobuf import text_format
-from serving_models import bias
+from serving_models import served
 from tensorflow_serving.config import model_server_config_pb2
 
 from dlrm_tf.errors import ServingError, UsageError
@@ -144,35 +144,30 @@ def test_canary_promotion_and_rollback_with_these_settings(save_linear, tmp_path
         file.write_text(changed)
         return str(file)
 
-    def served(label):
-        with Client(server.target, label=label) as client:
-            return bias(client)
+    def labelled(label):
+        return served(server.target, label=label)
 
-    def reload(path):
-        with Client(server.target, timeout=120) as client:
-            client.reload(path)
+    def reload(*arguments, **labels):
+        with Client(server.target) as client:
+            client.reload(write(*arguments, **labels))
 
     options = {"port": 0, "rest_api_port": 0, "model_config_file": write()}
     for name, value in flags(compose()["command"]).items():
         if name.endswith("_file"):
             options.setdefault(name, str(SERVING / os.path.basename(value)))
         elif name not in options:
-            options[name] = {"true": True}.get(value, value) if value == "true" else int(value)
+            options[name] = value == "true" or int(value)
     with ModelServer(**options) as server:
-        assert (served("stable"), served("canary")) == (1, 1)
-        reload(write("versions: 1 versions: 2"))
-        assert (served("stable"), served("canary")) == (1, 1)
-        reload(write("versions: 1 versions: 2", canary=2))
-        assert (served("stable"), served("canary")) == (1, 2)
-        reload(write("versions: 1 versions: 2", stable=2, canary=2))
-        assert served("stable") == 2
-        reload(write("versions: 1 versions: 2", stable=1, canary=1))
-        assert (served("stable"), served("canary")) == (1, 1)
-        reload(write("versions: 1 versions: 2", stable=2, canary=2))
-        reload(write("versions: 2", stable=2, canary=2))
-        assert served("stable") == 2
+        assert (labelled("stable"), labelled("canary")) == (1, 1)
+        both = "versions: 1 versions: 2"
+        for stable, canary in ((1, 1), (1, 2), (2, 2), (1, 1), (2, 2)):
+            reload(both, stable=stable, canary=canary)
+            assert (labelled("stable"), labelled("canary")) == (stable, canary)
+        reload("versions: 2", stable=2, canary=2)
+        assert labelled("stable") == 2
         with pytest.raises(ServingError, match="not currently available for inference"):
-            reload(write("versions: 2", stable=1, canary=2))
+            reload("versions: 2", stable=1, canary=2)
+        assert labelled("stable") == 2
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from serving_models import refused
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
+    model_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
@@ -61,58 +62,48 @@ def test_short_value_list_repeats_its_last_value(stubs):
     assert list(stubs[0].Predict(request, timeout=120).outputs["number"].int64_val) == [3, 4, 4, 4, 4]
 
 
-def test_missing_inputs_are_named(stubs):
-    request = echo_request()
-    del request.inputs["text"]
-    assert refused(stubs[0].Predict, request) == (
-        Code.INVALID_ARGUMENT,
-        "input size does not match signature: 1!=2 len({number}) != len({number,text}). Sent extra: {}. "
-        "Missing but required: {text}.",
-    )
+def spec(**fields):
+    return lambda request: request.model_spec.MergeFrom(model_pb2.ModelSpec(**fields))
 
 
 @pytest.mark.parametrize(
     "change, code, message",
     [
-        (lambda r: r.ClearField("model_spec"), Code.INVALID_ARGUMENT, "Missing ModelSpec"),
-        (lambda r: setattr(r.model_spec, "name", ""), Code.INVALID_ARGUMENT, "ModelSpec has no name specified."),
-        (lambda r: setattr(r.model_spec, "name", "x"), Code.NOT_FOUND, "Servable not found for request: Latest(x)"),
-        (
-            lambda r: setattr(r.model_spec.version, "value", 9),
-            Code.NOT_FOUND,
-            "Servable not found for request: Specific(echo, 9)",
-        ),
-        (lambda r: setattr(r.model_spec, "version_label", "L"), Code.INVALID_ARGUMENT, "Unrecognized servable version label: L"),
-        (
-            lambda r: setattr(r.model_spec, "signature_name", "s"),
-            Code.FAILED_PRECONDITION,
-            'Serving signature key "s" not found.',
-        ),
+        (lambda r: r.ClearField("model_spec"), "INVALID_ARGUMENT", "Missing ModelSpec"),
+        (lambda r: r.model_spec.ClearField("name"), "INVALID_ARGUMENT", "ModelSpec has no name specified."),
+        (spec(name="x"), "NOT_FOUND", "Servable not found for request: Latest(x)"),
+        (spec(version={"value": 9}), "NOT_FOUND", "Servable not found for request: Specific(echo, 9)"),
+        (spec(version_label="L"), "INVALID_ARGUMENT", "Unrecognized servable version label: L"),
+        (spec(signature_name="s"), "FAILED_PRECONDITION", 'Serving signature key "s" not found.'),
         (
             lambda r: r.output_filter.append("z"),
-            Code.INVALID_ARGUMENT,
+            "INVALID_ARGUMENT",
             "output tensor alias not found in signature: z Outputs expected to be in the set {number,text}.",
         ),
-        (lambda r: r.output_filter.extend(["text", "text"]), Code.INVALID_ARGUMENT, "duplicate output tensor alias: text"),
+        (lambda r: r.output_filter.extend(["text", "text"]), "INVALID_ARGUMENT", "duplicate output tensor alias: text"),
+        (
+            lambda r: r.inputs.pop("text"),
+            "INVALID_ARGUMENT",
+            "input size does not match signature: 1!=2 len({number}) != len({number,text}). Sent extra: {}. "
+            "Missing but required: {text}.",
+        ),
+        (
+            lambda r: r.inputs["number"].CopyFrom(tf.make_tensor_proto([1.0, 2.0])),
+            "INVALID_ARGUMENT",
+            "Expects arg[0] to be int64 but float is provided",
+        ),
         (
             lambda r: setattr(r.inputs["number"].tensor_shape.dim[0], "size", -1),
-            Code.INVALID_ARGUMENT,
+            "INVALID_ARGUMENT",
             "tensor parsing error: number",
         ),
-        (lambda r: setattr(r.inputs["number"], "tensor_content", b"123"), Code.INVALID_ARGUMENT, "tensor parsing error: number"),
+        (lambda r: setattr(r.inputs["number"], "tensor_content", b"123"), "INVALID_ARGUMENT", "tensor parsing error: number"),
     ],
 )
 def test_wrong_requests_get_tensorflow_servings_code_and_message(stubs, change, code, message):
     request = echo_request()
     change(request)
-    assert refused(stubs[0].Predict, request) == (code, message)
-
-
-def test_wrong_dtype_is_the_runtimes_invalid_argument(stubs):
-    request = echo_request()
-    request.inputs["number"].CopyFrom(tf.make_tensor_proto([1.0, 2.0]))
-    code, message = refused(stubs[0].Predict, request)
-    assert (code, message) == (Code.INVALID_ARGUMENT, "Expects arg[0] to be int64 but float is provided")
+    assert refused(stubs[0].Predict, request) == (Code[code], message)
 
 
 def test_an_error_in_the_graph_is_invalid_argument(stubs):
@@ -130,13 +121,6 @@ def test_error_texts_are_cut_at_1024_characters(stubs):
     request.model_spec.name = "n" * 3000
     code, message = refused(stubs[0].Predict, request)
     assert code == Code.NOT_FOUND and len(message) == 1024 + len("...TRUNCATED") and message.endswith("...TRUNCATED")
-
-
-def test_a_shape_of_many_values_is_refused_before_memory_is_allocated(stubs):
-    request = echo_request()
-    request.inputs["number"].tensor_shape.dim[0].size = 1 << 40
-    code, message = refused(stubs[0].Predict, request)
-    assert code == Code.INVALID_ARGUMENT and message.startswith("tensor parsing error: number")
 
 
 def test_messages_over_4_mb_pass_both_ways(server):
