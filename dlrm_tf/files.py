@@ -3,13 +3,15 @@
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from typing import Union
 
-from dlrm_tf.errors import DLRMError
+from dlrm_tf.errors import CheckpointError, DLRMError
 from dlrm_tf.progress import Progress
 
 # The path of a file or folder, as public functions take it.
@@ -106,6 +108,26 @@ def sha256_file(path: StrPath, *, quiet: bool = True) -> str:
             digest.update(block)
             progress.update(len(block))
     return digest.hexdigest()
+
+
+def open_regular(path: str, wanted: str) -> io.BufferedReader:
+    """Opens a checkpoint or weights file for reading bytes.
+
+    Args:
+      path: the file.
+      wanted: what it should be, for the error.
+
+    Raises:
+      CheckpointError: no such file, a folder or device, or one that may not be read.
+    """
+    try:
+        # Checked first: opening a named pipe waits until another program writes into it.
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            raise CheckpointError(f"{path}: wanted {wanted}. Received {'a folder' if stat.S_ISDIR(mode) else 'a device'}")
+        return open(path, "rb")
+    except OSError as e:
+        raise CheckpointError(f"{path}: {'no such file' if isinstance(e, FileNotFoundError) else e.strerror}") from e
 
 
 @contextlib.contextmanager

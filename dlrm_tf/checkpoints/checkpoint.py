@@ -1,7 +1,6 @@
 """`Checkpoint`: the tensors of a MindSpore `.ckpt` or of any `.safetensors`, read piece by piece in bounded memory."""
 
 import os
-import stat
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from dlrm_tf.checkpoints import ckpt_reader, safetensors
 from dlrm_tf.checkpoints.tensor_info import CHUNK_BYTES, TensorInfo, row_chunks, widen_bfloat16
 from dlrm_tf.errors import CheckpointError
-from dlrm_tf.files import StrPath
+from dlrm_tf.files import StrPath, open_regular
 
 # First bytes of files often mistaken for checkpoints -> what they are.
 FOREIGN = (
@@ -51,15 +50,7 @@ class Checkpoint:
 
     def __init__(self, path: StrPath) -> None:
         self.path = os.fspath(path)
-        try:
-            # Checked first: opening a named pipe waits until another program writes into it.
-            mode = os.stat(self.path).st_mode
-            if not stat.S_ISREG(mode):
-                received = "a folder" if stat.S_ISDIR(mode) else "a device"
-                raise CheckpointError(f"{self.path}: wanted a checkpoint file. Received {received}")
-            self._file = open(self.path, "rb")  # noqa: SIM115 - closed by close()
-        except FileNotFoundError as e:
-            raise CheckpointError(f"{self.path}: no such file") from e
+        self._file = open_regular(self.path, "a checkpoint file")
         try:
             self.size = os.fstat(self._file.fileno()).st_size
             self._open_index()

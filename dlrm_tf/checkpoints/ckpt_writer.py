@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 
@@ -44,20 +44,20 @@ def write_checkpoint(
     """
     checksum = 0
     with atomic_file(path) as temporary, open(temporary, "wb") as out:
+
+        def write(data: Union[bytes, memoryview]) -> None:
+            nonlocal checksum
+            out.write(data)
+            checksum = zlib.crc32(data, checksum) if crc else 0
+
         for info, chunks in tensors:
-            blocks = content_blocks(info, chunks, slice_bytes)
-            for begin in range(0, max(info.nbytes, 1), slice_bytes):
-                length = min(slice_bytes, info.nbytes - begin)
-                for data in (_entry_header(info, length), *([] if length else [b""])):
-                    out.write(data)
-                    checksum = zlib.crc32(data, checksum) if crc else 0
-                while length:
-                    block = next(blocks)
-                    out.write(block)
-                    checksum = zlib.crc32(block, checksum) if crc else 0
-                    length -= len(block)
-            for _ in blocks:
-                raise AssertionError("content_blocks yields exactly the tensor's bytes")
+            write(_entry_header(info, min(slice_bytes, info.nbytes)))
+            written = 0
+            for block in content_blocks(info, chunks, slice_bytes):
+                if written and written % slice_bytes == 0:
+                    write(_entry_header(info, min(slice_bytes, info.nbytes - written)))
+                write(block)
+                written += len(block)
         if crc:
             out.write(CRC_MARK + checksum.to_bytes(10, "big"))
 

@@ -1,5 +1,6 @@
 """One model's calls over gRPC."""
 
+import pathlib
 from collections.abc import Collection
 from typing import Any, Optional
 
@@ -18,6 +19,7 @@ from tensorflow_serving.apis import (
 from dlrm_tf.errors import ServingError
 from dlrm_tf.score.transport import Arrays, Tls, Transport, Unavailable
 from dlrm_tf.serving_api.config_files import read_model_config
+from dlrm_tf.serving_api.status import states
 from dlrm_tf.serving_api.tensors import to_array, to_proto
 
 
@@ -37,7 +39,8 @@ class GrpcTransport(Transport):
         else:
             if tls.server_name:
                 options.append(("grpc.ssl_target_name_override", tls.server_name))
-            credentials = grpc.ssl_channel_credentials(*(_read(path) for path in (tls.ca_file, tls.key_file, tls.cert_file)))
+            files = (tls.ca_file, tls.key_file, tls.cert_file)
+            credentials = grpc.ssl_channel_credentials(*(path and pathlib.Path(path).read_bytes() for path in files))
             self._channel = grpc.secure_channel(target, credentials, options)
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._model = model_service_pb2_grpc.ModelServiceStub(self._channel)
@@ -55,16 +58,7 @@ class GrpcTransport(Transport):
     def status(self, timeout: float) -> list[dict[str, Any]]:
         request = get_model_status_pb2.GetModelStatusRequest()
         self._fill(request.model_spec)
-        state = get_model_status_pb2.ModelVersionStatus.State
-        return [
-            {
-                "version": status.version,
-                "state": state.Name(status.state),
-                "error_code": status.status.error_code,
-                "error_message": status.status.error_message,
-            }
-            for status in self._call(self._model.GetModelStatus, request, timeout).model_version_status
-        ]
+        return states(self._call(self._model.GetModelStatus, request, timeout))
 
     def metadata(self, timeout: float) -> dict[str, Any]:
         request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
@@ -96,10 +90,3 @@ class GrpcTransport(Transport):
         except grpc.RpcError as e:
             kind = Unavailable if e.code() == grpc.StatusCode.UNAVAILABLE else ServingError
             raise kind(f"{self._target}, model {self._model_name}: {e.code().name}: {e.details()}") from e
-
-
-def _read(path: Optional[str]) -> Optional[bytes]:
-    if path is None:
-        return None
-    with open(path, "rb") as file:
-        return file.read()

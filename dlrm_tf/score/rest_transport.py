@@ -8,11 +8,13 @@ from typing import Any, Optional
 
 import numpy as np
 import urllib3
+from google.protobuf import json_format
 from tensorflow.core.framework import types_pb2
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusResponse
 
 from dlrm_tf.errors import ServingError
 from dlrm_tf.score.transport import Arrays, Tls, Transport, Unavailable
-from dlrm_tf.serving_api.status import code_number
+from dlrm_tf.serving_api.status import states
 from dlrm_tf.serving_api.tensors import numpy_dtype
 
 
@@ -60,15 +62,8 @@ class RestTransport(Transport):
         return self._dtypes[signature_name]
 
     def status(self, timeout: float) -> list[dict[str, Any]]:
-        return [
-            {
-                "version": int(status["version"]),
-                "state": status["state"],
-                "error_code": code_number(status["status"]["error_code"]),
-                "error_message": status["status"]["error_message"],
-            }
-            for status in self._call("GET", "", timeout)["model_version_status"]
-        ]
+        answer = self._call("GET", "", timeout)
+        return states(json_format.ParseDict(answer, GetModelStatusResponse(), ignore_unknown_fields=True))
 
     def metadata(self, timeout: float) -> dict[str, Any]:
         return self._call("GET", "/metadata", timeout)["metadata"]["signature_def"]["signature_def"]

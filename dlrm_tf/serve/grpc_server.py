@@ -1,6 +1,8 @@
 """The gRPC side of a server: its services, each call answered by the `ServerCore`; health, reflection and ports."""
 
+import functools
 import threading
+import types
 from collections.abc import Callable
 from typing import Any, Optional
 
@@ -48,11 +50,17 @@ class GrpcServer:
             options=list({**_CHANNEL_ARGUMENTS, **options.channel_arguments}.items()),
             maximum_concurrent_rpcs=threads + WAITING_CALLS,
         )
-        prediction = PredictionService(
-            core, as_content=options.enable_serialization_as_tensor_content, max_repeated=options.max_repeated_values
+        as_content, max_repeated = options.enable_serialization_as_tensor_content, options.max_repeated_values
+        prediction = _servicer(
+            Predict=lambda request: core.predict(ProtoPredict(request, as_content=as_content, max_repeated=max_repeated)),
+            Classify=core.classify,
+            Regress=core.regress,
+            MultiInference=core.multi_inference,
+            GetModelMetadata=core.get_model_metadata,
         )
+        model = _servicer(GetModelStatus=core.get_model_status, HandleReloadConfigRequest=core.reload_config)
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, self._server)
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(core), self._server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, self._server)
         services = [_PREDICTION, _MODEL, reflection.SERVICE_NAME]
         self._ended = threading.Event()
         self._health: Optional[health.HealthServicer] = None
@@ -96,42 +104,12 @@ class GrpcServer:
         self._reception.stop()
 
 
-class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Inference calls; `tensors` are the options of `ProtoPredict`."""
-
-    def __init__(self, core: ServerCore, **tensors: Any):
-        self._core, self._tensors = core, tensors
-
-    def Predict(self, request, context):
-        return _answer(context, self._core.predict, ProtoPredict(request, **self._tensors))
-
-    def Classify(self, request, context):
-        return _answer(context, self._core.classify, request)
-
-    def Regress(self, request, context):
-        return _answer(context, self._core.regress, request)
-
-    def MultiInference(self, request, context):
-        return _answer(context, self._core.multi_inference, request)
-
-    def GetModelMetadata(self, request, context):
-        return _answer(context, self._core.get_model_metadata, request)
+def _servicer(**methods: Callable) -> Any:
+    """A gRPC servicer, from the function of a request that answers each method."""
+    return types.SimpleNamespace(**{name: functools.partial(_answer, function) for name, function in methods.items()})
 
 
-class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """States of the models, and their configuration."""
-
-    def __init__(self, core: ServerCore):
-        self._core = core
-
-    def GetModelStatus(self, request, context):
-        return _answer(context, self._core.get_model_status, request)
-
-    def HandleReloadConfigRequest(self, request, context):
-        return _answer(context, self._core.reload_config, request)
-
-
-def _answer(context: grpc.ServicerContext, function: Callable, request: Any) -> Any:
+def _answer(function: Callable, request: Any, context: grpc.ServicerContext) -> Any:
     if not context.is_active():  # cancelled or timed out while it waited for a thread: nobody reads the answer
         context.abort(grpc.StatusCode.CANCELLED, "The call ended before its turn came")
     try:

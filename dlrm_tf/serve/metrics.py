@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import Metric
+from prometheus_client.core import UnknownMetricFamily
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # TF Serving's buckets: scale 10, power 1.8, 33 of them (up to about 20 minutes).
@@ -24,11 +24,11 @@ class _RequestCount:
             self._counts[model, status] += 1
 
     def collect(self):
-        metric = Metric(":tensorflow:serving:request_count", "The total number of requests.", "unknown")
+        name, text = ":tensorflow:serving:request_count", "The total number of requests."
+        metric = UnknownMetricFamily(name, text, labels=("model_name", "status"))
         with self._lock:
-            counts = dict(self._counts)
-        for (model, status), count in counts.items():
-            metric.add_sample(metric.name, {"model_name": model, "status": status}, count)
+            for labels, count in self._counts.items():
+                metric.add_metric(labels, count)
         yield metric
 
 

@@ -11,6 +11,8 @@ from dlrm_tf.serving_api.config_files import read_batching_parameters, read_mode
 from dlrm_tf.serving_api.config_protos import BatchingParameters
 from dlrm_tf.serving_api.limits import MAX_BATCH_SIZE, MAX_REPEATED_VALUES
 
+_LEAST = {"grpc_max_threads": 1, "rest_api_timeout_in_ms": 1, "rest_api_max_body_bytes": 1, "max_repeated_values": 0}
+
 
 def _flag(default: Any, text: str, metavar: Optional[str] = None, kind: Optional[type] = None) -> Any:
     """A field and its flag; `kind` is the flag's type where the default does not tell it."""
@@ -81,12 +83,10 @@ class ServerOptions:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 65536:
                 raise UsageError(f"--{name}: wanted a port from 0 to 65535. Received {value}")
-        for name in ("grpc_max_threads", "rest_api_timeout_in_ms", "rest_api_max_body_bytes"):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name}: wanted at least 1. Received {value}")
-        if self.max_repeated_values < 0:
-            raise UsageError(f"--max_repeated_values: wanted at least 0. Received {self.max_repeated_values}")
+            if value is not None and value < least:
+                raise UsageError(f"--{name}: wanted at least {least}. Received {value}")
         if self.rest_api_port and self.rest_api_port == self.port:
             raise UsageError(f"--rest_api_port: wanted another port than gRPC's --port. Received {self.port} for both")
         if self.batching_parameters_file and not self.enable_batching:

@@ -3,6 +3,7 @@
 import json
 import re
 import urllib.parse
+from typing import Any
 
 import grpc
 from google.protobuf import json_format
@@ -23,6 +24,11 @@ _WHICH = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _CALL = re.compile(rf"/v1/models/(?P<name>[^/:]+){_WHICH}:(?P<method>classify|regress|predict)", re.IGNORECASE | re.ASCII)
 _INFO = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_WHICH}(?P<metadata>/metadata)?", re.IGNORECASE | re.ASCII)
 
+# Method on tf.Examples -> class of its request, who answers it, and the answer's JSON.
+_EXAMPLES: dict[str, tuple[Any, Any, Any]] = {
+    "classify": (classification_pb2.ClassificationRequest, ServerCore.classify, rest_examples.classifications),
+    "regress": (regression_pb2.RegressionRequest, ServerCore.regress, rest_examples.regressions),
+}
 Code = grpc.StatusCode
 # http_server.cc: ToHTTPStatusCode.
 HTTP_STATUS = {
@@ -62,8 +68,7 @@ def answer(core: ServerCore, method: str, path: str, body: bytes) -> tuple[int, 
         spec = _model_spec(match)
         if method == "GET":
             return 200, _metadata(core, spec) if match["metadata"] else _status(core, spec)
-        call = {"predict": _predict, "classify": _classify, "regress": _regress}[match["method"].lower()]
-        return 200, call(core, spec, body)
+        return 200, _inference(core, match["method"].lower(), spec, body)
     except RequestError as e:
         return HTTP_STATUS.get(e.code, 500), error_body(e.message)
     except Exception as e:
@@ -89,20 +94,13 @@ def _model_spec(match: re.Match) -> model_pb2.ModelSpec:
     return spec
 
 
-def _predict(core: ServerCore, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
-    return core.predict(JsonPredict(spec, body))
-
-
-def _classify(core: ServerCore, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
-    request = classification_pb2.ClassificationRequest(model_spec=spec)
+def _inference(core: ServerCore, method: str, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
+    if method == "predict":
+        return core.predict(JsonPredict(spec, body))
+    make_request, answer_to, to_json = _EXAMPLES[method]
+    request = make_request(model_spec=spec)
     rest_examples.fill_request(body, request)
-    return rest_examples.classifications(core.classify(request, "REST").result)
-
-
-def _regress(core: ServerCore, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
-    request = regression_pb2.RegressionRequest(model_spec=spec)
-    rest_examples.fill_request(body, request)
-    return rest_examples.regressions(core.regress(request, "REST").result)
+    return to_json(answer_to(core, request, "REST").result)
 
 
 def _to_dict(message) -> dict:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
-from dlrm_tf.errors import ServingError
+from dlrm_tf.errors import ServingError, reason
 from dlrm_tf.serving_api.status import invalid_argument, runtime_error
 from dlrm_tf.serving_api.tensors import array_type_name, numpy_dtype, type_name
 
@@ -56,7 +56,7 @@ class Servable:
                 # TF1 control flow and reference variables: the single-threaded executor has no such operations.
                 self._load(0, intra_op_threads)
         except Exception as e:  # whatever a damaged file makes TensorFlow's loader raise
-            raise ServingError(f"{path}: the SavedModel does not load ({_first_line(e)})") from e
+            raise ServingError(f"{path}: the SavedModel does not load ({reason(e)})") from e
 
     def _load(self, inter_op_threads: int, intra_op_threads: int) -> None:
         config = tf.compat.v1.ConfigProto(
@@ -133,10 +133,6 @@ def _as_array(value) -> np.ndarray:
     if isinstance(value, np.ndarray):
         return value
     return np.array(value, object if isinstance(value, bytes) else None)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 @contextmanager

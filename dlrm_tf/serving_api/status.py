@@ -3,6 +3,7 @@
 from typing import Any
 
 import grpc
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusResponse, ModelVersionStatus
 
 # TensorFlow Serving cuts messages at 1024 characters so that they fit HTTP/2 trailers; here bytes, as other letters take more.
 MAX_MESSAGE = 1024
@@ -32,9 +33,17 @@ def _cut(message: str) -> str:
     return encoded[:MAX_MESSAGE].decode("utf-8", "ignore") + TRUNCATED
 
 
-def code_number(name: str) -> int:
-    """The number of a status code given by name, as protobuf's JSON has it."""
-    return grpc.StatusCode[name].value[0]
+def states(response: GetModelStatusResponse) -> list[dict[str, Any]]:
+    """A model's versions as dicts `{"version", "state", "error_code", "error_message"}`, in the response's order."""
+    return [
+        {
+            "version": entry.version,
+            "state": ModelVersionStatus.State.Name(entry.state),
+            "error_code": entry.status.error_code,
+            "error_message": entry.status.error_message,
+        }
+        for entry in response.model_version_status
+    ]
 
 
 def invalid_argument(message: str) -> RequestError:

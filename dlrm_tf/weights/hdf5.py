@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from dlrm_tf.errors import CheckpointError
-from dlrm_tf.files import StrPath
+from dlrm_tf.files import StrPath, open_regular
 from dlrm_tf.weights.hdf5_messages import CONTINUATION, Attributes, Bytes, Dataset, Message, Unreadable, parse_object
 from dlrm_tf.weights.lookup3 import lookup3
 
@@ -41,12 +41,7 @@ class File:
 
     def __init__(self, path: StrPath) -> None:
         self.path = os.fspath(path)
-        if os.path.exists(self.path) and not os.path.isfile(self.path):
-            raise CheckpointError(f"{self.path}: wanted a weights file. Received a folder or device")
-        try:
-            self._file = open(self.path, "rb")  # noqa: SIM115 - closed by close()
-        except OSError as e:
-            raise CheckpointError(f"{self.path}: {'no such file' if isinstance(e, FileNotFoundError) else e.strerror}") from e
+        self._file = open_regular(self.path, "a weights file")
         self.datasets: dict[str, Dataset] = {}
         self.group_attributes: dict[str, Attributes] = {}
         self._seen: set[int] = set()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from serving_models import refused
+from serving_models import failure, refused, served
 from waiting import PATIENCE, eventually
 
 from dlrm_tf.score import Client
@@ -103,6 +103,8 @@ def test_watchers_of_health_occupy_no_thread_and_are_not_cancelled(save_linear, 
         stopping = threading.Thread(target=server.stop, kwargs={"grace": PATIENCE})
         stopping.start()
         assert all(next(watcher).status == health_pb2.HealthCheckResponse.NOT_SERVING for watcher in watchers)
+        # Not before the server has told all: grpc_health's servicer may deadlock when a watcher leaves while it is being told.
+        eventually(lambda: failure(served, server.target, retries=0))
         for watcher in watchers:
             watcher.cancel()
         stopping.join(PATIENCE)
