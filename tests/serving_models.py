@@ -136,6 +136,11 @@ def example_model(tmp_path_factory):
     return str(base)
 
 
+def example(**features):
+    """A tf.Example of float features."""
+    return tf.train.Example(features={"feature": {name: {"float_list": {"value": [value]}} for name, value in features.items()}})
+
+
 def model(name, base, labels=(), policy="", platform='model_platform: "tensorflow"'):
     """A model of a models.config file, as text; `labels` are (label, version)."""
     text = "".join(f' version_labels {{ key: "{label}" value: {version} }}' for label, version in labels)

@@ -12,6 +12,25 @@ CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()
 
 
+# Path -> arguments of `Handler.answer`; where it redirects to; or its error. Other paths are methods of `Handler`.
+ANSWERS = {
+    "good": {},
+    "cuts": {"send": 70_000},
+    "cuts-at-once": {"send": 10},
+    "other-bytes": {"content": CONTENT[:-1] + b"?"},
+    "says-less": {"length": 1000},
+    "says-more": {"length": len(CONTENT) + 1000},
+    "gzipped": {"headers": [("Content-Encoding", "gzip")]},
+}
+MOVED = {
+    "redirects": "/good",
+    "redirects-to-file": "file:///etc/passwd",
+    "redirects-to-ftp": "ftp://127.0.0.1/x",
+    "circles": "/circles",
+}
+ERRORS = {"missing": 404}
+
+
 class Server(http.server.ThreadingHTTPServer):
     """Serves CONTENT; what is asked for by path says how it misbehaves."""
 
@@ -38,7 +57,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.ranges.append(start)
         self.server.paths.append(self.path)
         self.close_connection = True
-        getattr(self, path.replace("-", "_").split(".")[0])(start)
+        name = path.split(".")[0]
+        if name in ANSWERS:
+            self.answer(start, **ANSWERS[name])
+        elif name in MOVED:
+            self.move(MOVED[name])
+        elif name in ERRORS:
+            self.send_error(ERRORS[name])
+        else:
+            getattr(self, name.replace("-", "_"))(start)
 
     def answer(self, start, content=CONTENT, length=None, send=None, status=None, headers=()):
         """Answers with content from start on; `length` is what is said, `send` how much is sent."""
@@ -58,15 +85,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body if send is None else body[:send])
 
-    def good(self, start):
-        self.answer(start)
-
-    def cuts(self, start):
-        self.answer(start, send=70_000)
-
-    def cuts_at_once(self, start):
-        self.answer(start, send=10)
-
     def no_ranges(self, start):
         """Always sends all, cut the first time."""
         self.answer(0, send=100_000 if len(self.server.ranges) == 1 else None)
@@ -83,15 +101,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if self.server.released.wait(0.1):
                 break
             self.wfile.write(CONTENT[100_000 + i : 100_001 + i])
-
-    def other_bytes(self, start):
-        self.answer(start, content=CONTENT[:-1] + b"?")
-
-    def says_less(self, start):
-        self.answer(start, length=1000)
-
-    def says_more(self, start):
-        self.answer(start, length=len(CONTENT) + 1000)
 
     def wrong_range(self, start):
         """Asked for the rest it sends the beginning, and calls it that."""
@@ -110,28 +119,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.answer(start)
 
-    def missing(self, start):
-        self.send_error(404)
-
     def no_length(self, start):
         self.send_response(200)
         self.end_headers()
         self.wfile.write(CONTENT)
-
-    def gzipped(self, start):
-        self.answer(0, headers=[("Content-Encoding", "gzip")])
-
-    def redirects(self, start):
-        self.move("/good")
-
-    def redirects_to_file(self, start):
-        self.move("file:///etc/passwd")
-
-    def redirects_to_ftp(self, start):
-        self.move("ftp://127.0.0.1/x")
-
-    def circles(self, start):
-        self.move("/circles")
 
     def move(self, where):
         self.send_response(302)

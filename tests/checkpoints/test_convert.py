@@ -8,10 +8,11 @@ import h5py
 import numpy as np
 import pytest
 from numpy_logits import numpy_logits
+from tensors import read_tensors, table_bytes, write_tensors
 
 from dlrm_tf import DLRMConfig, convert
 from dlrm_tf.checkpoints.checkpoint import Checkpoint
-from dlrm_tf.checkpoints.ckpt_writer import array_tensor, write_checkpoint
+from dlrm_tf.checkpoints.ckpt_writer import write_checkpoint
 from dlrm_tf.checkpoints.dlrm_checkpoint import DLRMCheckpoint
 from dlrm_tf.checkpoints.names import MINDSPORE, weights_of
 from dlrm_tf.checkpoints.reference import logits
@@ -30,45 +31,33 @@ RUNS = [(name, stage) for name in ("tiny", "hub_layout") for stage in ("init", "
 def rewritten(golden_ckpt, tmp_path):
     """Function that writes tiny.init.ckpt again with some tensors replaced (None: dropped) and some added."""
 
-    def write(changes, drop_state=True):
-        with Checkpoint(golden_ckpt("tiny", "init")) as checkpoint:
-            tensors = {n: checkpoint.read(n) for n in checkpoint.names if not drop_state or not n.startswith(("accum.", "stat."))}
-        tensors.update(changes)
-        path = tmp_path / "changed.ckpt"
-        write_checkpoint(path, [array_tensor(n, a) for n, a in tensors.items() if a is not None])
-        return path
+    def write(changes):
+        tensors = {**read_tensors(golden_ckpt("tiny", "init")), **changes}
+        tensors = {n: a for n, a in tensors.items() if a is not None and not n.startswith(("accum.", "stat."))}
+        write_tensors(tmp_path / "changed.ckpt", tensors)
+        return tmp_path / "changed.ckpt"
 
     return write
 
 
-def last_batch(run):
-    return run["dense"][-1], run["categorical"][-1]
-
-
 @pytest.mark.parametrize("name,stage", RUNS)
-def test_source_tensors_give_mindspores_probabilities(golden_ckpt, golden_run, name, stage):
+def test_source_and_converted_file_give_mindspores_probabilities(golden_ckpt, golden_run, tmp_path, name, stage):
     _, run = golden_run(name)
+    rows, target = (run["dense"][-1], run["categorical"][-1]), tmp_path / "m.weights.h5"
     with DLRMCheckpoint(golden_ckpt(name, stage)) as source:
 
         def weight(part, index, kind, ids):
             return source.dense(part, index)[kind == "bias"] if ids is None else source.gather(index, ids)
 
-        probabilities = sigmoid(logits(source.config, weight, *last_batch(run)))
-    np.testing.assert_allclose(probabilities, run[f"prob_{stage}"], rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("name,stage", RUNS)
-def test_converted_file_gives_mindspores_probabilities(golden_ckpt, golden_run, tmp_path, name, stage):
-    _, run = golden_run(name)
-    target = tmp_path / "m.weights.h5"
+        of_source = logits(source.config, weight, *rows)
     done = convert(golden_ckpt(name, stage), target, quiet=True)
     assert done.config.categorical_feature_sizes == DLRMConfig.preset("tiny").categorical_feature_sizes
     with WeightsReader(target) as reader:
         assert reader.attributes["source_sha256"] == sha256_file(golden_ckpt(name, stage))
         for f, size in enumerate(reader.config.categorical_feature_sizes):
             assert not reader.rows(f, size, size + 1).any()
-    probabilities = sigmoid(numpy_logits(target, *last_batch(run)))
-    np.testing.assert_allclose(probabilities, run[f"prob_{stage}"], rtol=0, atol=1e-6)
+    for came in (of_source, numpy_logits(target, *rows)):
+        np.testing.assert_allclose(sigmoid(came), run[f"prob_{stage}"], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
@@ -85,20 +74,16 @@ def test_there_and_back_is_bit_exact(golden_ckpt, tmp_path, suffix, crc):
         assert sorted(b.names) == sorted(names)
         for n in names:
             assert a.read(n).tobytes() == b.read(n).tobytes(), n
-    with h5py.File(there) as a, h5py.File(again) as b:
-        assert a["embedding/vars/0"][...].tobytes() == b["embedding/vars/0"][...].tobytes()
+    assert table_bytes(there) == table_bytes(again)
 
 
 @pytest.mark.parametrize("slice_bytes", [100, 4096, 10_000])
 def test_slices_that_end_within_a_row(golden_ckpt, tmp_path, slice_bytes):
     source = golden_ckpt("hub_layout", "trained")
-    with Checkpoint(source) as checkpoint:
-        tensors = [array_tensor(n, checkpoint.read(n)) for n in checkpoint.names[:40]]
-    write_checkpoint(tmp_path / "s.ckpt", tensors, slice_bytes=slice_bytes)
+    write_tensors(tmp_path / "s.ckpt", dict(list(read_tensors(source).items())[:40]), slice_bytes=slice_bytes)
     convert(source, tmp_path / "a.weights.h5", quiet=True)
     convert(tmp_path / "s.ckpt", tmp_path / "b.weights.h5", quiet=True)
-    with WeightsReader(tmp_path / "a.weights.h5") as a, WeightsReader(tmp_path / "b.weights.h5") as b:
-        assert a.table(0, a.config.table_rows).tobytes() == b.table(0, b.config.table_rows).tobytes()
+    assert table_bytes(tmp_path / "a.weights.h5") == table_bytes(tmp_path / "b.weights.h5")
 
 
 def test_copied_rows_stay_in_their_block(tmp_path):
@@ -118,18 +103,16 @@ def test_copied_rows_stay_in_their_block(tmp_path):
 
 
 def test_wrapped_names(golden_ckpt, tmp_path):
-    with Checkpoint(golden_ckpt("tiny", "trained")) as checkpoint:
-        tensors = []
-        for n in checkpoint.names:
-            head, dot, tail = n.partition(".")
-            wrapped = f"{head}.network.{tail}" if head in ("accum", "stat") else f"network.{n}" if dot else n
-            tensors.append(array_tensor(wrapped, checkpoint.read(n)))
-        write_checkpoint(tmp_path / "w.ckpt", tensors)
+    def wrapped(name):
+        head, dot, tail = name.partition(".")
+        return f"{head}.network.{tail}" if head in ("accum", "stat") else f"network.{name}" if dot else name
+
+    tensors = read_tensors(golden_ckpt("tiny", "trained"))
+    write_tensors(tmp_path / "w.ckpt", {wrapped(name): array for name, array in tensors.items()})
     done = convert(tmp_path / "w.ckpt", tmp_path / "w.weights.h5", quiet=True)
     convert(golden_ckpt("tiny", "trained"), tmp_path / "p.weights.h5", quiet=True)
     assert any("network." in note for note in done.notes)
-    with WeightsReader(tmp_path / "w.weights.h5") as a, WeightsReader(tmp_path / "p.weights.h5") as b:
-        assert a.table(0, a.config.table_rows).tobytes() == b.table(0, b.config.table_rows).tobytes()
+    assert table_bytes(tmp_path / "w.weights.h5") == table_bytes(tmp_path / "p.weights.h5")
 
 
 @pytest.mark.parametrize("dtype", ["Float16", "BFloat16", "Float64"])
@@ -202,11 +185,7 @@ def test_damaged_by_its_checksum(rewritten, golden_ckpt, tmp_path):
     assert (tmp_path / "a.weights.h5").read_bytes() == before
 
 
-def test_no_room_is_said_before_the_work(golden_ckpt, tmp_path, monkeypatch):
-    import collections
-    import shutil
-
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: collections.namedtuple("usage", "total used free")(10, 9, 1))
+def test_no_room_is_said_before_the_work(golden_ckpt, tmp_path, no_room):
     with pytest.raises(DLRMError, match="GB free"):
         convert(golden_ckpt("tiny", "init"), tmp_path / "x.weights.h5", quiet=True)
 

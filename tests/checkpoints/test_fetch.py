@@ -105,15 +105,10 @@ def test_refused(get, tmp_path, path):
     assert os.listdir(tmp_path) == [f".x.ckpt.{SHA[:12]}.part"] * kept
 
 
-def test_next_mirror_goes_on_where_the_first_one_stopped(get, server, tmp_path):
-    assert get("missing", "cuts-at-once", "good") == server.url("good")
-    assert server.ranges == [0, 0, 10, 20, 30, 40, 50]
-    assert_complete(tmp_path)
-
-
-def test_next_mirror_starts_over_after_other_bytes(get, server, tmp_path):
-    assert get("other-bytes", "good") == server.url("good")
-    assert server.ranges == [0, 0]
+@pytest.mark.parametrize("bad, ranges", [(["missing", "cuts-at-once"], [0, 0, 10, 20, 30, 40, 50]), (["other-bytes"], [0, 0])])
+def test_next_mirror_goes_on_or_starts_over_after_other_bytes(get, server, tmp_path, bad, ranges):
+    assert get(*bad, "good") == server.url("good")
+    assert server.ranges == ranges
     assert_complete(tmp_path)
 
 
@@ -239,10 +234,7 @@ def test_second_fetch_at_once_is_refused(get, tmp_path):
             get("good")
 
 
-def test_no_room(get, tmp_path, monkeypatch):
-    import collections
-
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: collections.namedtuple("usage", "total used free")(10, 9, 1))
+def test_no_room(get, no_room):
     with pytest.raises(DLRMError, match="GB free"):
         get("good")
 

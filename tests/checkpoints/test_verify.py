@@ -6,11 +6,10 @@ import os
 import h5py
 import numpy as np
 import pytest
+from tensors import read_tensors, write_tensors
 
 from dlrm_tf import DLRMConfig, convert
 from dlrm_tf.checkpoints import verify as verify_module
-from dlrm_tf.checkpoints.checkpoint import Checkpoint
-from dlrm_tf.checkpoints.ckpt_writer import array_tensor, write_checkpoint
 from dlrm_tf.checkpoints.parity import logit_differences
 from dlrm_tf.checkpoints.sample import read_sample
 from dlrm_tf.checkpoints.verify import verify
@@ -18,6 +17,13 @@ from dlrm_tf.cli.main import main
 from dlrm_tf.errors import CheckpointError, DataError
 
 TINY = DLRMConfig.preset("tiny")
+
+
+@pytest.fixture
+def converted(golden_ckpt, tmp_path):
+    """A golden checkpoint and its weights file."""
+    convert(golden_ckpt("tiny", "trained"), tmp_path / "m.weights.h5", quiet=True)
+    return golden_ckpt("tiny", "trained"), tmp_path / "m.weights.h5"
 
 
 @pytest.mark.parametrize("name,stage", [("tiny", "trained"), ("hub_layout", "init"), ("hub_layout", "trained")])
@@ -43,9 +49,8 @@ def test_torchs_layout_passes(golden_dir, tmp_path):
         ("top_mlp/_sublayers/dense_1/vars/1", "top_mlp.1.bias"),
     ],
 )
-def test_one_changed_bit_fails(golden_ckpt, tmp_path, path, name):
-    source, target = golden_ckpt("tiny", "trained"), tmp_path / "m.weights.h5"
-    convert(source, target, quiet=True)
+def test_one_changed_bit_fails(converted, path, name):
+    source, target = converted
     with h5py.File(target, "r+") as f:
         flat = f[path][...]
         flat.view(np.uint32).flat[0] ^= 1
@@ -57,9 +62,8 @@ def test_one_changed_bit_fails(golden_ckpt, tmp_path, path, name):
 
 
 @pytest.mark.parametrize("wrong", [np.nan, 1e-3])
-def test_a_wrong_network_fails_though_the_tensors_are_equal(golden_ckpt, tmp_path, monkeypatch, wrong):
-    source, target = golden_ckpt("tiny", "trained"), tmp_path / "m.weights.h5"
-    convert(source, target, quiet=True)
+def test_a_wrong_network_fails_though_the_tensors_are_equal(converted, monkeypatch, wrong):
+    source, target = converted
     keras_logits = verify_module._keras_logits
     monkeypatch.setattr(verify_module, "_keras_logits", lambda *args: keras_logits(*args) + wrong)
     parity = verify(source, target, sample=10, quiet=True)
@@ -78,10 +82,9 @@ def test_a_wrong_network_fails_though_the_tensors_are_equal(golden_ckpt, tmp_pat
 )
 def test_nan_and_infinity_of_the_checkpoint_itself(golden_ckpt, tmp_path, capsys, name, value, rows):
     source, target = tmp_path / "odd.ckpt", tmp_path / "m.weights.h5"
-    with Checkpoint(golden_ckpt("tiny", "trained")) as checkpoint:
-        tensors = {n: checkpoint.read(n).copy() for n in checkpoint.names}
+    tensors = read_tensors(golden_ckpt("tiny", "trained"))
     tensors[name].flat[0] = value
-    write_checkpoint(source, [array_tensor(n, a) for n, a in tensors.items()])
+    write_tensors(source, tensors)
     assert main(["convert", str(source), "-o", str(target), "--verify", "100"]) == 0
     out, err = capsys.readouterr()
     assert f"the checkpoint itself has NaN or infinity in {name} (1)" in out and "Warning" not in err
@@ -129,9 +132,8 @@ def test_samples(tmp_path, golden_run):
         read_sample(tmp_path / "o.npz", TINY)
 
 
-def test_out_of_vocabulary_rows_agree(golden_ckpt, golden_run, tmp_path):
-    source, target = golden_ckpt("tiny", "trained"), tmp_path / "m.weights.h5"
-    convert(source, target, quiet=True)
+def test_out_of_vocabulary_rows_agree(converted, tmp_path):
+    source, target = converted
     dense, categorical = read_sample("50", TINY)
     categorical[::2, 1] = TINY.categorical_feature_sizes[1]
     np.savez(tmp_path / "s.npz", dense=dense, categorical=categorical)

@@ -1,6 +1,8 @@
 """Dynamic batching: same answers as alone, and TensorFlow Serving's limits and messages."""
 
+import contextlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -17,6 +19,7 @@ from dlrm_tf.serving_api.config_protos import BatchingParameters
 from dlrm_tf.serving_api.status import RequestError, invalid_argument
 
 FEEDS, FETCHES = ("x:0",), ("y:0",)
+POOL = ThreadPoolExecutor(64)
 
 
 def parameters(allowed=(), pad=False, **values):
@@ -48,27 +51,6 @@ def batched(servable, threads=1, **values):
     return BatchedServable(servable, parameters(**values), slots=threading.Semaphore(threads), observe=lambda rows: None)
 
 
-def start(function, *arguments):
-    """Runs `function` on a thread; gives a function that waits for the result (or the error it raised)."""
-    outcome = []
-
-    def call():
-        try:
-            outcome.append(function(*arguments))
-        except RequestError as e:
-            outcome.append(e)
-
-    thread = threading.Thread(target=call)
-    thread.start()
-
-    def wait():
-        thread.join(120)
-        assert not thread.is_alive()
-        return outcome[0]
-
-    return wait
-
-
 def wait_until_queued(subject, rows):
     def queued():
         with subject._lock:
@@ -77,17 +59,18 @@ def wait_until_queued(subject, rows):
     eventually(queued)
 
 
-def held(graph, subject):
-    """Occupies the only batch slot; gives a function that lets go and waits."""
+@contextlib.contextmanager
+def held(graph, subject, rows):
+    """Occupies the only batch slot until, at the end of the block, `rows` rows wait."""
     graph.open.clear()
-    first = start(subject.run, FEEDS, [np.zeros(1)], FETCHES)
+    first = POOL.submit(subject.run, FEEDS, [np.zeros(1)], FETCHES)
     graph.entered.acquire()
-
-    def release():
+    try:
+        yield
+        wait_until_queued(subject, rows)
+    finally:
         graph.open.set()
-        first()
-
-    return release
+    first.result(120)
 
 
 def test_a_lone_request_runs_at_once_and_alone():
@@ -99,11 +82,9 @@ def test_a_lone_request_runs_at_once_and_alone():
 def test_requests_waiting_for_a_slot_become_one_batch_each_with_its_own_rows():
     graph = Doubling()
     subject = batched(graph, max_batch_size=8)
-    release = held(graph, subject)
-    waiting = [start(subject.run, FEEDS, [np.full(size, float(size))], FETCHES) for size in (1, 2, 3)]
-    wait_until_queued(subject, 6)
-    release()
-    assert [wait()[0].tolist() for wait in waiting] == [[2.0], [4.0, 4.0], [6.0, 6.0, 6.0]]
+    with held(graph, subject, 6):
+        waiting = [POOL.submit(subject.run, FEEDS, [np.full(size, float(size))], FETCHES) for size in (1, 2, 3)]
+    assert [wait.result(120)[0].tolist() for wait in waiting] == [[2.0], [4.0, 4.0], [6.0, 6.0, 6.0]]
     assert graph.sizes == [1, 6] and not subject._queues
 
 
@@ -117,11 +98,9 @@ def test_batches_are_padded_to_an_allowed_size_with_the_first_row():
 def test_one_bad_request_fails_alone():
     graph = Doubling()
     subject = batched(graph, max_batch_size=8)
-    release = held(graph, subject)
-    waiting = [start(subject.run, FEEDS, [np.array([value])], FETCHES) for value in (1.0, -1.0, 3.0)]
-    wait_until_queued(subject, 3)
-    release()
-    good, bad, other = (wait() for wait in waiting)
+    with held(graph, subject, 3):
+        waiting = [POOL.submit(subject.run, FEEDS, [np.array([value])], FETCHES) for value in (1.0, -1.0, 3.0)]
+    good, bad, other = (wait.exception(120) or wait.result() for wait in waiting)
     assert good[0].tolist() == [2] and other[0].tolist() == [6]
     assert isinstance(bad, RequestError) and bad.message == "negative"
 
@@ -129,13 +108,11 @@ def test_one_bad_request_fails_alone():
 def test_other_shapes_and_types_never_share_a_batch():
     graph = Doubling()
     subject = batched(graph, threads=1, max_batch_size=8)
-    release = held(graph, subject)
-    arrays = [np.ones((1, 2)), np.ones((1, 3)), np.ones((1, 2), np.float32), np.ones((1, 2))]
-    waiting = [start(subject.run, FEEDS, [array], FETCHES) for array in arrays]
-    wait_until_queued(subject, 4)
-    release()
+    with held(graph, subject, 4):
+        arrays = [np.ones((1, 2)), np.ones((1, 3)), np.ones((1, 2), np.float32), np.ones((1, 2))]
+        waiting = [POOL.submit(subject.run, FEEDS, [array], FETCHES) for array in arrays]
     for wait, array in zip(waiting, arrays):
-        (y,) = wait()
+        (y,) = wait.result(120)
         assert y.shape == array.shape and y.dtype == array.dtype
     assert sorted(graph.sizes) == [1, 1, 1, 2]
 
@@ -143,24 +120,21 @@ def test_other_shapes_and_types_never_share_a_batch():
 def test_variable_lengths_are_padded_when_asked_for():
     graph = Doubling()
     subject = batched(graph, max_batch_size=8, pad=True)
-    release = held(graph, subject)
-    waiting = [start(subject.run, FEEDS, [np.ones((1, size))], FETCHES) for size in (1, 3)]
-    wait_until_queued(subject, 2)
-    release()
-    assert [wait()[0].tolist() for wait in waiting] == [[[2, 0, 0]], [[2, 2, 2]]]
+    with held(graph, subject, 2):
+        waiting = [POOL.submit(subject.run, FEEDS, [np.ones((1, size))], FETCHES) for size in (1, 3)]
+    assert [wait.result(120)[0].tolist() for wait in waiting] == [[[2, 0, 0]], [[2, 2, 2]]]
 
 
 def test_a_full_queue_is_unavailable():
     graph = Doubling()
     subject = batched(graph, max_batch_size=2, max_enqueued_batches=1)
-    release = held(graph, subject)
-    waiting = start(subject.run, FEEDS, [np.ones(2)], FETCHES)
-    wait_until_queued(subject, 2)
-    with pytest.raises(RequestError, match="The batch scheduling queue to which this task was submitted is full") as caught:
-        subject.run(FEEDS, [np.ones(1)], FETCHES)
-    assert caught.value.code == grpc.StatusCode.UNAVAILABLE
-    release()
-    assert waiting()[0].tolist() == [2, 2]
+    with held(graph, subject, 2):
+        waiting = POOL.submit(subject.run, FEEDS, [np.ones(2)], FETCHES)
+        wait_until_queued(subject, 2)
+        with pytest.raises(RequestError, match="The batch scheduling queue to which this task was submitted is full") as caught:
+            subject.run(FEEDS, [np.ones(1)], FETCHES)
+        assert caught.value.code == grpc.StatusCode.UNAVAILABLE
+    assert waiting.result(120)[0].tolist() == [2, 2]
 
 
 def test_too_many_rows_are_refused_or_split():
@@ -175,8 +149,8 @@ def test_too_many_rows_are_refused_or_split():
 def test_a_full_batch_does_not_wait_for_the_timeout():
     graph = Doubling()
     subject = batched(graph, max_batch_size=2, batch_timeout_micros=600_000_000)
-    waiting = [start(subject.run, FEEDS, [np.ones(1)], FETCHES) for _ in range(2)]
-    assert [wait()[0].tolist() for wait in waiting] == [[2], [2]] and graph.sizes == [2]
+    waiting = [POOL.submit(subject.run, FEEDS, [np.ones(1)], FETCHES) for _ in range(2)]
+    assert [wait.result(120)[0].tolist() for wait in waiting] == [[2], [2]] and graph.sizes == [2]
 
 
 @pytest.mark.parametrize(
@@ -212,9 +186,9 @@ def test_an_output_without_the_batch_dimension_is_refused():
 def test_whatever_waits_together_gets_its_own_answer(sizes, threads, timeout, allowed):
     graph = Doubling()
     subject = batched(graph, threads, max_batch_size=6, batch_timeout_micros=timeout, allowed=allowed, max_enqueued_batches=100)
-    waiting = [start(subject.run, FEEDS, [np.full((size, 2), float(i))], FETCHES) for i, size in enumerate(sizes)]
+    waiting = [POOL.submit(subject.run, FEEDS, [np.full((size, 2), float(i))], FETCHES) for i, size in enumerate(sizes)]
     for i, (wait, size) in enumerate(zip(waiting, sizes)):
-        np.testing.assert_array_equal(wait()[0], np.full((size, 2), 2.0 * i))
+        np.testing.assert_array_equal(wait.result(120)[0], np.full((size, 2), 2.0 * i))
     assert max(graph.sizes) <= 6 and not subject._queues
 
 
@@ -225,9 +199,9 @@ def test_server_with_batching_answers_many_callers_as_without(save_linear, tmp_p
     rows = [(rng.normal(size=(n, 13)).astype(np.float32), rng.integers(0, 2, (n, 26), np.int32)) for n in range(1, 33)]
     options = {"enable_batching": True, "batching_parameters_file": str(file)}
     with ModelServer(model_name="dlrm", model_base_path=base, **options) as server, Client(server.target) as client:
-        waiting = [start(client.score, *row) for row in rows]
+        waiting = [POOL.submit(client.score, *row) for row in rows]
         for wait, (dense, categorical) in zip(waiting, rows):
-            np.testing.assert_allclose(wait(), 1 / (1 + np.exp(-(dense.sum(1) + categorical.sum(1) + 1))), rtol=1e-5)
+            np.testing.assert_allclose(wait.result(120), 1 / (1 + np.exp(-(dense.sum(1) + categorical.sum(1) + 1))), rtol=1e-5)
         with pytest.raises(ServingError, match="Task size 65 is larger than maximum input batch size 64"):
             client.score(np.zeros((65, 13)), np.zeros((65, 26), np.int32))
         page = server.metrics.page().decode()

@@ -1,10 +1,12 @@
 """Classify, Regress and MultiInference on tf.Examples, over gRPC."""
 
+import functools
+
 import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from serving_models import refused
+from serving_models import example, refused
 from tensorflow_serving.apis import classification_pb2, inference_pb2, prediction_service_pb2_grpc, regression_pb2
 
 from dlrm_tf.serve import ModelServer
@@ -21,28 +23,19 @@ def stub(example_model):
         yield prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
 
-def example(**features):
-    lists = {name: tf.train.Feature(float_list=tf.train.FloatList(value=[value])) for name, value in features.items()}
-    return tf.train.Example(features=tf.train.Features(feature=lists))
-
-
 def request(kind, signature, xs=(1.0, -2.0), context=None):
     result = kind()
     result.model_spec.name, result.model_spec.signature_name = "m", signature
-    if context is None:
-        result.input.example_list.examples.extend(example(x=x) for x in xs)
-    else:
-        result.input.example_list_with_context.context.CopyFrom(context)
-        result.input.example_list_with_context.examples.extend(example(x=x) for x in xs)
+    examples = result.input.example_list
+    if context is not None:
+        examples = result.input.example_list_with_context
+        examples.context.CopyFrom(context)
+    examples.examples.extend(example(x=x) for x in xs)
     return result
 
 
-def classification(*arguments, **keywords):
-    return request(classification_pb2.ClassificationRequest, *arguments, **keywords)
-
-
-def regression(*arguments, **keywords):
-    return request(regression_pb2.RegressionRequest, *arguments, **keywords)
+classification = functools.partial(request, classification_pb2.ClassificationRequest)
+regression = functools.partial(request, regression_pb2.RegressionRequest)
 
 
 def sigmoid(x):

@@ -2,14 +2,14 @@
 
 import gzip
 import json
-import logging
 import socket
 import zlib
 
 import numpy as np
 import pytest
 import urllib3
-from hypothesis import HealthCheck, example, given, settings
+from hostile import FUZZ, assert_no_defect
+from hypothesis import example, given
 from hypothesis import strategies as st
 from serving_models import config_text, model
 from waiting import eventually
@@ -63,17 +63,9 @@ def others_are_served_as_before(server, pool, caplog):
     yield
     response = post(pool, server, body)
     assert response.status == 200 and response.data == expected
-    defects = [
-        record
-        for record in caplog.records
-        if record.name.startswith(("dlrm_tf.serve", "aiohttp", "asyncio")) and record.levelno >= logging.ERROR
-    ]
-    assert not defects, defects[0].getMessage()
+    assert_no_defect(caplog)
 
 
-FUZZ = settings(
-    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
 SCALARS = (
     st.none()
     | st.booleans()

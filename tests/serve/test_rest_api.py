@@ -1,5 +1,6 @@
 """REST: routes, JSON both ways, statuses and messages as TensorFlow Serving's own tests have them."""
 
+import functools
 import json
 import math
 
@@ -61,47 +62,52 @@ def call(server):
     return call
 
 
+@pytest.fixture
+def predict(call):
+    return functools.partial(call, "POST", "/v1/models/m:predict")
+
+
 @pytest.mark.parametrize("which", ["", "/versions/123", "/labels/stable"])
 def test_predict_rows_of_one_input(call, which):
     assert call("POST", f"/v1/models/m{which}:predict", {"instances": [1.0, 2.0, 5]}) == (200, {"predictions": [2.5, 3.0, 4.5]})
 
 
-def test_predict_columns_of_one_input(call):
-    assert call("POST", "/v1/models/m:predict", {"inputs": [1.0]}) == (200, {"outputs": [2.5]})
-    assert call("POST", "/v1/models/m:predict", {"inputs": {"x": [1.0]}}) == (200, {"outputs": [2.5]})
+def test_predict_columns_of_one_input(predict):
+    assert predict({"inputs": [1.0]}) == (200, {"outputs": [2.5]})
+    assert predict({"inputs": {"x": [1.0]}}) == (200, {"outputs": [2.5]})
 
 
-def test_several_inputs_need_objects_and_come_back_as_objects(call):
+def test_several_inputs_need_objects_and_come_back_as_objects(predict):
     rows = [{"text": "a", "number": 1, "flag": True}, {"text": {"b64": "/w=="}, "number": -2, "flag": False}]
-    status, answer = call("POST", "/v1/models/m:predict", {"signature_name": "echo", "instances": rows})
+    status, answer = predict({"signature_name": "echo", "instances": rows})
     assert status == 200
     assert answer["predictions"] == [
         {"flag": True, "number": 1, "text": "a", "text_bytes": {"b64": "YQ=="}},
         {"flag": False, "number": -2, "text": "\ufffd", "text_bytes": {"b64": "/w=="}},
     ]
     columns = {"text": [["a", "b"]], "number": 7, "flag": []}
-    status, answer = call("POST", "/v1/models/m:predict", {"signature_name": "echo", "inputs": columns})
+    status, answer = predict({"signature_name": "echo", "inputs": columns})
     expected = {"flag": [], "number": 7, "text": [["a", "b"]], "text_bytes": [[{"b64": "YQ=="}, {"b64": "Yg=="}]]}
     assert (status, answer) == (200, {"outputs": expected})
 
 
-def test_nan_and_infinities_are_literals_both_ways(call):
+def test_nan_and_infinities_are_literals_both_ways(predict):
     body = b'{"signature_name": "double", "inputs": [NaN, Infinity, -Infinity, 1e300]}'
-    status, answer = call("POST", "/v1/models/m:predict", body)
+    status, answer = predict(body)
     double, half = answer["outputs"]["double"], answer["outputs"]["half"]
     assert status == 200 and math.isnan(double[0]) and double[1:] == [math.inf, -math.inf, 1e300]
     assert math.isnan(half[0]) and half[3] == math.inf
 
 
-def test_float32_is_written_with_its_own_digits(call):
+def test_float32_is_written_with_its_own_digits(predict):
     value = float(np.float32(0.1))
-    _, answer = call("POST", "/v1/models/m:predict", {"inputs": [value]})
+    _, answer = predict({"inputs": [value]})
     assert repr(answer["outputs"][0]) == str(np.float32(0.5) * np.float32(value) + np.float32(2))
 
 
-def test_large_bodies_are_refused(call):
+def test_large_bodies_are_refused(predict):
     limit = "Request body is larger than 1048576 bytes (--rest_api_max_body_bytes)"
-    assert call("POST", "/v1/models/m:predict", b" " * (1 << 21)) == (413, {"error": limit})
+    assert predict(b" " * (1 << 21)) == (413, {"error": limit})
 
 
 @pytest.mark.parametrize(
@@ -145,8 +151,8 @@ def test_large_bodies_are_refused(call):
         ({"signature_name": "echo", "inputs": {"text": {"b64": "?"}, "number": 1, "flag": True}}, "Unable to base64 decode"),
     ],
 )
-def test_wrong_predict_bodies(call, body, message):
-    code, answer = call("POST", "/v1/models/m:predict", body)
+def test_wrong_predict_bodies(predict, body, message):
+    code, answer = predict(body)
     assert code == 400 and list(answer) == ["error"] and message in answer["error"]
 
 

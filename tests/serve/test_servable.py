@@ -1,6 +1,7 @@
 """One loaded version: any SavedModel, its calls compiled a bounded number of times."""
 
 import gc
+import shutil
 import threading
 import weakref
 
@@ -143,23 +144,25 @@ def test_close_lets_the_model_go(save_linear):
     assert graph() is None
 
 
-@pytest.mark.parametrize("damage", ["empty", "garbage", "cut", "no variables", "tags"])
+def other_tags(path):
+    proto = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    proto.meta_graphs[0].meta_info_def.tags[:] = ["train"]
+    (path / "saved_model.pb").write_bytes(proto.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: (path / "saved_model.pb").write_bytes(b""),
+        lambda path: (path / "saved_model.pb").write_bytes(b"\xff" * 100),
+        lambda path: (path / "saved_model.pb").write_bytes((path / "saved_model.pb").read_bytes()[:-100]),
+        lambda path: shutil.rmtree(path / "variables"),
+        other_tags,
+    ],
+    ids=["empty", "garbage", "cut", "no variables", "tags"],
+)
 def test_damaged_models_say_which(save_linear, tmp_path, damage):
-    path = tmp_path / "dlrm" / "1"
     save_linear(1)
-    file = path / "saved_model.pb"
-    if damage == "empty":
-        file.write_bytes(b"")
-    elif damage == "garbage":
-        file.write_bytes(b"\xff" * 100)
-    elif damage == "cut":
-        file.write_bytes(file.read_bytes()[:-100])
-    elif damage == "no variables":
-        for variable in (path / "variables").iterdir():
-            variable.unlink()
-    elif damage == "tags":
-        proto = saved_model_pb2.SavedModel.FromString(file.read_bytes())
-        proto.meta_graphs[0].meta_info_def.tags[:] = ["train"]
-        file.write_bytes(proto.SerializeToString())
+    damage(tmp_path / "dlrm" / "1")
     with pytest.raises(ServingError, match="dlrm/1: the SavedModel does not load"):
-        Servable(str(path))
+        Servable(str(tmp_path / "dlrm" / "1"))

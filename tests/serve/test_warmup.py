@@ -2,7 +2,7 @@
 
 import pytest
 import tensorflow as tf
-from serving_models import INPUTS
+from serving_models import INPUTS, example
 from tensorflow_serving.apis import prediction_log_pb2
 
 from dlrm_tf.errors import ServingError
@@ -42,11 +42,10 @@ def test_warm_up_runs_before_a_version_serves(save_linear, tmp_path, monkeypatch
 def test_warm_up_of_every_kind_of_call(example_model):
     assert set(_ANSWER) == {"predict_log", "classify_log", "regress_log", "multi_inference_log"}
     loaded = Servable(example_model + "/3")
-    example = tf.train.Example(features=tf.train.Features(feature={"x": tf.train.Feature(float_list={"value": [1.0]})}))
     for kind, signature in (("classify_log", "classify"), ("regress_log", "regress")):
         request = getattr(prediction_log_pb2.PredictionLog(), kind).request
         request.model_spec.signature_name = signature
-        request.input.example_list.examples.add().CopyFrom(example)
+        request.input.example_list.examples.append(example(x=1.0))
         assert _ANSWER[kind](loaded, 3, request).result.ByteSize()
     loaded.close()
 
