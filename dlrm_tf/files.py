@@ -130,6 +130,24 @@ def open_regular(path: str, wanted: str) -> io.BufferedReader:
         raise CheckpointError(f"{path}: {'no such file' if isinstance(e, FileNotFoundError) else e.strerror}") from e
 
 
+def read_into(file: io.BufferedReader, view: memoryview, where: str) -> None:
+    """Fills `view` with the bytes at the file's position.
+
+    Args:
+      file: opened by `open_regular`.
+      view: of bytes.
+      where: what is read, for the error.
+
+    Raises:
+      CheckpointError: the file ends too early.
+    """
+    while view:
+        count = file.readinto(view)
+        if not count:
+            raise CheckpointError(f"{where}: the file was cut off while it was read")
+        view = view[count:]
+
+
 @contextlib.contextmanager
 def atomic_dir(path: StrPath) -> Iterator[str]:
     """Yields a temporary folder beside `path`; renamed to `path` at the end, removed on any error.

@@ -10,7 +10,7 @@ import numpy as np
 from dlrm_tf.checkpoints import ckpt_reader, safetensors
 from dlrm_tf.checkpoints.tensor_info import CHUNK_BYTES, TensorInfo, row_chunks, widen_bfloat16
 from dlrm_tf.errors import CheckpointError
-from dlrm_tf.files import StrPath, open_regular
+from dlrm_tf.files import StrPath, open_regular, read_into
 
 # First bytes of files often mistaken for checkpoints -> what they are.
 FOREIGN = (
@@ -138,11 +138,8 @@ class Checkpoint:
             take = min(nbytes - skip, len(view) - done)
             if take > 0:
                 self._file.seek(offset + skip)
-                while take:
-                    count = self._file.readinto(view[done : done + take])
-                    if not count:
-                        raise CheckpointError(f"{self.path}: tensor {info.name}: the file was cut off while it was read")
-                    done, take = done + count, take - count
+                read_into(self._file, view[done : done + take], f"{self.path}: tensor {info.name}")
+                done += take
             passed += nbytes
         return widen_bfloat16(out) if info.dtype == "BFloat16" else out
 

@@ -92,8 +92,10 @@ def demo(folder: str, *, rows: int = ROWS, seed: int = SEED) -> Any:
         step.figure("AUC below the best possible", f"{made.best_auc_test - after['auc']:.4f}")
     with report.step("export") as step:
         from dlrm_tf import export_savedmodel, export_tflite
+        from dlrm_tf.data.features import log_dense
 
-        dense, categorical, label = _test_rows(records)
+        dense, categorical, label = records.numpy("test", 0, SCORED_ROWS)
+        dense = log_dense(dense)  # as the model takes it
         version = export_savedmodel(
             trained.best_weights, path("saved_models"), vocabulary=os.path.join(records.folder, "vocabulary.npz")
         )
@@ -163,14 +165,6 @@ def _convert(step: Any, path: Callable[[str], str], records: Any, seed: int) -> 
     step.figure("bit for bit as it was", "yes" if equal else "NO")
     if not equal:
         raise DLRMError("the converted weights are not those the MindSpore checkpoint was written from")
-
-
-def _test_rows(records: Any) -> tuple[Any, Any, Any]:
-    """The first test rows as the model takes them: `(dense, categorical, label)`."""
-    from dlrm_tf.data.features import log_dense
-
-    dense, categorical, label = records.numpy("test", 0, SCORED_ROWS)
-    return log_dense(dense), categorical, label
 
 
 def _serve(

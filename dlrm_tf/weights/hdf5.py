@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from dlrm_tf.errors import CheckpointError
-from dlrm_tf.files import StrPath, open_regular
+from dlrm_tf.files import StrPath, open_regular, read_into
 from dlrm_tf.weights.hdf5_messages import CONTINUATION, Attributes, Bytes, Dataset, Message, Unreadable, parse_object
 from dlrm_tf.weights.lookup3 import lookup3
 
@@ -77,13 +77,8 @@ class File:
         if dataset.offset is None:
             out[:] = dataset.fill
         elif out.size:
-            view, done = out.reshape(-1).data.cast("B"), 0
             self._file.seek(dataset.offset + start * (out.nbytes // len(out)))
-            while done < len(view):
-                count = self._file.readinto(view[done:])
-                if not count:
-                    raise CheckpointError(f"{self.path}: {path}: the file was cut off while it was read")
-                done += count
+            read_into(self._file, out.reshape(-1).data.cast("B"), f"{self.path}: {path}")
         return out
 
     def faults(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:

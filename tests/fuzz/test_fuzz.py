@@ -45,33 +45,28 @@ def mutated(draw, target):
     return data
 
 
+PATIENT = {"deadline": None, "database": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", targets.TARGETS)
-def test_mutations(target):
-    @settings(max_examples=1000, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
-    @given(mutated(target))
-    def attempt(data):
-        targets.run(target, data)
-
-    attempt()
+@settings(max_examples=1000, **PATIENT)
+@given(st.data())
+def test_mutations(target, data):
+    targets.run(target, data.draw(mutated(target)))
 
 
 @pytest.mark.parametrize("target", ["ckpt", "weights"])
-def test_memory_is_bounded_by_the_files_size(target):
-    worst = []
-
-    @settings(max_examples=300, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
-    @given(mutated(target))
-    def attempt(data):
-        tracemalloc.start()
-        try:
-            targets.run(target, data)
-            worst.append(tracemalloc.get_traced_memory()[1] - 20 * len(data))
-        finally:
-            tracemalloc.stop()
-
-    attempt()
-    assert max(worst) < 2_000_000
+@settings(max_examples=300, **PATIENT)
+@given(st.data())
+def test_memory_is_bounded_by_the_files_size(target, data):
+    content = data.draw(mutated(target))
+    tracemalloc.start()
+    try:
+        targets.run(target, content)
+        assert tracemalloc.get_traced_memory()[1] - 20 * len(content) < 2_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_small_file_that_claims_a_huge_model_takes_no_memory(tmp_path):
