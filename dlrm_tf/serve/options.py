@@ -11,6 +11,7 @@ from dlrm_tf.serving_api.config_files import read_batching_parameters, read_mode
 from dlrm_tf.serving_api.config_protos import BatchingParameters
 from dlrm_tf.serving_api.limits import MAX_BATCH_SIZE, MAX_REPEATED_VALUES
 
+# Flag -> its least value, when it is given.
 _LEAST = {"grpc_max_threads": 1, "rest_api_timeout_in_ms": 1, "rest_api_max_body_bytes": 1, "max_repeated_values": 0}
 
 
