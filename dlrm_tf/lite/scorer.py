@@ -7,7 +7,8 @@ from typing import Any, Optional
 
 import numpy as np
 
-from dlrm_tf.data.encoder import Encoder, int32_ids
+from dlrm_tf.data.encoder import Encoder
+from dlrm_tf.data.inputs import int32_ids
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, DLRMError, require
