@@ -24,7 +24,7 @@ class Bag:
 
     Attributes:
       separator: one ASCII character between two keys.
-      max_keys: most keys of a row, the model's number of id columns for the feature; the keys after them are dropped.
+      max_keys: most keys of a row, the model's number of id columns for the feature; what comes after them is dropped unread.
       pooling: what the model makes of the keys' vectors: `"sum"`, or `"mean"` (with weights the weighted mean).
       weight_separator: one ASCII character between a key and its weight; None where keys have no weights.
 

@@ -142,10 +142,10 @@ def as_bags(
                         raise ValueError(f"weights only beside a list of keys. Received {len(given)} beside one value")
                     kept, row_weights = _split_weights(kept, bag.weight_separator)
                 else:
-                    row_weights = _listed_weights(listed, given)
+                    row_weights = _listed_weights(listed, given, bag.max_keys)
             except ValueError as e:
                 raise DataError(f"{where(row)}: wanted {e}") from None
-            numbers += row_weights[: bag.max_keys]
+            numbers += row_weights
         keys += kept
     rows = np.repeat(np.arange(len(cells)), lengths)
     column = as_column(keys, lambda i: where(int(rows[i])))
@@ -174,8 +174,8 @@ def _split_weights(keys: list[Any], separator: str) -> tuple[list[Any], list[flo
     return without, weights
 
 
-def _listed_weights(keys: list[Any], weights: Optional[list[Any]]) -> list[float]:
-    """Weights of a list of keys; ValueError says what is wanted instead of bad ones."""
+def _listed_weights(keys: list[Any], weights: Optional[list[Any]], max_keys: int) -> list[float]:
+    """Weights of the first `max_keys` of a list of keys; ValueError says what is wanted instead of bad ones."""
     if not keys:
         if weights:
             raise ValueError(f"no weights for an empty list of keys. Received {len(weights)}")
@@ -184,14 +184,14 @@ def _listed_weights(keys: list[Any], weights: Optional[list[Any]]) -> list[float
         raise ValueError(
             f"a list of {len(keys)} weights beside the list of keys. Received {'none' if weights is None else len(weights)}"
         )
-    for weight in weights:
+    for weight in weights[:max_keys]:
         try:
             good = 0 <= weight <= LARGEST
         except (TypeError, ValueError):  # ValueError of an array
             good = False
         if not good:
             raise ValueError(f"{_WEIGHT}. Received {weight!r}"[:200])
-    return list(map(float, weights))
+    return [float(weight) for weight in weights[:max_keys]]
 
 
 def _weight(text: Any) -> float:
