@@ -9,6 +9,7 @@ from dlrm_tf.data.vocabulary_check import difference
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import DLRM, load
+from dlrm_tf.model.inputs import input_specs
 from dlrm_tf.progress import Progress
 from dlrm_tf.train.metrics import ClickMetrics
 
@@ -78,11 +79,8 @@ def measure(
     check_fits(model.config, model.vocabulary_fingerprint, records, source)
     # One shape for all batches: an NPU or a TPU compiles the graph again for every other one.
     batch_size = max(1, min(batch_size, records.rows(split)))
-    signature = {
-        "dense": tf.TensorSpec([batch_size, model.config.dense_dim], tf.float32),
-        "categorical": tf.TensorSpec([batch_size, model.config.num_categorical], tf.int32),
-    }
-    logits = tf.function(lambda features: model(features, training=False), input_signature=[signature])
+    signature = [input_specs(model.config, batch_size)]
+    logits = tf.function(lambda features: model(features, training=False), input_signature=signature)
     metrics = ClickMetrics(exact=exact)
     with Progress(f"evaluate {split}", total=records.rows(split), unit="rows", quiet=quiet) as progress:
         for features, label in records.dataset(split, batch_size):
