@@ -4,9 +4,8 @@ import dataclasses
 import operator
 from typing import Any, Optional, SupportsIndex
 
+from dlrm_tf.config import POOLING
 from dlrm_tf.errors import DataError
-
-POOLINGS = ("sum", "mean")
 
 
 def is_separator(value: object, controls: str) -> bool:
@@ -55,8 +54,8 @@ class Bag:
         if not whole or operator.index(self.max_keys) < 1:
             raise DataError(f"bag: max_keys must be a whole number from 1 on. Received {self.max_keys!r}")
         object.__setattr__(self, "max_keys", operator.index(self.max_keys))
-        if self.pooling not in POOLINGS:
-            raise DataError(f"bag: pooling must be one of {', '.join(POOLINGS)}. Received {self.pooling!r}")
+        if self.pooling not in POOLING:
+            raise DataError(f"bag: pooling must be one of {', '.join(POOLING)}. Received {self.pooling!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values; a weight separator of None is left out."""

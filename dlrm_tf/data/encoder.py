@@ -6,6 +6,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
+from dlrm_tf.config import UNUSED_PLACE
 from dlrm_tf.data.bag_column import BagColumn, as_bags
 from dlrm_tf.data.features import dense_numbers, log_dense
 from dlrm_tf.data.key_column import KeyColumn, as_column
@@ -25,9 +26,6 @@ _FEW_ROWS = 256
 Batch = tuple[np.ndarray, ...]
 """`(dense float32 [n, d] as the model takes it, ids int32 [n, id_columns])`; the id of an unknown key is its feature's size, that
 of an unused place of a bag -1. Where the spec is weighted, a third array: weights float32 [n, id_columns], 0 in unused places."""
-
-UNUSED = -1
-"""The id in an unused place of a bag."""
 
 
 def check_features(spec: FeatureSpec, vocabulary: Vocabulary, source: str) -> None:
@@ -259,7 +257,7 @@ class Encoder:
                     weights[:, places.start] = 1
             else:
                 ids = feature.ids(keys.keys, learn=learn)
-                out[:, places] = UNUSED
+                out[:, places] = UNUSED_PLACE
                 keys.place(ids, out[:, places])
                 if weights is not None:
                     weights[:, places] = 0

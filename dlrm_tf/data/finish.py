@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from dlrm_tf.data.encoder import UNUSED
+from dlrm_tf.config import UNUSED_PLACE
 from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.records import SPLITS, VOCABULARY, row_dtype, write_manifest, write_rows
 from dlrm_tf.data.scan import describe_rows
@@ -64,7 +64,7 @@ class Finish:
             kept_features.append(feature.keep(kept))
             # An id that was or now is out of vocabulary becomes the new size.
             table = np.where(np.append(kept, False), np.cumsum(np.append(kept, False)) - 1, kept.sum()).astype(np.int32)
-            self.remap.append(np.append(table, np.int32(UNUSED)))  # -1, an unused place, is the index of the last entry
+            self.remap.append(np.append(table, np.int32(UNUSED_PLACE)))  # -1, an unused place, is the index of the last entry
             self.out_of_vocabulary[i] += count[~kept].sum()
         self.features = kept_features
 
@@ -77,7 +77,7 @@ class Finish:
                 rows = np.fromfile(self.workspace.rows_path(number), self.dtype)
                 for count, places in zip(counts, self.spec.id_ranges):
                     ids = rows["categorical"][:, places].reshape(-1)
-                    count += np.bincount(ids[ids != UNUSED], minlength=len(count))
+                    count += np.bincount(ids[ids != UNUSED_PLACE], minlength=len(count))
             with atomic_file(path) as temporary, open(temporary, "wb") as file:
                 np.save(file, np.concatenate([count[:-1] for count in counts]))
         counts_of_all: np.ndarray = np.load(path, allow_pickle=False)

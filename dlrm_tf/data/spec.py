@@ -7,6 +7,7 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
+from dlrm_tf.config import MAX_ID_COLUMNS
 from dlrm_tf.data.bag import Bag, is_separator
 from dlrm_tf.errors import DataError
 from dlrm_tf.files import StrPath
@@ -78,6 +79,10 @@ class FeatureSpec:
                     f"feature spec: the separators of bag {name!r} must be other characters than that of columns. "
                     f"Received {self.separator!r} for both"
                 )
+        if self.bags and self.id_columns > MAX_ID_COLUMNS:
+            raise DataError(
+                f"feature spec: wanted at most {MAX_ID_COLUMNS:,} keys a row (max_keys). Received {self.id_columns:,}"
+            )
 
     @classmethod
     def of(cls, dense: Sequence[str], categorical: Sequence[str], *, bags: Optional[Mapping[str, Bag]] = None) -> "FeatureSpec":

@@ -32,11 +32,13 @@ def spec_difference(config: DLRMConfig, spec: FeatureSpec) -> str:
     """The first difference between a model and the columns of a log, as text that continues "MODEL: "; '' when they fit.
 
     Args:
-      config: the model's, with as many categorical features as `spec` has.
+      config: the model's.
       spec: the columns.
     """
     if len(spec.dense_names) != config.dense_dim:
         return f"is for {config.dense_dim} dense features, but the data has {len(spec.dense_names)}"
+    if len(spec.categorical_names) != config.num_categorical:
+        return f"is for {config.num_categorical} categorical features, but the data has {len(spec.categorical_names)}"
     features = zip(spec.categorical_names, config.bag_sizes, spec.hot_sizes, config.poolings, spec.poolings)
     for name, mine, other, pooling, other_pooling in features:
         if mine != other:
@@ -46,7 +48,7 @@ def spec_difference(config: DLRMConfig, spec: FeatureSpec) -> str:
             return f"pools feature {name} by {pooling}, but the feature spec says {other_pooling}"
     if config.weighted != spec.weighted:
         weighted = {True: "keys with weights", False: "keys without weights"}
-        return f"takes {weighted[config.weighted]}, but the data has {weighted[spec.weighted]} (weight_separator of the feature spec)"
+        return f"takes {weighted[config.weighted]}, but the data has {weighted[spec.weighted]} (weight_separator)"
     return ""
 
 

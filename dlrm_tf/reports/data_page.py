@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from dlrm_tf.config import UNUSED_PLACE
 from dlrm_tf.data.describe import describe_records
-from dlrm_tf.data.encoder import UNUSED
 from dlrm_tf.data.records import SPLITS, Records
 from dlrm_tf.errors import UsageError, require
 from dlrm_tf.files import StrPath, write_file
@@ -45,7 +45,7 @@ def _count(records: Records) -> _Sums:
         rows = np.fromfile(os.path.join(records.folder, shard.path), records.dtype)
         for count, places in zip(sums.counts, records.spec.id_ranges):
             ids, seen = np.unique(rows["categorical"][:, places], return_counts=True)
-            used = ids != UNUSED
+            used = ids != UNUSED_PLACE
             count[ids[used]] += seen[used]
         segment = (first + np.arange(len(rows))) * segments // total
         sums.rows += np.bincount(segment, minlength=segments)

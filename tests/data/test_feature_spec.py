@@ -76,6 +76,7 @@ def test_bags(tmp_path):
         ({"columns": COLUMNS, "bags": {"c": {**BAG, "max_keys": 0}}}, "max_keys must be a whole number from 1 on. Received 0"),
         ({"columns": COLUMNS, "bags": {"c": {**BAG, "max_keys": True}}}, "max_keys must be a whole number from 1 on"),
         ({"columns": COLUMNS, "bags": {"c": {**BAG, "max_keys": 2.0}}}, "max_keys must be a whole number from 1 on"),
+        ({"columns": COLUMNS, "bags": {"c": {**BAG, "max_keys": 10**9}}}, "at most 65,536 keys a row .* Received 1,000,000,000"),
         ({"columns": COLUMNS, "bags": {"c": {**BAG, "pooling": "max"}}}, "pooling must be one of sum, mean. Received 'max'"),
         ([], "wanted an object with"),
     ],
