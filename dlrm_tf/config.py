@@ -1,6 +1,7 @@
 """The shape of a DLRM: `DLRMConfig`, its presets, and what follows from them."""
 
 import dataclasses
+import itertools
 import json
 import operator
 from collections.abc import Iterator
@@ -124,6 +125,12 @@ class DLRMConfig:
     def id_columns(self) -> int:
         """Columns of the input `categorical`: F, or the sum of `hot_sizes`."""
         return sum(self.bag_sizes)
+
+    @property
+    def id_ranges(self) -> tuple[slice, ...]:
+        """The columns of the input `categorical` that belong to each categorical feature."""
+        stops = itertools.accumulate(self.bag_sizes)
+        return tuple(slice(stop - size, stop) for stop, size in zip(stops, self.bag_sizes))
 
     @property
     def column_features(self) -> tuple[int, ...]:

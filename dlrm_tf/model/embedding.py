@@ -34,6 +34,21 @@ def row_numbers(config: DLRMConfig, categorical: tf.Tensor) -> tf.Tensor:
     return tf.where(known, tf.cast(categorical, tf.int32), sizes) + np.asarray(config.block_offsets, np.int32)[features]
 
 
+def rows_of_keys(rows: tf.Tensor, used: tf.Tensor) -> tf.Tensor:
+    """Rows to look up where shapes must be static: an unused place reads a row that some key of the batch reads anyway.
+
+    Its gradient there is 0. On a row that no key reads even that would count: an optimizer with moments would move the row.
+
+    Args:
+      rows: int32 `[batch_size, id_columns]`, what `row_numbers` gave.
+      used: bool, same shape.
+
+    Returns:
+      int32, same shape.
+    """
+    return tf.where(used, rows, tf.reduce_max(tf.where(used, rows, tf.zeros_like(rows))))
+
+
 def sum_rows(
     values: tf.Tensor,
     place: tf.Tensor,
@@ -139,9 +154,7 @@ class FusedEmbedding(tf.keras.layers.Layer):
         if training and self.deduplicate:
             return self._distinct_pooled(rows, weights, used)
         if training:
-            # A row that the batch uses anyway: an optimizer must not see a row, even with a gradient of 0, for a key that is not
-            # there, and shapes stay static.
-            rows = tf.where(used, rows, tf.reduce_max(tf.where(used, rows, tf.zeros_like(rows))))
+            rows = rows_of_keys(rows, used)
         vectors = tf.cast(tf.gather(self.table, tf.reshape(rows, [-1])), tf.float32)
         vectors = tf.reshape(vectors, [-1, config.id_columns, config.embedding_dim])
         return sum_places(config, vectors * weights[:, :, tf.newaxis])

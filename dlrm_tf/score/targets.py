@@ -130,7 +130,7 @@ class TFLiteTarget(LocalTarget):
 
     def score(self, dense: np.ndarray, categorical: np.ndarray, weights: Optional[np.ndarray] = None) -> np.ndarray:
         """As `LocalTarget.score`."""
-        return self._scorer.score(dense, categorical)
+        return self._scorer.score(dense, categorical, weights)
 
 
 class WeightsTarget(LocalTarget):
