@@ -108,7 +108,7 @@ def test_the_trained_model_scores_as_numpy_does(trained):
     assert measured["rows"] == len(test)
     assert measured["logloss"] == pytest.approx(wanted["logloss"], rel=1e-5)
     assert measured["auc"] == pytest.approx(wanted["auc"], abs=1e-4)
-    # The scores that the labels were drawn from have 0.815 on these rows; of the first two tags alone 0.776, without weights 0.771.
+    # The scores that the labels were drawn from have 0.815 on these rows; of two tags alone 0.776, without weights 0.771.
     assert measured["auc"] > 0.8
 
     # Rows that training has not seen, one with keys it does not know, in every form.
