@@ -37,7 +37,7 @@ def read_sample(sample: Sample, config: DLRMConfig) -> tuple[np.ndarray, np.ndar
             raise DataError(f"{sample[:30]}: wanted 1 to {MOST_GENERATED_ROWS:,} generated rows")
         return _generated(int(sample), config)
     if os.path.isdir(sample):
-        dense, categorical, _ = Records.open(sample).numpy("test", 0, ROWS_OF_A_FOLDER)
+        dense, categorical, *_ = Records.open(sample).numpy("test", 0, ROWS_OF_A_FOLDER)
         dense = log_dense(dense)
     else:
         try:
