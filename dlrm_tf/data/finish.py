@@ -103,7 +103,7 @@ class Finish:
             "out_of_vocabulary": dict(zip(self.spec.categorical_names, self.out_of_vocabulary.tolist())),
         }
         if self.spec.bags:
-            bags = np.sum([note["bags"] for note in self.notes if note["rows"]], axis=0)
+            bags = np.sum([note["bags"] for note in self.notes], axis=0)
             names = [name for name in self.spec.categorical_names if name in self.spec.bags]
             counts.update({key: dict(zip(names, bags[:, i].tolist())) for i, key in enumerate(("keys", "truncated"))})
         write_manifest(self.out_dir, self.spec, counts, vocabulary, shards)

@@ -4,6 +4,7 @@ from typing import Any, Optional
 
 import numpy as np
 
+from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import DataError
 
 
@@ -28,7 +29,9 @@ def int32_ids(categorical: Any, source: str) -> np.ndarray:
     return ids
 
 
-def model_inputs(source: str, dense: Any, categorical: Any, weights: Optional[Any] = None) -> dict[str, np.ndarray]:
+def model_inputs(
+    source: str, dense: Any, categorical: Any, weights: Optional[Any] = None, *, config: Optional[DLRMConfig] = None
+) -> dict[str, np.ndarray]:
     """Arrays as the inputs of a model.
 
     Args:
@@ -36,12 +39,20 @@ def model_inputs(source: str, dense: Any, categorical: Any, weights: Optional[An
       dense: numbers `[n, dense_dim]`, already log(max(x, 0) + 1).
       categorical: integers `[n, id_columns]`; one beyond int32 counts as out of vocabulary.
       weights: numbers `[n, id_columns]`, of a model whose keys have weights.
+      config: the model's, where it is known.
 
     Returns:
       `dense` float32, `categorical` int32, and `weights` float32 where there are any.
 
     Raises:
-      DataError: ids that are not integers.
+      DataError: ids that are not integers, or arrays of other shapes than the model takes.
     """
     inputs = {"dense": np.asarray(dense, np.float32), "categorical": int32_ids(categorical, source)}
-    return inputs if weights is None else {**inputs, "weights": np.asarray(weights, np.float32)}
+    if weights is not None:
+        inputs["weights"] = np.asarray(weights, np.float32)
+    if config is not None:
+        wanted = {name: (len(inputs["dense"]), columns) for name, (_, columns) in config.inputs.items()}
+        received = {name: array.shape for name, array in inputs.items()}
+        if wanted != received:
+            raise DataError(f"{source}: wanted arrays of the shapes {wanted}. Received {received}")
+    return inputs

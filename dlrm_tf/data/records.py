@@ -3,8 +3,7 @@
 Layout of a folder:
     manifest.json     written last: a folder without it is not a data set
     vocabulary.npz    see dlrm_tf.data.vocabulary
-    train/00000.bin … test/00000.bin …    rows: label float32, dense float32 [d] (raw values), ids int32 [id_columns], and where
-                      keys have weights weights float32 [id_columns]; 160 bytes for Criteo
+    train/00000.bin … test/00000.bin …    rows, see `row_dtype`: label, dense (raw values), ids; 160 bytes for Criteo
 """
 
 import dataclasses

@@ -43,8 +43,8 @@ def spec_difference(config: DLRMConfig, spec: FeatureSpec) -> str:
     for name, mine, other, pooling, other_pooling in features:
         if mine != other:
             return f"takes {mine} keys of feature {name}, but the data has {other} (max_keys of the feature spec)"
-        # Of a plain column, sum and mean are the same.
-        if name in spec.bags and pooling != other_pooling:
+        # Of one key without a weight of its own, sum and mean are the same.
+        if name in spec.bags and (mine > 1 or config.weighted) and pooling != other_pooling:
             return f"pools feature {name} by {pooling}, but the feature spec says {other_pooling}"
     if config.weighted != spec.weighted:
         weighted = {True: "keys with weights", False: "keys without weights"}

@@ -96,7 +96,7 @@ class SavedModelTarget(LocalTarget):
 
     def score(self, dense: np.ndarray, categorical: np.ndarray, weights: Optional[np.ndarray] = None) -> np.ndarray:
         """As `LocalTarget.score`."""
-        inputs = model_inputs(self.path, dense, categorical, weights)
+        inputs = model_inputs(self.path, dense, categorical, weights, config=self.config)
         try:
             outputs = self._signature(**{name: self._constant(array) for name, array in inputs.items()})
         except self._op_error as e:
@@ -149,7 +149,7 @@ class WeightsTarget(LocalTarget):
 
     def score(self, dense: np.ndarray, categorical: np.ndarray, weights: Optional[np.ndarray] = None) -> np.ndarray:
         """As `LocalTarget.score`."""
-        logits = self._model(model_inputs(self._path, dense, categorical, weights))
+        logits = self._model(model_inputs(self._path, dense, categorical, weights, config=self.config))
         probability: np.ndarray = tensorflow().sigmoid(logits).numpy().reshape(-1)
         return probability
 

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlrm_tf import Bag, FeatureSpec, Records, Vocabulary, prepare
+from dlrm_tf import Bag, DLRMConfig, FeatureSpec, Records, Vocabulary, prepare
 from dlrm_tf.data import lines as lines_module
 from dlrm_tf.data.describe import describe_records
 from dlrm_tf.data.encoder import Encoder
 from dlrm_tf.data.features import log_dense
 from dlrm_tf.data.parse import parse_block
 from dlrm_tf.data.records import row_dtype
+from dlrm_tf.data.vocabulary_check import spec_difference
 from dlrm_tf.data.workspace import Workspace
 from dlrm_tf.errors import DataError
 
@@ -205,6 +206,17 @@ def test_records_that_do_not_fit_their_spec_are_refused(tmp_path):
         manifest.write_text(good.replace('"max_keys": 2', change))
         with pytest.raises(DataError, match=message):
             Records.open(tmp_path / "out")
+
+
+def test_of_one_key_every_pooling_is_the_same():
+    """A model that takes one key a feature has no pooling; with weights it has."""
+    spec = FeatureSpec(COLUMNS, bags={"tags": Bag("|", 1, pooling="mean")}, separator=",")
+    network = {"dense_dim": 1, "embedding_dim": 4, "bottom_mlp": (4,), "top_mlp": (1,)}
+    assert spec_difference(DLRMConfig((6, 3, 4), **network), spec) == ""
+    weighted = {"hot_sizes": (1, 1, 1), "weighted": True}
+    spec = FeatureSpec(COLUMNS, bags={"tags": Bag("|", 1, pooling="mean", weight_separator=":")}, separator=",")
+    assert spec_difference(DLRMConfig((6, 3, 4), pooling="mean", **weighted, **network), spec) == ""
+    assert "pools feature tags by sum" in spec_difference(DLRMConfig((6, 3, 4), **weighted, **network), spec)
 
 
 @pytest.mark.parametrize("times", [1, 100])  # few rows and many

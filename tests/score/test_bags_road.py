@@ -141,9 +141,13 @@ def test_the_command_line_scores_logs_records_and_arrays(trained, tmp_path):
     assert scores[0].shape == (428,) and np.ptp(scores[0]) > 0.5
     for other in scores[1:]:
         np.testing.assert_allclose(other, scores[0], atol=TOLERANCE)
-    np.savez(tmp_path / "bad.npz", dense=dense, categorical=categorical, weights=weights[:, :5])
-    with pytest.raises(DataError, match=r"wanted weights as float32 \[428, 8\]"):
-        main(["score", "--debug", str(tmp_path / "bad.npz"), *target, str(tmp_path / "scores.npy")])
+    for more, message in (
+        ({"weights": weights[:, :5]}, r"wanted weights as float32 \[428, 8\], .* Received float32 \[428, 5\]"),
+        ({}, r"wanted arrays of the shapes .*'weights': \(100, 8\)}. Received {'dense': \(100, 1\), 'categorical': \(100, 8\)}"),
+    ):
+        np.savez(tmp_path / "bad.npz", dense=dense, categorical=categorical, **more)
+        with pytest.raises(DataError, match=message):
+            main(["score", "--debug", str(tmp_path / "bad.npz"), *target, str(tmp_path / "scores.npy")])
 
 
 @pytest.mark.parametrize(
