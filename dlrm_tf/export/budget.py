@@ -1,7 +1,7 @@
 """Which ids a size budget keeps: ranked on training rows by how much the loss would grow without them."""
 
 import re
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from dlrm_tf.errors import UsageError
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.bags import place_weights
 from dlrm_tf.model.embedding import row_numbers
-from dlrm_tf.model.inputs import input_specs, named_inputs
+from dlrm_tf.model.inputs import input_specs
 from dlrm_tf.model.subset import subset_model
 from dlrm_tf.progress import Progress
 from dlrm_tf.weights.layout import row_chunks
@@ -102,7 +102,8 @@ def loss_of_dropping(
         config = reader.config
         kept = seen_ids(categorical, config)
         model = subset_model(reader, kept)
-    inputs = named_inputs(dense, renumber(categorical, kept, config), key_weights)
+    arrays: tuple[Any, ...] = (dense, renumber(categorical, kept, config), key_weights)
+    inputs = dict(zip(config.inputs, arrays))
     features = np.array(config.column_features)
     table = model.embedding.table.numpy()
     means = np.empty((config.num_categorical, config.embedding_dim), np.float32)

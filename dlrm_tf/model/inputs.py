@@ -19,18 +19,6 @@ def input_specs(config: DLRMConfig, rows: Optional[int] = None) -> dict[str, Any
     return {name: tf.TensorSpec([rows, columns], dtype, name=name) for name, (dtype, columns) in config.inputs.items()}
 
 
-def named_inputs(dense: np.ndarray, categorical: np.ndarray, weights: Optional[np.ndarray] = None) -> dict[str, np.ndarray]:
-    """Arrays by input.
-
-    Args:
-      dense: float32 `[rows, dense_dim]`.
-      categorical: int32 `[rows, id_columns]`.
-      weights: float32 `[rows, id_columns]`, of a weighted model.
-    """
-    inputs = {"dense": dense, "categorical": categorical}
-    return inputs if weights is None else {**inputs, "weights": weights}
-
-
 def zero_inputs(config: DLRMConfig, rows: int) -> dict[str, np.ndarray]:
     """`rows` valid rows of zeros, `[rows, columns]` by input.
 

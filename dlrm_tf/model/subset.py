@@ -7,7 +7,6 @@ import numpy as np
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import DLRM
-from dlrm_tf.model.inputs import named_inputs
 from dlrm_tf.model.saving import assign_dense
 from dlrm_tf.weights.layout import row_chunks
 from dlrm_tf.weights.reader import WeightsReader
@@ -74,7 +73,8 @@ def float_probabilities(
     with WeightsReader(weights) as reader:
         kept = seen_ids(categorical, reader.config)
         model = subset_model(reader, kept)
-    inputs = named_inputs(dense, renumber(categorical, kept, model.config), key_weights)
+    arrays: tuple[Any, ...] = (dense, renumber(categorical, kept, model.config), key_weights)
+    inputs = dict(zip(model.config.inputs, arrays))
     logits = [
         model({name: values[start:stop] for name, values in inputs.items()}).numpy()
         for start, stop in row_chunks(0, len(dense), _BATCH_SIZE)

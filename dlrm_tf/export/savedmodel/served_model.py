@@ -11,7 +11,7 @@ from dlrm_tf.export.savedmodel.bag_strings import BagStrings
 from dlrm_tf.export.savedmodel.string_ids import StringIds
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import DLRM
-from dlrm_tf.model.inputs import input_specs, named_inputs
+from dlrm_tf.model.inputs import input_specs
 
 tf = tensorflow()
 
@@ -68,7 +68,7 @@ class ServedModel(tf.Module):
 
     def predict(self, dense: Any, categorical: Any, weights: Optional[Any] = None) -> dict[str, Any]:
         """The signature `serving_default`: `dense`, `categorical` and of a weighted model `weights` of prepared rows."""
-        logit = self._score(named_inputs(dense, categorical, weights))
+        logit = self._score(dict(zip(self._config.inputs, (dense, categorical, weights))))
         return {"probability": tf.sigmoid(logit), "logit": logit}
 
     def raw(self, dense: Any, categorical: Any) -> dict[str, Any]:

@@ -1,21 +1,16 @@
 """Several keys per feature in a SavedModel: text that the graph splits, tf.Examples, prepared rows."""
 
-import contextlib
 import os
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import dlrm_tf
 from dlrm_tf.data.bag import Bag
-from dlrm_tf.data.encoder import Encoder
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.errors import DataError, UsageError
 from dlrm_tf.export.savedmodel.bag_strings import BagStrings
 from dlrm_tf.export.savedmodel.export import export_savedmodel
-from dlrm_tf.export.savedmodel.string_ids import StringIds
 from dlrm_tf.export.tflite.export import TFLiteExporter
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.score.predictor import Predictor
@@ -45,28 +40,6 @@ def test_text_is_split_in_the_graph_as_in_the_encoder(case, served):
     _, signatures = served
     came = signatures["raw"](dense=tf.constant(case.dense), categorical=tf.constant(case.text))
     np.testing.assert_allclose(came["probability"], case.probability, atol=1e-6)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.text("ab|:;,. 01-\x00é", max_size=12), min_size=1, max_size=5), st.integers(1, 4), st.booleans())
-def test_any_text_is_split_as_in_a_log(texts, max_keys, weighted):
-    """Rows whose weights a log would take."""
-    bag = Bag("|", max_keys, weight_separator=":" if weighted else None)
-    spec, vocabulary = FeatureSpec.of([], ["f"], bags={"f": bag}), dlrm_tf.Vocabulary.from_keys({"f": ["a", "", "b", "a:b"]})
-    encoder, good = Encoder(spec, vocabulary), []
-    for text in texts:
-        with contextlib.suppress(DataError):
-            good.append((text, encoder.arrays(np.zeros((1, 0)), [[text]])[1:]))
-    if not good:
-        return
-    config = dlrm_tf.DLRMConfig(vocabulary.sizes, hot_sizes=(max_keys,), weighted=weighted)
-    strings = tf.constant([[text.encode()] for text, _ in good])
-    keys, used, weights = BagStrings(config, ["f"], {"f": bag}).split(strings)
-    ids = np.where(used, StringIds(vocabulary, config.column_features)(keys), -1)
-    np.testing.assert_array_equal(ids, np.concatenate([encoded[0] for _, encoded in good]))
-    if config.weighted:
-        wanted = np.concatenate([encoded[1] for _, encoded in good])
-        np.testing.assert_allclose(np.where(used, weights, 0), wanted, rtol=1e-6)
 
 
 def test_prepared_rows(case, served):
