@@ -73,11 +73,11 @@ def sum_rows(
       `[count, D]`.
     """
     m = tf.shape(place)[0]
-    chosen = tf.range(m) if chosen is None else chosen
+    n, chosen = (m, tf.range(m)) if chosen is None else (tf.shape(values)[0], chosen)
     return tf.raw_ops.SparseTensorDenseMatMul(
         a_indices=tf.cast(tf.stack([place, chosen], axis=1), tf.int64),
         a_values=tf.ones([m]) if weights is None else weights,
-        a_shape=tf.cast(tf.stack([count, tf.shape(values)[0]]), tf.int64),
+        a_shape=tf.cast(tf.stack([count, n]), tf.int64),
         b=values,
     )
 
