@@ -4,7 +4,8 @@
  *   ./score model.tflite < rows.tsv
  *
  * A row is one line: the dense features as raw numbers (empty = missing), then the ids of the categorical features, separated by
- * tabs. An id outside its feature's range counts as out of vocabulary. Prints one probability a line.
+ * tabs. An id outside its feature's range counts as out of vocabulary. A feature that may have several keys has as many ids, -1 in the
+ * places it does not use; models whose keys have weights are not for this program. Prints one probability a line.
  */
 #include <math.h>
 #include <stdio.h>

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from dlrm_tf.data import lines
 from dlrm_tf.data.lines import read_pieces, total_bytes
 
-texts = st.lists(st.lists(st.binary(max_size=30), max_size=30).map(b"\n".join), min_size=1, max_size=3)
+text = st.lists(st.binary(max_size=30), max_size=30).map(b"\n".join)
+# What begins like gzip is read as gzip.
+texts = st.lists(text.filter(lambda content: not content.startswith(b"\x1f\x8b")), min_size=1, max_size=3)
 
 
 @settings(max_examples=100, deadline=None)
