@@ -95,3 +95,42 @@ def test_read_takes_presets_and_files(tmp_path):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="wanted a JSON file. Received bytes that are not UTF-8"):
         DLRMConfig.read(str(path))
+
+
+def test_bags_have_one_spelling():
+    single = DLRMConfig((3, 4))
+    assert single == DLRMConfig((3, 4), hot_sizes=[1, 1], pooling=["mean", "mean"]) and not single.has_bags
+    assert set(json.loads(single.to_json())) == {
+        *("categorical_feature_sizes", "dense_dim", "embedding_dim", "bottom_mlp", "top_mlp", "interaction", "self_interaction")
+    }
+    assert (single.id_columns, single.bag_sizes, single.column_features) == (2, (1, 1), (0, 1))
+    assert single.inputs == {"dense": ("float32", 13), "categorical": ("int32", 2)}
+    bags = DLRMConfig((3, 4, 5), hot_sizes=(2, 1, 3), pooling=("sum", "mean", "sum"), weighted=True)
+    assert DLRMConfig.from_json(bags.to_json()) == bags
+    assert bags.id_columns == 6 and bags.column_features == (0, 0, 1, 2, 2, 2)
+    assert bags.id_ranges == (slice(0, 2), slice(2, 3), slice(3, 6))
+    assert bags.inputs == {"dense": ("float32", 13), "categorical": ("int32", 6), "weights": ("float32", 6)}
+    assert DLRMConfig((3, 4), hot_sizes=(2, 2), pooling=("mean", "mean")).pooling == "mean"
+    # One key each, but with a weight.
+    weighted = DLRMConfig((3, 4), weighted=True)
+    assert weighted.has_bags and weighted.hot_sizes == (1, 1) and weighted.inputs["weights"] == ("float32", 2)
+    assert (bags.num_parameters, bags.interaction_dim) == (DLRMConfig((3, 4, 5)).num_parameters, 16 + 6)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"hot_sizes": (2,)}, "hot_sizes must have 2 entries, one per feature. Received 1"),
+        ({"hot_sizes": (2, 0)}, r"hot_sizes\[1\] must be a positive integer. Received 0"),
+        ({"hot_sizes": 3}, "hot_sizes must be a sequence"),
+        ({"hot_sizes": (1, 2**16)}, "hot_sizes must have a sum of at most 65,536. Received 65537"),
+        ({"pooling": "max"}, r"pooling must be 'sum' or 'mean', for all or one per feature \(2\). Received 'max'"),
+        ({"pooling": ("sum", "mean", "sum")}, "pooling must be"),
+        ({"pooling": ("sum", 1)}, "pooling must be"),
+        ({"pooling": None}, "pooling must be .* Received None"),
+        ({"weighted": 1}, "weighted must be true or false. Received 1"),
+    ],
+)
+def test_impossible_bags_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        DLRMConfig((3, 4), **fields)

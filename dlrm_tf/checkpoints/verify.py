@@ -4,6 +4,7 @@ The one module of this room that loads TensorFlow: the rest of it (sample, parit
 """
 
 import os
+from collections.abc import Iterator
 from typing import Optional
 
 import numpy as np
@@ -35,7 +36,7 @@ def verify(
     Args:
       checkpoint: a MindSpore or PyTorch file.
       weights_file: the `.weights.h5`.
-      sample: rows to score: a number (that many generated ones), an .npz with `dense` (already log(x + 1)) and `categorical`,
+      sample: rows to score: a number (that many generated ones), an .npz with the model's inputs (`dense` already log(x + 1)),
         or a data folder (the first rows of its test split).
       prefix: prefix of the weights' names, when the checkpoint holds more than one network.
       allow_extra: ignore tensors of the checkpoint that are no part of a DLRM.
@@ -49,15 +50,15 @@ def verify(
         WeightsReader(weights_file) as reader,
         DLRMCheckpoint(checkpoint, config=reader.config, prefix=prefix, allow_extra=allow_extra) as source,
     ):
-        dense, categorical = read_sample(sample, reader.config)
+        rows = dict(zip(reader.config.inputs, read_sample(sample, reader.config)))
         tensors = tuple(compare_tensors(source, reader, quiet=quiet))
-        wanted = _numpy_logits(source, dense, categorical)
-    actual = _keras_logits(weights_file, dense, categorical)
+        wanted = _numpy_logits(source, rows)
+    actual = _keras_logits(weights_file, rows)
     logit, relative, probability = (float(difference.max()) for difference in logit_differences(actual, wanted))
     return Parity(
         checkpoint=os.fspath(checkpoint),
         weights_file=os.fspath(weights_file),
-        rows=len(dense),
+        rows=len(wanted),
         max_logit_difference=logit,
         max_relative_difference=relative,
         max_probability_difference=probability,
@@ -66,17 +67,19 @@ def verify(
     )
 
 
-def _numpy_logits(source: DLRMCheckpoint, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
+def _numpy_logits(source: DLRMCheckpoint, rows: dict[str, np.ndarray]) -> np.ndarray:
     def weight(part: str, number: int, kind: str, ids: Optional[np.ndarray]) -> np.ndarray:
         return source.dense(part, number)[kind == "bias"] if ids is None else source.gather(number, ids)
 
-    batches = range(0, len(dense), BATCH)
     with np.errstate(invalid="ignore"):  # a checkpoint's infinities become NaN; the report says so
-        return np.concatenate([logits(source.config, weight, dense[i : i + BATCH], categorical[i : i + BATCH]) for i in batches])
+        return np.concatenate([logits(source.config, weight, *batch.values()) for batch in _batches(rows)])
 
 
-def _keras_logits(weights_file: StrPath, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
+def _keras_logits(weights_file: StrPath, rows: dict[str, np.ndarray]) -> np.ndarray:
     model = load(weights_file)
-    batches = range(0, len(dense), BATCH)
-    parts = [model({"dense": dense[i : i + BATCH], "categorical": categorical[i : i + BATCH]}).numpy() for i in batches]
-    return np.concatenate(parts).astype(np.float64)
+    return np.concatenate([model(batch).numpy() for batch in _batches(rows)]).astype(np.float64)
+
+
+def _batches(rows: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    for start in range(0, len(rows["dense"]), BATCH):
+        yield {name: values[start : start + BATCH] for name, values in rows.items()}

@@ -26,13 +26,16 @@ def place_weights(config: DLRMConfig, categorical: tf.Tensor, weights: Optional[
     Args:
       config: the model's configuration.
       categorical: int32 or int64 `[batch_size, id_columns]`.
-      weights: float32 `[batch_size, id_columns]` of a weighted model, else None.
+      weights: float `[batch_size, id_columns]` of a weighted model, else None.
 
     Returns:
       float32 `[batch_size, id_columns]`.
     """
     used = used_places(categorical)
-    counts = tf.cast(used, tf.float32) if weights is None else tf.where(used, weights, tf.zeros_like(weights))
+    counts = tf.cast(used, tf.float32)
+    if weights is not None:
+        # With a mixed precision policy, Keras has made them half precision.
+        counts = tf.where(used, tf.cast(weights, tf.float32), tf.zeros_like(counts))
     means = np.array(config.poolings)[np.array(config.column_features)] == "mean"
     if not means.any():
         return counts

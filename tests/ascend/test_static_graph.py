@@ -5,6 +5,7 @@ import pytest
 import dlrm_tf
 from dlrm_tf.ascend.device import AscendDevice
 from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.model.inputs import input_specs
 from dlrm_tf.model.optimizers import make_optimizer
 
 tf = tensorflow()
@@ -24,11 +25,7 @@ def model_of(kind):
 
 
 def specs(config):
-    features = {
-        "dense": tf.TensorSpec([BATCH, config.dense_dim], tf.float32),
-        "categorical": tf.TensorSpec([BATCH, config.num_categorical], tf.int32),
-    }
-    return features, tf.TensorSpec([BATCH, 1], tf.float32)
+    return input_specs(config, BATCH), tf.TensorSpec([BATCH, 1], tf.float32)
 
 
 def loss_and_gradients(model):
@@ -42,7 +39,10 @@ def loss_and_gradients(model):
     return step.get_concrete_function(*specs(model.config))
 
 
-@pytest.mark.parametrize("kind", [{}, {"interaction": "cat"}, {"self_interaction": True}])
+BAGS = {"hot_sizes": (2, 1, 3), "pooling": ("sum", "sum", "mean")}
+
+
+@pytest.mark.parametrize("kind", [{}, {"interaction": "cat"}, {"self_interaction": True}, BAGS, {**BAGS, "weighted": True}])
 def test_forward_and_backward_have_static_shapes_and_types_that_the_npu_has(kind):
     graph = loss_and_gradients(model_of(kind)).graph
     types = {op.type for op in graph.get_operations()}

@@ -52,6 +52,54 @@ def test_a_checkpoint_of_torchrec_scores_as_its_own_forward(tmp_path):
     np.testing.assert_allclose(numpy_logits(tmp_path / "r.weights.h5", dense, categorical), wanted, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "pooling, weighted", [("sum", False), ("mean", False), ("sum", True), (("sum", "mean", "mean", "sum"), False)]
+)
+def test_bags_score_as_torchrecs_own_forward(tmp_path, pooling, weighted):
+    """torchrec's tables know nothing of the most keys of a row: a configuration says it."""
+    torch, torchrec = pytest.importorskip("torch"), pytest.importorskip("torchrec")
+    from torchrec.models.dlrm import DLRM
+
+    config = dataclasses.replace(CONFIG, hot_sizes=(2, 1, 5, 3), pooling=pooling, weighted=weighted)
+    random, names = np.random.default_rng(1), [f"cat_{f}" for f in range(4)]
+    lengths = np.stack([random.integers(0, size + 1, 40) for size in config.bag_sizes])
+    ids, weights = np.full((40, config.id_columns), -1), random.normal(1, 1, (40, config.id_columns)).astype(np.float32)
+    for f, columns in enumerate(config.id_ranges):
+        keys = random.integers(0, CONFIG.categorical_feature_sizes[f], (40, config.bag_sizes[f]))
+        ids[:, columns] = np.where(np.arange(config.bag_sizes[f]) < lengths[f][:, None], keys, -1)
+    torch.manual_seed(3)
+    kinds = {"sum": torchrec.PoolingType.SUM, "mean": torchrec.PoolingType.MEAN}
+    tables = [
+        torchrec.EmbeddingBagConfig(
+            name=f"t_{name}", embedding_dim=8, num_embeddings=n, feature_names=[name], pooling=kinds[config.poolings[f]]
+        )
+        for f, (name, n) in enumerate(zip(names, CONFIG.categorical_feature_sizes))
+    ]
+    net = DLRM(torchrec.EmbeddingBagCollection(tables=tables, is_weighted=weighted), 5, [16, 8], [12, 7, 1])
+    for table in net.sparse_arch.parameters():
+        torch.nn.init.normal_(table)
+    flat = [
+        (ids[n, columns][k], weights[n, columns][k])
+        for f, columns in enumerate(config.id_ranges)
+        for n in range(40)
+        for k in range(lengths[f, n])
+    ]
+    bags = torchrec.KeyedJaggedTensor(
+        names,
+        torch.tensor([key for key, _ in flat]),
+        torch.tensor([weight for _, weight in flat]) if weighted else None,
+        lengths=torch.tensor(lengths.reshape(-1), dtype=torch.int32),
+    )
+    dense, _ = rows()
+    with torch.no_grad():
+        wanted = net(torch.tensor(dense), bags).numpy()
+    torch.save(net.state_dict(), tmp_path / "r.pt")
+    assert convert(tmp_path / "r.pt", tmp_path / "r.weights.h5", config=config, quiet=True).config == config
+    given = (dense, ids, weights) if weighted else (dense, ids)
+    assert wanted.std() > 0.01
+    np.testing.assert_allclose(numpy_logits(tmp_path / "r.weights.h5", *given), wanted, rtol=0, atol=1e-5)
+
+
 def test_upper_to_lower_by_hand():
     # Vectors x, a, b, c (F = 3, D = 2). Upper: xa xb xc ab ac bc; lower: ax, bx ba, cx ca cb.
     config = DLRMConfig((5, 5, 5), embedding_dim=2, bottom_mlp=(2,), top_mlp=(1,))

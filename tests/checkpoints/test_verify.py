@@ -1,5 +1,6 @@
 """`verify` passes for what was converted well, and fails for one changed bit."""
 
+import dataclasses
 import json
 import os
 
@@ -127,6 +128,22 @@ def test_samples(tmp_path, golden_run):
     np.savez(tmp_path / "o.npz", dense=dense, categorical=categorical)
     with pytest.raises(DataError, match="outside their feature"):
         read_sample(tmp_path / "o.npz", TINY)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_bags_are_verified(golden_ckpt, tmp_path, weighted):
+    """A configuration gives the tables of a checkpoint several keys per feature; both sides score bags of every length."""
+    config = dataclasses.replace(TINY, hot_sizes=[1 + f % 4 for f in range(26)], pooling="mean", weighted=weighted)
+    convert(golden_ckpt("tiny", "trained"), tmp_path / "m.weights.h5", config=config, quiet=True)
+    rows = read_sample("200", config)
+    assert [array.shape for array in rows] == [(200, columns) for _, columns in config.inputs.values()]
+    assert {(ids != -1).sum() for ids in rows[1][:, config.id_ranges[3]]} == {1, 2, 3, 4}
+    assert verify(golden_ckpt("tiny", "trained"), tmp_path / "m.weights.h5", sample=200, quiet=True).passed
+    np.savez(tmp_path / "rows.npz", **dict(zip(config.inputs, rows)))
+    assert verify(golden_ckpt("tiny", "trained"), tmp_path / "m.weights.h5", sample=tmp_path / "rows.npz", quiet=True).passed
+    with pytest.raises(DataError, match=r"wanted .* of shapes .*\(200, 63\).*Received .*\(200, 26\)"):
+        np.savez(tmp_path / "rows.npz", **dict(zip(config.inputs, (rows[0], rows[1][:, :26], *rows[2:]))))
+        read_sample(tmp_path / "rows.npz", config)
 
 
 def test_out_of_vocabulary_rows_agree(golden_ckpt, golden_run, tmp_path):

@@ -1,182 +1,36 @@
 """A model with several keys per feature gives one probability for a row in every form it is exported to."""
 
 import json
-import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 import dlrm_tf
-from dlrm_tf.data.bag import Bag
-from dlrm_tf.data.encoder import Encoder
-from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.errors import DataError, UsageError
 from dlrm_tf.export.ascend.export import export_ascend
-from dlrm_tf.export.savedmodel.bag_strings import BagStrings
-from dlrm_tf.export.savedmodel.export import export_savedmodel
+from dlrm_tf.export.budget import count_ids, loss_of_dropping, prune_weights
+from dlrm_tf.export.tflite.build import choose_ids
 from dlrm_tf.export.tflite.export import TFLiteExporter, export_tflite
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.lite import Scorer
-from dlrm_tf.score.predictor import Predictor
+from dlrm_tf.model.subset import float_probabilities
 from dlrm_tf.score.targets import open_target
+from dlrm_tf.weights.subset import renumber
 
 tf = tensorflow()
-ROWS = 60
-BAGS = {
-    "plain": {"tags": Bag("|", 3), "words": Bag(",", 4, "mean")},
-    "weighted": {"tags": Bag("|", 3, weight_separator=":"), "words": Bag(",", 4, "mean", ":")},
-}
-KEYS = {
-    "tags": [*"abcdefgh", "", "0a0b0c0d", "a:b"],
-    "site": ["x", "y|z", "", "1.5", "x:2"],
-    "words": [*(f"w{i}" for i in range(30)), "", "Zürich", "ff"],
-}
 
 
-class Case:
-    """A random model with its files, raw rows, and what the data room makes of them."""
-
-    def __init__(self, kind, folder):
-        self.spec = FeatureSpec.of(["n", "m"], list(KEYS), bags=BAGS[kind])
-        self.vocabulary = dlrm_tf.Vocabulary.from_keys(KEYS)
-        hot = {"hot_sizes": self.spec.hot_sizes, "pooling": self.spec.poolings, "weighted": self.spec.weighted}
-        config = dlrm_tf.DLRMConfig(self.vocabulary.sizes, 2, 4, (8, 4), (16, 1), **hot)
-        self.model = dlrm_tf.DLRM(config, seed=1)
-        table = self.model.embedding.table
-        table.assign(np.random.default_rng(7).normal(0, 0.5, table.shape))  # OOV rows too
-        self.model.vocabulary_fingerprint = self.vocabulary.fingerprint
-        self.weights, self.keys, self.columns = folder / "m.weights.h5", folder / "v.npz", folder / "spec.json"
-        self.model.save_weights(self.weights)
-        self.vocabulary.save(self.keys)
-        self.columns.write_text(json.dumps(self.spec.to_dict()))
-        self.dense, self.text = raw_rows(self.spec)
-        self.encoded = Encoder(self.spec, self.vocabulary).arrays(self.dense, self.text)
-        self.inputs = dict(zip(config.inputs, self.encoded))
-        self.probability = tf.sigmoid(self.model(self.inputs)).numpy()
-
-    def savedmodel(self, folder):
-        given = {"vocabulary": self.keys, "spec": self.columns, "warmup_batches": (1, 4)}
-        return export_savedmodel(self.weights, folder, **given)
-
-
-def raw_rows(spec):
-    """Texts with empty fields, empty keys, unknown keys, more keys than there is room for, weights given and not."""
-    generator = np.random.default_rng(0)
-    text = np.empty((ROWS, len(KEYS)), object)
-    for f, (name, keys) in enumerate(KEYS.items()):
-        bag = spec.bags.get(name)
-        for row in range(ROWS):
-            chosen = generator.choice(np.array([*keys, "unknown"], object), generator.integers(1, 7) if bag else 1)
-            if bag and bag.weight_separator:
-                # A key that contains the separator needs a weight after it.
-                marks = [
-                    f":{w:.3g}" if w > 0.3 or ":" in key else "" for w, key in zip(generator.random(len(chosen)) * 3, chosen)
-                ]
-                chosen = [key + mark for key, mark in zip(chosen, marks)]
-            text[row, f] = bag.separator.join(chosen) if bag else chosen[0]
-    text[0, 0] = text[1, 2] = ""
-    text[2, 2] = ",,"
-    return generator.integers(-3, 3000, (ROWS, 2)).astype(np.float32), text
-
-
-@pytest.fixture(scope="module", params=list(BAGS))
-def case(request, tmp_path_factory):
-    return Case(request.param, tmp_path_factory.mktemp("bags"))
-
-
-@pytest.fixture(scope="module")
-def served(case, tmp_path_factory):
-    path = case.savedmodel(tmp_path_factory.mktemp("served"))
-    return path, tf.saved_model.load(path).signatures
-
-
-def test_rows_are_what_the_tests_need(case):
-    ids = case.inputs["categorical"]
-    assert (ids == -1).any() and (ids == np.array(case.vocabulary.sizes)[np.array(case.model.config.column_features)]).any()
-    assert case.probability.std() > 0.02
-
-
-def test_text_is_split_in_the_graph_as_in_the_encoder(case, served):
-    split = BagStrings(case.model.config, case.spec.categorical_names, case.spec.bags).split(tf.constant(case.text))
-    np.testing.assert_array_equal(split[1], case.inputs["categorical"] != -1)
-    if case.spec.weighted:
-        used = split[1].numpy()
-        np.testing.assert_array_equal(split[2].numpy()[used], case.inputs["weights"][used])
-    _, signatures = served
-    came = signatures["raw"](dense=tf.constant(case.dense), categorical=tf.constant(case.text))
-    np.testing.assert_allclose(came["probability"], case.probability, atol=1e-6)
-
-
-def test_prepared_rows(case, served):
-    path, signatures = served
-    came = signatures["serving_default"](**{name: tf.constant(values) for name, values in case.inputs.items()})
-    np.testing.assert_allclose(came["probability"], case.probability, atol=1e-6)
-    assert {n: tuple(s.shape) for n, s in signatures["serving_default"].structured_input_signature[1].items()} == {
-        name: (None, columns) for name, (_, columns) in case.model.config.inputs.items()
-    }
-    with Predictor(path, case.vocabulary, spec=case.spec) as predictor:
-        columns = dict(zip((*case.spec.dense_names, *KEYS), (*case.dense.T, *case.text.T)))
-        np.testing.assert_allclose(predictor.predict(columns), case.probability[:, 0], atol=1e-6)
-
-
-def test_tf_examples_have_lists_of_keys(case, served):
-    examples = []
-    for dense, text in zip(case.dense, case.text):
-        features = {"dense": tf.train.Feature(float_list=tf.train.FloatList(value=dense))}
-        for name, field in zip(KEYS, text):
-            bag = case.spec.bags.get(name)
-            keys = field.split(bag.separator) if bag else [field]
-            if bag and bag.weight_separator:
-                parts = [key.rpartition(":") if ":" in key else (key, "", "1") for key in keys]
-                keys, weights = [p[0] for p in parts], [float(p[2]) for p in parts]
-                features[f"{name}_weights"] = tf.train.Feature(float_list=tf.train.FloatList(value=weights))
-            values = [] if field == "" else [key.encode() for key in keys]  # a missing list is the key ''
-            features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
-        examples.append(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
-    _, signatures = served
-    came = signatures["regress"](inputs=tf.constant(examples))["outputs"]
-    np.testing.assert_allclose(came, case.probability[:, 0], atol=1e-6)
-    scores = signatures["classify"](inputs=tf.constant(examples))["scores"]
-    np.testing.assert_allclose(scores[:, 1], case.probability[:, 0], atol=1e-6)
-
-
-def test_tf_examples_have_ids_where_there_is_no_vocabulary(case, tmp_path):
-    signatures = tf.saved_model.load(export_savedmodel(case.weights, tmp_path, warmup_batches=(1,))).signatures
-    assert set(signatures) == {"serving_default", "classify", "regress"}
-    raw = np.expm1(case.inputs["dense"].astype(np.float64))
-    examples = []
-    for row in range(ROWS):
-        features = {
-            "dense": tf.train.Feature(float_list=tf.train.FloatList(value=raw[row])),
-            "categorical": tf.train.Feature(int64_list=tf.train.Int64List(value=case.inputs["categorical"][row])),
-        }
-        if case.spec.weighted:
-            features["weights"] = tf.train.Feature(float_list=tf.train.FloatList(value=case.inputs["weights"][row]))
-        examples.append(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
-    came = signatures["regress"](inputs=tf.constant(examples))["outputs"]
-    np.testing.assert_allclose(came, case.probability[:, 0], atol=1e-5)
-
-
-def test_what_a_log_would_refuse_has_weight_one_in_the_graph():
-    config = dlrm_tf.DLRMConfig((3,), hot_sizes=(8,), weighted=True)
-    split = BagStrings(config, ["a"], {"a": Bag("|", 8, weight_separator=":")}).split
-    texts = ["p:1e39|q:-1|r:nan|s:inf|t:|u:x|v:0x1|w:", "a:b:2|c: .5 |d:+1.|e:2e-1|:3|f:0|g|h:1e3", "i:7"]
-    keys, used, weights = split(tf.constant([[text.encode()] for text in texts]))
-    assert keys[0].numpy().tolist() == [b"p", b"q", b"r", b"s", b"t", b"u", b"v", b"w"]
-    np.testing.assert_array_equal(weights[0], np.ones(8))
-    assert keys[1].numpy().tolist() == [b"a:b", b"c", b"d", b"e", b"", b"f", b"g", b"h"]
-    np.testing.assert_array_equal(weights[1], np.float32([2, 0.5, 1, 0.2, 3, 0, 1, 1000]))
-    assert keys[2, 0] == b"i" and weights[2, 0] == 7 and used.numpy().sum(axis=1).tolist() == [8, 8, 1]
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mlp, table_dtype, error", [("float32", "int8", 0.01), ("dynamic", "int8", 0.02), ("float32", "int4", 0.15)]
 )
 def test_a_tflite_file(case, tmp_path, mlp, table_dtype, error):
-    label = (np.arange(ROWS) % 2).astype(np.float32)
+    label = (np.arange(len(case.dense)) % 2).astype(np.float32)
     given = {"vocabulary": case.keys, "spec": case.spec, "evaluation": (*case.encoded, label), "max_auc_loss": 1.0}
     report = export_tflite(case.weights, tmp_path / "m.tflite", mlp=mlp, table_dtype=table_dtype, quiet=True, **given)
-    assert report.rows == ROWS and report.max_error < error
+    assert report.rows == len(case.dense) and report.max_error < error
     scorer = Scorer(tmp_path / "m.tflite")
     came = scorer.score(*case.encoded)
     np.testing.assert_allclose(came, case.probability[:, 0], atol=error)
@@ -188,6 +42,83 @@ def test_a_tflite_file(case, tmp_path, mlp, table_dtype, error):
         scorer.score(*wrong)
     with open_target(tmp_path / "m.tflite") as target:
         np.testing.assert_array_equal(target.score(*case.encoded), came)
+
+
+@pytest.mark.slow
+def test_what_dropping_a_key_of_a_bag_costs(case):
+    """p (1 - p) d^2 / 2, with d the derivative along the way from the key's row to the mean row, taken by differences."""
+    config, table = case.model.config, case.model.embedding.table.numpy()
+    counts = [np.random.default_rng(3).integers(0, 9, size + 1) for size in config.categorical_feature_sizes]
+    row = {name: values[4:5] for name, values in case.inputs.items()}
+    key_weights = {"key_weights": row["weights"]} if config.weighted else {}
+    costs, occurrences = loss_of_dropping(str(case.weights), row["dense"], row["categorical"], counts, quiet=True, **key_weights)
+
+    def logit(values):
+        case.model.embedding.table.assign(values)
+        return float(case.model(row)[0, 0])
+
+    seen, p = 0, float(case.probability[4, 0])
+    for f, (size, offset, columns) in enumerate(zip(config.categorical_feature_sizes, config.block_offsets, config.id_ranges)):
+        ids, times = np.unique(row["categorical"][0, columns], return_counts=True)
+        known = (ids >= 0) & (ids < size)
+        mean = np.average(table[offset + ids[known]], axis=0, weights=counts[f][ids[known]] + 1e-12) if known.any() else None
+        np.testing.assert_array_equal(occurrences[f][ids[known]], times[known])
+        assert occurrences[f].sum() == times[known].sum()
+        for key in ids[known & (times == 1)]:  # of a key that occurs twice the costs of both places are added up
+            step = np.zeros_like(table)
+            step[offset + key] = (mean - table[offset + key]) * 1e-2
+            d = (logit(table + step) - logit(table - step)) / 2e-2
+            assert costs[f][key] == pytest.approx(p * (1 - p) * d**2 / 2, rel=2e-2, abs=1e-6)
+            seen += costs[f][key] > 1e-6
+    case.model.embedding.table.assign(table)
+    assert seen
+
+
+@pytest.mark.slow
+def test_a_budget_keeps_the_ids_of_bags_that_matter(case, records, tmp_path):
+    ids = records.numpy("train")[1]
+    counts = count_ids(records, quiet=True)
+    for count, size, columns in zip(counts, records.sizes, case.model.config.id_ranges):
+        wanted = np.bincount(ids[:, columns][ids[:, columns] != -1], minlength=size + 1)
+        np.testing.assert_array_equal(count, wanted)
+    given = {"data": records, "vocabulary": case.keys}
+    whole = export_tflite(case.weights, tmp_path / "whole.tflite", mlp="float32", quiet=True, **given)
+    exporter = TFLiteExporter(case.weights, quiet=True, **given)
+    report = exporter.export(tmp_path / "m.tflite", mlp="float32", max_size=whole.bytes)
+    assert report.ids < report.ids_total and report.bytes < whole.bytes and report.max_error < 0.3
+    scorer = Scorer(tmp_path / "m.tflite")
+    came = scorer.score(*case.encoded)
+    np.testing.assert_array_equal(scorer.score_raw(case.dense, case.text), came)
+    # The pruned float model, whose rows the file holds quantized.
+    kept = choose_ids(exporter.source, whole.bytes, "float32", 8)
+    pruned = str(tmp_path / "p.weights.h5")
+    prune_weights(str(case.weights), pruned, kept=kept, counts=exporter.source.counts, quiet=True)
+    dense, categorical, *weights = case.encoded
+    wanted = float_probabilities(pruned, dense, renumber(categorical, kept, case.model.config), *weights)
+    np.testing.assert_allclose(came, wanted, atol=0.01)
+    np.testing.assert_allclose(float_probabilities(str(case.weights), *case.encoded), case.probability[:, 0], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_int8_layers_are_calibrated_on_bags(case, records, tmp_path):
+    errors = {}
+    for data in (None, records):
+        given = {"evaluation": case.encoded[:]} if data is None else {"data": data}
+        report = export_tflite(case.weights, tmp_path / "m.tflite", quiet=True, **given)
+        errors[data is None] = report.max_error
+        assert Scorer(tmp_path / "m.tflite").metadata["quantization"]["calibration_rows"] == (0 if data is None else 772)
+    assert max(errors.values()) < 0.02
+
+
+@pytest.mark.slow
+def test_a_frozen_graph_cut_to_the_ids_of_bags_that_are_used(case, records, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    config = case.model.config
+    export_ascend(case.weights, tmp_path / "out", data=records, max_table_bytes=(config.table_rows - 1000) * 16, quiet=True)
+    with np.load(tmp_path / "out" / "check.npz") as check:
+        assert check["categorical"].shape == (128, config.id_columns) and (check["categorical"] == -1).any()
+    done = subprocess.run([sys.executable, tmp_path / "out" / "check.py"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_frozen_graph_for_ascend(case, tmp_path, monkeypatch):
@@ -208,17 +139,6 @@ def test_a_frozen_graph_for_ascend(case, tmp_path, monkeypatch):
     np.testing.assert_allclose(came, case.probability, atol=1e-6)
     # No shape that depends on values.
     assert not {node.op for node in graph_def.node} & {"Where", "Unique", "SparseTensorDenseMatMul", "If", "While"}
-
-
-def test_a_vocabulary_needs_the_spec_of_the_model(case, tmp_path):
-    with pytest.raises(UsageError, match="wanted the columns of the log .*--spec FILE"):
-        export_savedmodel(case.weights, tmp_path, vocabulary=case.keys)
-    other = FeatureSpec.of(["n", "m"], list(KEYS), bags={**BAGS["plain"], "words": Bag(",", 9, "mean")})
-    with pytest.raises(DataError, match="takes 4 keys of feature words, but the data has 9"):
-        export_savedmodel(case.weights, tmp_path, vocabulary=case.keys, spec=other)
-    with pytest.raises(DataError, match=r"evaluation rows: wanted shapes .*\(60, 8\).*Received .*\(60, 3\)"):
-        TFLiteExporter(case.weights, evaluation=(case.dense, case.encoded[1][:, :3], *case.encoded[2:]), quiet=True)
-    assert not os.listdir(tmp_path)
 
 
 def test_mindspore_has_no_bags(case, tmp_path):

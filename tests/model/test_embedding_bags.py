@@ -12,6 +12,7 @@ import dlrm_tf
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.bag_runs import bag_runs
 from dlrm_tf.model.bags import place_weights
+from dlrm_tf.model.embedding import FusedEmbedding
 from dlrm_tf.model.inputs import input_specs
 
 tf = tensorflow()
@@ -202,7 +203,7 @@ def test_the_places_of_a_mean_share_one():
 
 
 @pytest.mark.parametrize("config", [CONFIG, WEIGHTED])
-def test_weights_files_growth_and_the_twin(config, tmp_path):
+def test_weights_files_and_growth(config, tmp_path):
     model, rows = dlrm_tf.DLRM(config, seed=3), bags_of(config, 20)
     model.save_weights(tmp_path / "m.weights.h5")
     again = dlrm_tf.load(tmp_path / "m.weights.h5")
@@ -212,9 +213,28 @@ def test_weights_files_growth_and_the_twin(config, tmp_path):
     assert grown.config.hot_sizes == config.hot_sizes
     known = {**rows, "categorical": np.where(rows["categorical"] > 1, 1, rows["categorical"])}
     np.testing.assert_allclose(grown(known), model(known), atol=1e-6)
-    if hasattr(tf.keras, "utils") and "keras3" in dir(dlrm_tf):
-        twin = dlrm_tf.keras3.load(tmp_path / "m.weights.h5")
-        np.testing.assert_allclose(twin.predict(rows, verbose=0), model(rows), atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("training, deduplicate", [(False, True), (True, True), (True, False)])
+def test_bags_are_pooled_in_float32_also_with_mixed_precision(policy, training, deduplicate):
+    rows = bags_of(WEIGHTED, 30)
+    keys = [tf.constant(rows[name]) for name in ("categorical", "weights")]
+    table = dlrm_tf.DLRM(WEIGHTED, seed=0).embedding
+    wanted = table(*keys)
+    before = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy(policy)
+    try:
+        half = FusedEmbedding(WEIGHTED, seed=0)
+        half.deduplicate = deduplicate
+        with tf.GradientTape() as tape:
+            came = half(*keys, training=training)
+        gradient = tape.gradient(came, half.table)
+    finally:
+        tf.keras.mixed_precision.set_global_policy(before)
+    assert came.dtype == half.compute_dtype != tf.float32 and gradient.dtype == tf.float32
+    # 8 bits of a mantissa, of the weights, the rows and the result.
+    np.testing.assert_allclose(tf.cast(came, tf.float32), wanted, rtol=2**-6, atol=2**-5)
 
 
 def test_compiled_with_xla():

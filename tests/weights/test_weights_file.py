@@ -155,7 +155,16 @@ def test_keras_callback_and_keras_format(saved, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="Keras 3 needs Python 3.10")
-@pytest.mark.parametrize("kind", [{}, {"self_interaction": True}, {"interaction": "cat"}])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {},
+        {"self_interaction": True},
+        {"interaction": "cat"},
+        {"hot_sizes": (2, 1, 3), "pooling": ("mean", "sum", "sum")},
+        {"hot_sizes": (2, 1, 3), "pooling": "mean", "weighted": True},
+    ],
+)
 def test_the_keras_3_twin_loads_scores_trains_and_saves_the_same_file(tmp_path, kind):
     import keras
 
@@ -166,8 +175,10 @@ def test_the_keras_3_twin_loads_scores_trains_and_saves_the_same_file(tmp_path, 
     generator = np.random.default_rng(0)
     rows = {
         "dense": generator.random((64, 4), np.float32),
-        "categorical": generator.integers(-1, 7, (64, 3)).astype(np.int32),
+        "categorical": generator.integers(-1, 7, (64, model.config.id_columns)).astype(np.int32),
+        "weights": generator.random((64, model.config.id_columns), np.float32),
     }
+    rows = {name: rows[name] for name in model.config.inputs}
     label = generator.integers(0, 2, (64, 1)).astype(np.float32)
     np.testing.assert_allclose(twin.predict(rows, verbose=0), model.predict(rows, verbose=0), atol=1e-6)
     twin.compile(keras.optimizers.SGD(0.1), keras.losses.BinaryCrossentropy(from_logits=True))
