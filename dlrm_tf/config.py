@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
+import math
 import operator
 from collections.abc import Iterator
-from typing import SupportsIndex
+from typing import Optional, SupportsIndex
 
 from dlrm_tf.errors import DataError
 
@@ -14,6 +15,10 @@ CRITEO_KAGGLE_SIZES = (
     1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194,
     27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572,
 )  # fmt: skip
+# More cross layers than anyone uses; a damaged file must not ask for millions, and a weights file holds no more.
+MAX_CROSS_LAYERS = 7
+# Fields that the first version did not know.
+LATER_FIELDS = frozenset(["cross_layers", "cross_rank"])
 TINY_SIZES = (7, 5, 101, 83, 9, 4, 33, 6, 3, 57, 11, 91, 13, 5, 19, 77, 4, 8, 6, 4, 66, 5, 4, 21, 6, 15)
 
 
@@ -27,8 +32,12 @@ class DLRMConfig:
       embedding_dim: width D of an embedding row.
       bottom_mlp: units of the bottom MLP's layers; the last equals `embedding_dim`.
       top_mlp: units of the top MLP's layers; the last is 1 (the logit).
-      interaction: `"dot"` (pairwise dot products) or `"cat"` (plain concatenation).
+      interaction: `"dot"` (pairwise dot products), `"cat"` (plain concatenation) or `"cross"` (concatenation and cross layers,
+        DCNv2, Wang et al. 2021, https://arxiv.org/abs/2008.13535).
       self_interaction: with `"dot"`, whether a vector's product with itself is kept.
+      cross_layers: with `"cross"`, the number of cross layers, 1 to 7.
+      cross_rank: with `"cross"`, the rank of a cross layer's matrix, which is kept as a product of two (section 3.2 of the
+        paper); None for a full matrix.
 
     Raises:
       ValueError: a value out of range, or sizes that do not fit each other; the message names both.
@@ -41,6 +50,8 @@ class DLRMConfig:
     top_mlp: tuple[int, ...] = (512, 256, 1)
     interaction: str = "dot"
     self_interaction: bool = False
+    cross_layers: int = 3
+    cross_rank: Optional[int] = None
 
     def __post_init__(self) -> None:
         for name in ("categorical_feature_sizes", "bottom_mlp", "top_mlp"):
@@ -50,7 +61,7 @@ class DLRMConfig:
             object.__setattr__(self, name, tuple(_positive(f"{name}[{i}]", v) for i, v in enumerate(value)))
             if not getattr(self, name):
                 raise ValueError(f"{name} must have at least one entry. Received {value!r}")
-        for name in ("dense_dim", "embedding_dim"):
+        for name in ("dense_dim", "embedding_dim", "cross_layers"):
             object.__setattr__(self, name, _positive(name, getattr(self, name)))
         if self.bottom_mlp[-1] != self.embedding_dim:
             raise ValueError(
@@ -59,12 +70,18 @@ class DLRMConfig:
             )
         if self.top_mlp[-1] != 1:
             raise ValueError(f"top_mlp[-1] must be 1 (one logit). Received top_mlp[-1]={self.top_mlp[-1]}")
-        if self.interaction not in ("dot", "cat"):
-            raise ValueError(f"interaction must be 'dot' or 'cat'. Received {self.interaction!r}")
+        if self.interaction not in ("dot", "cat", "cross"):
+            raise ValueError(f"interaction must be 'dot', 'cat' or 'cross'. Received {self.interaction!r}")
         if not isinstance(self.self_interaction, bool):
             raise ValueError(f"self_interaction must be true or false. Received {self.self_interaction!r}")
         if self.self_interaction and self.interaction != "dot":
-            raise ValueError("self_interaction needs interaction='dot'. Received interaction='cat'")
+            raise ValueError(f"self_interaction needs interaction='dot'. Received interaction={self.interaction!r}")
+        if self.cross_rank is not None:
+            object.__setattr__(self, "cross_rank", _positive("cross_rank", self.cross_rank))
+        if self.cross_layers > MAX_CROSS_LAYERS:
+            raise ValueError(f"cross_layers must be at most {MAX_CROSS_LAYERS}. Received {self.cross_layers}")
+        if self.interaction != "cross" and (self.cross_layers, self.cross_rank) != (3, None):
+            raise ValueError(f"cross_layers and cross_rank need interaction='cross'. Received interaction={self.interaction!r}")
         if self.table_rows >= 2**31:
             raise ValueError(f"the table must have fewer than 2**31 rows (int32 ids). Received {self.table_rows} rows")
 
@@ -91,34 +108,49 @@ class DLRMConfig:
     def interaction_dim(self) -> int:
         """Width of the top MLP's input."""
         vectors = self.num_categorical + 1
-        if self.interaction == "cat":
+        if self.interaction != "dot":
             return vectors * self.embedding_dim
         pairs = vectors * (vectors + 1) // 2 if self.self_interaction else vectors * (vectors - 1) // 2
         return self.embedding_dim + pairs
 
     def dense_shapes(self) -> Iterator[tuple[str, int, int, int]]:
-        """All dense layers, those of the bottom MLP first.
+        """All dense layers: those of the bottom MLP, the cross layers' if there are any, those of the top MLP.
 
         Yields:
-          `(mlp, layer, in units, out units)`; `mlp` is `"bottom_mlp"` or `"top_mlp"`, `layer` its number from 0.
+          `(part, layer, in units, out units)`; `layer` is the number from 0 in its part: `"bottom_mlp"`, `"top_mlp"`, `"cross"`
+          (the matrix of a cross layer) or `"cross_projection"` (at low rank: the matrix before that one, which has no bias).
         """
-        for mlp, width, units in (
-            ("bottom_mlp", self.dense_dim, self.bottom_mlp),
-            ("top_mlp", self.interaction_dim, self.top_mlp),
-        ):
-            for i, out in enumerate(units):
-                yield mlp, i, width, out
-                width = out
+        width = self.interaction_dim
+        yield from _mlp_shapes("bottom_mlp", self.dense_dim, self.bottom_mlp)
+        for i in range(self.cross_layers if self.interaction == "cross" else 0):
+            if self.cross_rank is not None:
+                yield "cross_projection", i, width, self.cross_rank
+            yield "cross", i, self.cross_rank or width, width
+        yield from _mlp_shapes("top_mlp", width, self.top_mlp)
+
+    def dense_weights(self) -> Iterator[tuple[str, int, str, tuple[int, ...]]]:
+        """All weights of the dense layers.
+
+        Yields:
+          `(part, layer, kind, shape)`; `part` and `layer` as in `dense_shapes`; `kind` is `"kernel"`, of shape `[in, out]`, or
+          `"bias"`, `[out]`.
+        """
+        for part, i, fan_in, fan_out in self.dense_shapes():
+            yield part, i, "kernel", (fan_in, fan_out)
+            if part != "cross_projection":
+                yield part, i, "bias", (fan_out,)
 
     @property
     def num_parameters(self) -> int:
         """Trainable parameters, OOV rows included."""
-        dense = sum((fan_in + 1) * fan_out for _, _, fan_in, fan_out in self.dense_shapes())
+        dense = sum(math.prod(shape) for *_, shape in self.dense_weights())
         return dense + self.table_rows * self.embedding_dim
 
     def to_json(self) -> str:
-        """One-line JSON with every field."""
-        return json.dumps(dataclasses.asdict(self))
+        """One-line JSON of every field, but not of one in `LATER_FIELDS` that has its default: earlier versions read the rest."""
+        default = {f.name: f.default for f in dataclasses.fields(self) if f.name in LATER_FIELDS}
+        fields = dataclasses.asdict(self).items()
+        return json.dumps({name: value for name, value in fields if name not in default or value != default[name]})
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "config") -> "DLRMConfig":
@@ -177,6 +209,12 @@ class DLRMConfig:
         except FileNotFoundError as e:
             raise DataError(f"{name_or_path}: wanted a preset ({', '.join(PRESETS)}) or a JSON file. Received neither") from e
         return cls.from_json(text, source=name_or_path)
+
+
+def _mlp_shapes(part: str, width: int, units: tuple[int, ...]) -> Iterator[tuple[str, int, int, int]]:
+    for i, out in enumerate(units):
+        yield part, i, width, out
+        width = out
 
 
 def _positive(name: str, value: object) -> int:

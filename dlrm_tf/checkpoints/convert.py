@@ -134,9 +134,9 @@ def _to_keras(
     progress = Progress("convert", weights.nbytes, "B", quiet=quiet)
     with WeightsWriter(target, config, source_sha256=sha256) as writer, progress:
         for mlp, i, _, _ in config.dense_shapes():
-            kernel, bias = weights.dense(mlp, i)
-            writer.write_dense(mlp, i, kernel, bias)
-            progress.update(kernel.nbytes + bias.nbytes)
+            layer = weights.dense(mlp, i)
+            writer.write_dense(mlp, i, *layer)
+            progress.update(sum(array.nbytes for array in layer))
         for f in range(config.num_categorical):
             _carry_table(weights, writer, f, progress)
         if optimizer_state:
@@ -169,6 +169,7 @@ def _to_mindspore(
         if config is not None and config != reader.config:
             raise CheckpointError(f"{source}: wanted the configuration {config.to_json()}. Received {reader.config.to_json()}")
         config = reader.config
+        MINDSPORE.check(config, target)
         before(config)
         shapes = weights_of(config)
         state = OptimizerStateReader(reader)

@@ -42,7 +42,16 @@ def loss_and_gradients(model):
     return step.get_concrete_function(*specs(model.config))
 
 
-@pytest.mark.parametrize("kind", [{}, {"interaction": "cat"}, {"self_interaction": True}])
+KINDS = [
+    {},
+    {"interaction": "cat"},
+    {"self_interaction": True},
+    {"interaction": "cross"},
+    {"interaction": "cross", "cross_rank": 3},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_forward_and_backward_have_static_shapes_and_types_that_the_npu_has(kind):
     graph = loss_and_gradients(model_of(kind)).graph
     types = {op.type for op in graph.get_operations()}

@@ -1,6 +1,6 @@
 """A TFLite file's graph and metadata, and the ids that a budget of bytes leaves room for."""
 
-import dataclasses
+import json
 from typing import Any, Optional
 
 import numpy as np
@@ -74,7 +74,7 @@ def describe_file(source: ExportSource, config: DLRMConfig, quantization: dict) 
     """
     metadata: dict[str, Any] = {
         "format": FORMAT,
-        "config": dataclasses.asdict(config),
+        "config": json.loads(config.to_json()),
         "inputs": {"dense": "float32 [batch_size, dense_dim]", "categorical": "int32 [batch_size, F]"},
         "outputs": {"probability": "float32 [batch_size, 1]"},
         "preprocessing": PREPROCESSING,
