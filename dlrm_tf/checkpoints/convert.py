@@ -69,9 +69,9 @@ def convert(
 ) -> Conversion:
     """Converts a checkpoint to Keras's `.weights.h5`, or such a file to a MindSpore checkpoint; in bounded memory at any size.
 
-    Reads MindSpore's `.ckpt` and `.safetensors`, and PyTorch's `state_dict` of facebookresearch/dlrm or torchrec's DLRM
-    (`.pt`, `.pth` or `.safetensors`). Rows for ids out of vocabulary (OOV), which a checkpoint has none of, become zeros; on
-    the way back they are left out.
+    Reads MindSpore's `.ckpt` and `.safetensors`, and PyTorch's `state_dict` of facebookresearch/dlrm or torchrec's DLRM and
+    DLRM_DCN (`.pt`, `.pth` or `.safetensors`). Rows for ids out of vocabulary (OOV), which a checkpoint has none of, become
+    zeros; on the way back they are left out.
 
     Args:
       source: file to read.

@@ -25,8 +25,9 @@ def infer_config(shapes: Shapes, path: str) -> DLRMConfig:
         raise CheckpointError(f"{path}: wanted at least one embedding table. Received none")
     tables = [_matrix(shapes, Weight("embedding", f, "table"), path) for f in range(count)]
     interactions: tuple[dict, ...] = _INTERACTIONS
-    if cross_layers := _count(shapes, "cross_projection"):
-        rank = _matrix(shapes, Weight("cross_projection", 0, "kernel"), path)[1]
+    if cross_layers := _count(shapes, "cross"):
+        low = _count(shapes, "cross_projection")
+        rank = _matrix(shapes, Weight("cross_projection", 0, "kernel"), path)[1] if low else None
         interactions = ({"interaction": "cross", "cross_layers": cross_layers, "cross_rank": rank},)
     try:
         configs = [

@@ -64,7 +64,7 @@ class Naming:
         """Raises `CheckpointError`, which names the file `path`, for a network that the program does not have."""
         if config.interaction == "cross" and ("cross", "kernel") not in self.templates:
             raise CheckpointError(
-                f"{path}: wanted torchrec's tensor names for interaction='cross'. Received those of a program without cross layers"
+                f"{path}: wanted torchrec's tensor names with interaction='cross'. Received names for no cross layer"
             )
         if config.self_interaction and self.pairs == "upper":
             raise CheckpointError(f"{path}: wanted self_interaction false with torchrec's names. Received true")

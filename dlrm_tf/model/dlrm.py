@@ -111,7 +111,7 @@ class DLRM(tfrs.models.Model):
         training: Optional[bool] = None,
         observe: Optional[Callable[[str, int, tf.Tensor], None]] = None,
     ) -> tf.Tensor:
-        """The network behind the embedding table: both MLPs and the interaction.
+        """The network behind the embedding table: both MLPs and what is between them.
 
         Args:
           dense: float32 `[batch_size, dense_dim]`.

@@ -141,7 +141,7 @@ class DLRM(keras.Model):
         return self.head(inputs["dense"], self.embedding(inputs["categorical"]))
 
     def head(self, dense: Any, embedded: Any) -> Any:
-        """The network behind the embedding table: both MLPs and the interaction.
+        """The network behind the embedding table: both MLPs and what is between them.
 
         Args:
           dense: float32 `[batch_size, dense_dim]`.

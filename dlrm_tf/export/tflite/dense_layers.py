@@ -50,7 +50,8 @@ def quantize_dense_layers(
 
     Args:
       model: a graph as `graph.convert` gives it.
-      dense_layers: `(mlp, layer)` -> `(kernel [in, out], bias [out] if there is one)`, float32: how a layer is found in the graph.
+      dense_layers: `(mlp, layer)` -> `(kernel [in, out], bias [out] if there is one)`, float32: how a layer is found in the
+        graph.
       precision: `(mlp, layer)` -> `"float32"`, `"float16"` or `"int8"`.
       factors: float32 `[in]` that the input of `INTERACTION_LAYER` is multiplied by, or None. Not part of the converted graph
         because the converter would fold them into the kernel.
