@@ -1,4 +1,4 @@
-"""Writes `tests/golden/torchrec_dcn.*`: torchrec's own DLRM_DCN, seeded, and its logits. Run it with `make test-torch`'s Python."""
+"""Writes `tests/golden/torchrec_dcn.*`: torchrec's own DLRM_DCN, seeded, and its logits. Run by the Python of `test-torch`."""
 
 import pathlib
 
