@@ -9,8 +9,10 @@ all; a waiting process is idle. Figures are medians of the rounds. `limit`: what
 backward, measured alone: no implementation with these products is faster. `ours_5` is ours with `steps_per_execution=5`.
 
 `torch` is facebookresearch/dlrm's way: 26 EmbeddingBag(mode="sum", sparse=True), SGD (pip install torch). `keras` is the naive
-Keras model: 26 Embedding layers, TFRS's DotInteraction, tf.keras.optimizers.SGD. `cat`, `cross` (three cross layers) and `low_rank` (of rank 108) are ours
-with another interaction, and run only when named: `--contenders ours,cat,cross,low_rank`.
+Keras model: 26 Embedding layers, TFRS's DotInteraction, tf.keras.optimizers.SGD.
+
+`cat`, `cross` (three cross layers) and `low_rank` (three of rank 108) are ours with another interaction; they run only when named:
+`--contenders ours,cat,cross,low_rank`.
 """
 
 import argparse

@@ -5,7 +5,7 @@ import json
 import math
 import operator
 from collections.abc import Iterator
-from typing import Optional, SupportsIndex
+from typing import Any, Optional, SupportsIndex
 
 from dlrm_tf.errors import DataError
 
@@ -15,11 +15,13 @@ CRITEO_KAGGLE_SIZES = (
     1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194,
     27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572,
 )  # fmt: skip
+TINY_SIZES = (7, 5, 101, 83, 9, 4, 33, 6, 3, 57, 11, 91, 13, 5, 19, 77, 4, 8, 6, 4, 66, 5, 4, 21, 6, 15)
+# How the vectors of a row meet.
+INTERACTIONS = ("dot", "cat", "cross")
+# What the fields of cross layers are in a model without them.
+CROSS_DEFAULTS: dict[str, Any] = {"cross_layers": 3, "cross_rank": None}
 # More cross layers than anyone uses; a damaged file must not ask for millions, and a weights file holds no more.
 MAX_CROSS_LAYERS = 7
-# Fields that the first version did not know.
-LATER_FIELDS = frozenset(["cross_layers", "cross_rank"])
-TINY_SIZES = (7, 5, 101, 83, 9, 4, 33, 6, 3, 57, 11, 91, 13, 5, 19, 77, 4, 8, 6, 4, 66, 5, 4, 21, 6, 15)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +72,8 @@ class DLRMConfig:
             )
         if self.top_mlp[-1] != 1:
             raise ValueError(f"top_mlp[-1] must be 1 (one logit). Received top_mlp[-1]={self.top_mlp[-1]}")
-        if self.interaction not in ("dot", "cat", "cross"):
-            raise ValueError(f"interaction must be 'dot', 'cat' or 'cross'. Received {self.interaction!r}")
+        if self.interaction not in INTERACTIONS:
+            raise ValueError(f"interaction must be one of {', '.join(INTERACTIONS)}. Received {self.interaction!r}")
         if not isinstance(self.self_interaction, bool):
             raise ValueError(f"self_interaction must be true or false. Received {self.self_interaction!r}")
         if self.self_interaction and self.interaction != "dot":
@@ -80,7 +82,7 @@ class DLRMConfig:
             object.__setattr__(self, "cross_rank", _positive("cross_rank", self.cross_rank))
         if self.cross_layers > MAX_CROSS_LAYERS:
             raise ValueError(f"cross_layers must be at most {MAX_CROSS_LAYERS}. Received {self.cross_layers}")
-        if self.interaction != "cross" and (self.cross_layers, self.cross_rank) != (3, None):
+        if self.interaction != "cross" and any(getattr(self, name) != value for name, value in CROSS_DEFAULTS.items()):
             raise ValueError(f"cross_layers and cross_rank need interaction='cross'. Received interaction={self.interaction!r}")
         if self.table_rows >= 2**31:
             raise ValueError(f"the table must have fewer than 2**31 rows (int32 ids). Received {self.table_rows} rows")
@@ -147,10 +149,9 @@ class DLRMConfig:
         return dense + self.table_rows * self.embedding_dim
 
     def to_json(self) -> str:
-        """One-line JSON of every field, but not of one in `LATER_FIELDS` that has its default: earlier versions read the rest."""
-        default = {f.name: f.default for f in dataclasses.fields(self) if f.name in LATER_FIELDS}
-        fields = dataclasses.asdict(self).items()
-        return json.dumps({name: value for name, value in fields if name not in default or value != default[name]})
+        """One-line JSON; fields of cross layers only where they are not the default, as files had none of them before."""
+        fields = dataclasses.asdict(self)
+        return json.dumps({k: v for k, v in fields.items() if k not in CROSS_DEFAULTS or v != CROSS_DEFAULTS[k]})
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "config") -> "DLRMConfig":

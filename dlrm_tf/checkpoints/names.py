@@ -64,7 +64,8 @@ class Naming:
         """Raises `CheckpointError`, which names the file `path`, for a network that the program does not have."""
         if config.interaction == "cross" and ("cross", "kernel") not in self.templates:
             raise CheckpointError(
-                f"{path}: wanted torchrec's tensor names with interaction='cross'. Received names for no cross layer"
+                f"{path}: wanted interaction 'dot' or 'cat': of the checkpoints known, only torchrec's have cross layers. "
+                "Received 'cross'"
             )
         if config.self_interaction and self.pairs == "upper":
             raise CheckpointError(f"{path}: wanted self_interaction false with torchrec's names. Received true")

@@ -25,7 +25,7 @@ def test_bijection_of_torchrecs_cross_layers():
     assert len(names) == 7 * 2 + 3 * 3 + 26 == len(set(names.values()))
     assert assign(names.values(), "x").weights == names
     for other in ("mindspore", "dlrm_pytorch"):
-        with pytest.raises(CheckpointError, match="x: wanted torchrec's tensor names with interaction='cross'"):
+        with pytest.raises(CheckpointError, match="x: wanted interaction 'dot' or 'cat': .* only torchrec's"):
             NAMINGS[other].check(config, "x")
 
 

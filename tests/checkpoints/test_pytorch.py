@@ -39,14 +39,14 @@ def test_torchrecs_own_network_with_cross_layers(golden_dir, tmp_path):
 
 def test_cross_layers_do_not_become_a_mindspore_checkpoint(golden_dir, tmp_path):
     convert(golden_dir / "torchrec_dcn.safetensors", tmp_path / "r.weights.h5", quiet=True)
-    with pytest.raises(CheckpointError, match=r"r.ckpt: wanted torchrec's tensor names with interaction='cross'"):
+    with pytest.raises(CheckpointError, match=r"r.ckpt: wanted interaction 'dot' or 'cat': .* only torchrec's"):
         convert(tmp_path / "r.weights.h5", tmp_path / "r.ckpt", quiet=True)
     assert not (tmp_path / "r.ckpt").exists()
 
 
 def test_a_configuration_with_cross_layers_does_not_fit_a_checkpoint_without(golden_dir, golden_ckpt, tmp_path):
     crossed = DLRMConfig((7, 5, 11), 5, 4, (8, 4), (16, 6, 1), interaction="cross", cross_rank=6)
-    with pytest.raises(CheckpointError, match="ckpt: wanted torchrec's tensor names with interaction='cross'"):
+    with pytest.raises(CheckpointError, match="ckpt: wanted interaction 'dot' or 'cat': .* only torchrec's"):
         convert(golden_ckpt("hub_layout", "trained"), tmp_path / "x.weights.h5", config=crossed)
     with pytest.raises(CheckpointError, match="inter_arch.crossnet.V_kernels.0 is missing"):
         convert(golden_dir / "torchrec.safetensors", tmp_path / "x.weights.h5", config=crossed)
