@@ -11,7 +11,7 @@ backward, measured alone: no implementation with these products is faster. `ours
 `torch` is facebookresearch/dlrm's way: 26 EmbeddingBag(mode="sum", sparse=True), SGD (pip install torch). `keras` is the naive
 Keras model: 26 Embedding layers, TFRS's DotInteraction, tf.keras.optimizers.SGD.
 
-`cat`, `cross` (three cross layers) and `low_rank` (three of rank 108) are ours with another interaction; they run only when named:
+`cat`, `cross` (three cross layers) and `low_rank` (three of rank 108) are ours with another interaction, run only when named:
 `--contenders ours,cat,cross,low_rank`.
 """
 
