@@ -10,9 +10,13 @@ backward, measured alone: no implementation with these products is faster. `ours
 
 `torch` is facebookresearch/dlrm's way: 26 EmbeddingBag(mode="sum", sparse=True), SGD (pip install torch). `keras` is the naive
 Keras model: 26 Embedding layers, TFRS's DotInteraction, tf.keras.optimizers.SGD.
+
+`cat`, `cross` (three cross layers) and `low_rank` (three of rank 108) are ours with another interaction, run only when named:
+`--contenders ours,cat,cross,low_rank`.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -26,7 +30,14 @@ import numpy as np
 from dlrm_tf.config import DLRMConfig
 
 OURS = ("ours", "ours_5")
-CONTENDERS = (*OURS, "torch", "keras", "limit")
+DEFAULT = (*OURS, "torch", "keras", "limit")
+# Ours with another interaction; 108 is a quarter of (F + 1) D = 432, as DCNv2's paper advises.
+HEADS = {
+    "cat": {"interaction": "cat"},
+    "cross": {"interaction": "cross"},
+    "low_rank": {"interaction": "cross", "cross_rank": 108},
+}
+CONTENDERS = (*DEFAULT, *HEADS)
 STEPS = {"ours_5": 5}  # steps a call; 1 where not named
 BATCHES = 16  # distinct batches a contender goes round
 ZIPF = 1.1
@@ -182,7 +193,8 @@ def limit(config, batches):
 def serve(name, vocabulary, batch, ids):
     """Runs in the contender's process: one round of so many seconds for every line on stdin."""
     config = make_config(vocabulary)
-    step = globals()[name](config, make_batches(config, batch, ids))
+    batches = make_batches(config, batch, ids)
+    step = ours(dataclasses.replace(config, **HEADS[name]), batches) if name in HEADS else globals()[name](config, batches)
     number = 0
     for line in sys.stdin:
         start, seconds = time.perf_counter(), 0.0
@@ -242,7 +254,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", default="128,2048,16384", help="batch sizes, comma-separated")
     parser.add_argument("--vocabulary", default="0.01,0.1,1", help="parts of Criteo Kaggle's vocabulary, comma-separated")
-    parser.add_argument("--contenders", default=",".join(CONTENDERS))
+    parser.add_argument("--contenders", default=",".join(DEFAULT), help=f"of {', '.join(CONTENDERS)}")
     parser.add_argument("--ids", choices=("zipf", "uniform"), default="zipf")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of a round")

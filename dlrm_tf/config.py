@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import operator
 from collections.abc import Iterator
 from typing import Any, Optional, SupportsIndex, Union
@@ -16,8 +17,12 @@ CRITEO_KAGGLE_SIZES = (
     27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572,
 )  # fmt: skip
 TINY_SIZES = (7, 5, 101, 83, 9, 4, 33, 6, 3, 57, 11, 91, 13, 5, 19, 77, 4, 8, 6, 4, 66, 5, 4, 21, 6, 15)
-
-
+# How the vectors of a row meet.
+INTERACTIONS = ("dot", "cat", "cross")
+# What the fields of cross layers are in a model without them.
+CROSS_DEFAULTS: dict[str, Any] = {"cross_layers": 3, "cross_rank": None}
+# More cross layers than anyone uses; a damaged file must not ask for millions, and a weights file holds no more.
+MAX_CROSS_LAYERS = 7
 # The id of a place that a bag does not use.
 UNUSED_PLACE = -1
 # The most columns of ids: far beyond any use, so that a damaged file takes no memory.
@@ -38,12 +43,16 @@ class DLRMConfig:
       embedding_dim: width D of an embedding row.
       bottom_mlp: units of the bottom MLP's layers; the last equals `embedding_dim`.
       top_mlp: units of the top MLP's layers; the last is 1 (the logit).
-      interaction: `"dot"` (pairwise dot products) or `"cat"` (plain concatenation).
+      interaction: `"dot"` (pairwise dot products), `"cat"` (plain concatenation) or `"cross"` (concatenation and cross layers,
+        DCNv2, Wang et al. 2021, https://arxiv.org/abs/2008.13535).
       self_interaction: with `"dot"`, whether a vector's product with itself is kept.
       hot_sizes: the most keys of each categorical feature, in feature order: its columns of the input `categorical`. None: one
         key each, which also is what all ones become, unless `weighted`.
       pooling: how the rows of a feature's keys become one vector, `"sum"` or `"mean"`: one word for all, or one a feature.
       weighted: whether every key has a weight, float32 (the input `weights`).
+      cross_layers: with `"cross"`, the number of cross layers, 1 to 7.
+      cross_rank: with `"cross"`, the rank of a cross layer's matrix, which is kept as a product of two (section 3.2 of the
+        paper); None for a full matrix.
 
     Raises:
       ValueError: a value out of range, or sizes that do not fit each other; the message names both.
@@ -59,11 +68,13 @@ class DLRMConfig:
     hot_sizes: Optional[tuple[int, ...]] = None
     pooling: Union[str, tuple[str, ...]] = "sum"
     weighted: bool = False
+    cross_layers: int = 3
+    cross_rank: Optional[int] = None
 
     def __post_init__(self) -> None:
         for name in ("categorical_feature_sizes", "bottom_mlp", "top_mlp"):
             object.__setattr__(self, name, _positives(name, getattr(self, name)))
-        for name in ("dense_dim", "embedding_dim"):
+        for name in ("dense_dim", "embedding_dim", "cross_layers"):
             object.__setattr__(self, name, _positive(name, getattr(self, name)))
         if self.bottom_mlp[-1] != self.embedding_dim:
             raise ValueError(
@@ -72,12 +83,18 @@ class DLRMConfig:
             )
         if self.top_mlp[-1] != 1:
             raise ValueError(f"top_mlp[-1] must be 1 (one logit). Received top_mlp[-1]={self.top_mlp[-1]}")
-        if self.interaction not in ("dot", "cat"):
-            raise ValueError(f"interaction must be 'dot' or 'cat'. Received {self.interaction!r}")
+        if self.interaction not in INTERACTIONS:
+            raise ValueError(f"interaction must be one of {', '.join(INTERACTIONS)}. Received {self.interaction!r}")
         if not isinstance(self.self_interaction, bool):
             raise ValueError(f"self_interaction must be true or false. Received {self.self_interaction!r}")
         if self.self_interaction and self.interaction != "dot":
-            raise ValueError("self_interaction needs interaction='dot'. Received interaction='cat'")
+            raise ValueError(f"self_interaction needs interaction='dot'. Received interaction={self.interaction!r}")
+        if self.cross_rank is not None:
+            object.__setattr__(self, "cross_rank", _positive("cross_rank", self.cross_rank))
+        if self.cross_layers > MAX_CROSS_LAYERS:
+            raise ValueError(f"cross_layers must be at most {MAX_CROSS_LAYERS}. Received {self.cross_layers}")
+        if self.interaction != "cross" and any(getattr(self, name) != value for name, value in CROSS_DEFAULTS.items()):
+            raise ValueError(f"cross_layers and cross_rank need interaction='cross'. Received interaction={self.interaction!r}")
         if self.table_rows >= 2**31:
             raise ValueError(f"the table must have fewer than 2**31 rows (int32 ids). Received {self.table_rows} rows")
         self._check_bags()
@@ -165,35 +182,49 @@ class DLRMConfig:
     def interaction_dim(self) -> int:
         """Width of the top MLP's input."""
         vectors = self.num_categorical + 1
-        if self.interaction == "cat":
+        if self.interaction != "dot":
             return vectors * self.embedding_dim
         pairs = vectors * (vectors + 1) // 2 if self.self_interaction else vectors * (vectors - 1) // 2
         return self.embedding_dim + pairs
 
     def dense_shapes(self) -> Iterator[tuple[str, int, int, int]]:
-        """All dense layers, those of the bottom MLP first.
+        """All dense layers: those of the bottom MLP, the cross layers' if there are any, those of the top MLP.
 
         Yields:
-          `(mlp, layer, in units, out units)`; `mlp` is `"bottom_mlp"` or `"top_mlp"`, `layer` its number from 0.
+          `(part, layer, in units, out units)`; `layer` is the number from 0 in its part: `"bottom_mlp"`, `"top_mlp"`, `"cross"`
+          (the matrix of a cross layer) or `"cross_projection"` (at low rank: the matrix before that one, which has no bias).
         """
-        for mlp, width, units in (
-            ("bottom_mlp", self.dense_dim, self.bottom_mlp),
-            ("top_mlp", self.interaction_dim, self.top_mlp),
-        ):
-            for i, out in enumerate(units):
-                yield mlp, i, width, out
-                width = out
+        width = self.interaction_dim
+        yield from _mlp_shapes("bottom_mlp", self.dense_dim, self.bottom_mlp)
+        for i in range(self.cross_layers if self.interaction == "cross" else 0):
+            if self.cross_rank is not None:
+                yield "cross_projection", i, width, self.cross_rank
+            yield "cross", i, self.cross_rank or width, width
+        yield from _mlp_shapes("top_mlp", width, self.top_mlp)
+
+    def dense_weights(self) -> Iterator[tuple[str, int, str, tuple[int, ...]]]:
+        """All weights of the dense layers.
+
+        Yields:
+          `(part, layer, kind, shape)`; `part` and `layer` as in `dense_shapes`; `kind` is `"kernel"`, of shape `[in, out]`, or
+          `"bias"`, `[out]`.
+        """
+        for part, i, fan_in, fan_out in self.dense_shapes():
+            yield part, i, "kernel", (fan_in, fan_out)
+            if part != "cross_projection":
+                yield part, i, "bias", (fan_out,)
 
     @property
     def num_parameters(self) -> int:
         """Trainable parameters, OOV rows included."""
-        dense = sum((fan_in + 1) * fan_out for _, _, fan_in, fan_out in self.dense_shapes())
+        dense = sum(math.prod(shape) for *_, shape in self.dense_weights())
         return dense + self.table_rows * self.embedding_dim
 
     def to_json(self) -> str:
-        """One-line JSON; fields of bags only where they are not the default, as files had none of them before there were bags."""
+        """One-line JSON; fields of bags and cross layers only where they are not the default: files had none of them before."""
+        optional = {**BAG_DEFAULTS, **CROSS_DEFAULTS}
         fields = dataclasses.asdict(self)
-        return json.dumps({k: v for k, v in fields.items() if k not in BAG_DEFAULTS or v != BAG_DEFAULTS[k]})
+        return json.dumps({k: v for k, v in fields.items() if k not in optional or v != optional[k]})
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "config") -> "DLRMConfig":
@@ -261,6 +292,12 @@ def _positives(name: str, values: Any) -> tuple[int, ...]:
     if not positives:
         raise ValueError(f"{name} must have at least one entry. Received {values!r}")
     return positives
+
+
+def _mlp_shapes(part: str, width: int, units: tuple[int, ...]) -> Iterator[tuple[str, int, int, int]]:
+    for i, out in enumerate(units):
+        yield part, i, width, out
+        width = out
 
 
 def _positive(name: str, value: object) -> int:

@@ -40,6 +40,31 @@ def test_interaction_width(interaction, self_interaction, width):
 
 
 @pytest.mark.parametrize(
+    "rank, layers",
+    [
+        (None, [("cross", 0, 12, 12), ("cross", 1, 12, 12)]),
+        (5, [("cross_projection", 0, 12, 5), ("cross", 0, 5, 12), ("cross_projection", 1, 12, 5), ("cross", 1, 5, 12)]),
+    ],
+)
+def test_cross_layers_stand_between_the_mlps(rank, layers):
+    # 3 vectors of width 4 side by side.
+    config = DLRMConfig((5, 6), 3, 4, (4,), (7, 1), interaction="cross", cross_layers=2, cross_rank=rank)
+    assert config.interaction_dim == 12
+    assert list(config.dense_shapes()) == [("bottom_mlp", 0, 3, 4), *layers, ("top_mlp", 0, 12, 7), ("top_mlp", 1, 7, 1)]
+    # The matrix before the last one of a low-rank layer has no bias.
+    crosses = 2 * (12 * 12 + 12) if rank is None else 2 * (12 * 5 + 5 * 12 + 12)
+    assert config.num_parameters == (3 * 4 + 4) + crosses + (12 * 7 + 7) + (7 + 1) + (5 + 1 + 6 + 1) * 4
+    assert [shape for part, i, kind, shape in config.dense_weights() if (part, i) == ("cross", 1)] == [(rank or 12, 12), (12,)]
+
+
+def test_json_of_the_first_architectures_is_as_it_was():
+    assert DLRMConfig((5, 6), 3, 4, (4,), (1,), interaction="cat").to_json() == (
+        '{"categorical_feature_sizes": [5, 6], "dense_dim": 3, "embedding_dim": 4, "bottom_mlp": [4], "top_mlp": [1], '
+        '"interaction": "cat", "self_interaction": false}'
+    )
+
+
+@pytest.mark.parametrize(
     "fields, message",
     [
         ({"bottom_mlp": (8, 5)}, r"bottom_mlp\[-1\]=5, embedding_dim=16"),
@@ -51,6 +76,13 @@ def test_interaction_width(interaction, self_interaction, width):
         ({"categorical_feature_sizes": ()}, "at least one"),
         ({"dense_dim": True}, "Received True"),
         ({"interaction": "cat", "self_interaction": True}, "self_interaction needs"),
+        ({"interaction": "cross", "self_interaction": True}, "self_interaction needs .*Received interaction='cross'"),
+        ({"cross_rank": 4}, "need interaction='cross'. Received interaction='dot'"),
+        ({"interaction": "cat", "cross_layers": 2}, "need interaction='cross'. Received interaction='cat'"),
+        ({"interaction": "cross", "cross_layers": 0}, "cross_layers must be a positive integer. Received 0"),
+        ({"interaction": "cross", "cross_layers": 10**9}, "cross_layers must be at most 7. Received 1000000000"),
+        ({"interaction": "cross", "cross_rank": 0}, "cross_rank must be a positive integer. Received 0"),
+        ({"interaction": "cross", "cross_rank": "8"}, "cross_rank must be a positive integer. Received '8'"),
         ({"categorical_feature_sizes": (2**31,)}, "2\\*\\*31"),
     ],
 )
@@ -62,10 +94,18 @@ def test_impossible_architectures_are_refused_by_name(fields, message):
 @given(
     sizes=st.lists(st.integers(1, 10**6), min_size=1, max_size=30),
     dim=st.integers(1, 64),
-    self_interaction=st.booleans(),
+    head=st.one_of(
+        st.builds(dict, self_interaction=st.booleans()),
+        st.builds(
+            dict,
+            interaction=st.just("cross"),
+            cross_layers=st.integers(1, 7),
+            cross_rank=st.one_of(st.none(), st.integers(1, 600)),
+        ),
+    ),
 )
-def test_json_round_trip(sizes, dim, self_interaction):
-    config = DLRMConfig(sizes, embedding_dim=dim, bottom_mlp=(7, dim), top_mlp=(1,), self_interaction=self_interaction)
+def test_json_round_trip(sizes, dim, head):
+    config = DLRMConfig(sizes, embedding_dim=dim, bottom_mlp=(7, dim), top_mlp=(1,), **head)
     assert DLRMConfig.from_json(config.to_json()) == config
 
 

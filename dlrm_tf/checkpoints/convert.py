@@ -69,9 +69,9 @@ def convert(
 ) -> Conversion:
     """Converts a checkpoint to Keras's `.weights.h5`, or such a file to a MindSpore checkpoint; in bounded memory at any size.
 
-    Reads MindSpore's `.ckpt` and `.safetensors`, and PyTorch's `state_dict` of facebookresearch/dlrm or torchrec's DLRM
-    (`.pt`, `.pth` or `.safetensors`). Rows for ids out of vocabulary (OOV), which a checkpoint has none of, become zeros; on
-    the way back they are left out.
+    Reads MindSpore's `.ckpt` and `.safetensors`, and PyTorch's `state_dict` of facebookresearch/dlrm or torchrec's DLRM and
+    DLRM_DCN (`.pt`, `.pth` or `.safetensors`). Rows for ids out of vocabulary (OOV), which a checkpoint has none of, become
+    zeros; on the way back they are left out.
 
     Args:
       source: file to read.
@@ -134,9 +134,9 @@ def _to_keras(
     progress = Progress("convert", weights.nbytes, "B", quiet=quiet)
     with WeightsWriter(target, config, source_sha256=sha256) as writer, progress:
         for mlp, i, _, _ in config.dense_shapes():
-            kernel, bias = weights.dense(mlp, i)
-            writer.write_dense(mlp, i, kernel, bias)
-            progress.update(kernel.nbytes + bias.nbytes)
+            layer = weights.dense(mlp, i)
+            writer.write_dense(mlp, i, *layer)
+            progress.update(sum(array.nbytes for array in layer))
         for f in range(config.num_categorical):
             _carry_table(weights, writer, f, progress)
         if optimizer_state:
@@ -173,6 +173,7 @@ def _to_mindspore(
             raise UsageError(
                 f"{source}: has several keys per feature, which MindSpore's network does not: it can't become {target}"
             )
+        MINDSPORE.check(config, target)
         before(config)
         shapes = weights_of(config)
         state = OptimizerStateReader(reader)

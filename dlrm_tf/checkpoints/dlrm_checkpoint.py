@@ -84,6 +84,7 @@ class DLRMCheckpoint:
         shapes = {w: found.naming.shape(w, info(name).shape) for w, name in found.weights.items()}
         if config is None:
             config = infer_config(shapes, self.checkpoint.path)
+        found.naming.check(config, self.checkpoint.path)
         wanted, names = weights_of(config), found.naming.names(config)
         faults = [f"{found.prefix}{names[w]} is missing" for w in wanted if w not in shapes]
         for weight, name in found.weights.items():
@@ -101,8 +102,6 @@ class DLRMCheckpoint:
         if faults:
             shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
             raise CheckpointError(f"{self.checkpoint.path}: does not fit the configuration: {shown}")
-        if found.naming.pairs == "upper" and config.self_interaction:
-            raise CheckpointError(f"{self.checkpoint.path}: wanted self_interaction false with torchrec's names. Received true")
         return config
 
     @property
@@ -110,15 +109,15 @@ class DLRMCheckpoint:
         """Bytes of the weights as they are stored."""
         return sum(self.checkpoint.info(name).nbytes for name in self.found.weights.values())
 
-    def dense(self, mlp: str, layer: int) -> tuple[np.ndarray, np.ndarray]:
-        """`(kernel [in, out], bias [out])` of a dense layer, float32."""
-        weights = (Weight(mlp, layer, kind) for kind in ("kernel", "bias"))
-        kernel, bias = (_float32(self.checkpoint.read(self.found.weights[w])) for w in weights)
+    def dense(self, mlp: str, layer: int) -> tuple[np.ndarray, ...]:
+        """`(kernel [in, out], bias [out])` of a dense layer, float32; `(kernel,)` of one without a bias."""
+        weights = (w for w in (Weight(mlp, layer, kind) for kind in ("kernel", "bias")) if w in self.found.weights)
+        kernel, *bias = (_float32(self.checkpoint.read(self.found.weights[w])) for w in weights)
         if self.found.naming.transposed:
             kernel = np.ascontiguousarray(kernel.T)
         if self.found.naming.pairs == "upper" and (mlp, layer) == ("top_mlp", 0) and self.config.interaction == "dot":
             kernel = kernel[upper_to_lower(self.config)]
-        return kernel, bias
+        return (kernel, *bias)
 
     def chunks(self, feature: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yields `(first id, rows float32 [n, D])` over the table of a categorical feature."""

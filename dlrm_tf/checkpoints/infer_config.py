@@ -5,8 +5,8 @@ from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import CheckpointError
 
 Shapes = dict[Weight, tuple[int, ...]]
-# (interaction, self_interaction) that a DLRM may have.
-_INTERACTIONS = (("dot", False), ("dot", True), ("cat", False))
+# The interactions without weights of their own: which one it is shows in the width of the top MLP's input.
+_INTERACTIONS = ({"interaction": "dot"}, {"interaction": "dot", "self_interaction": True}, {"interaction": "cat"})
 
 
 def infer_config(shapes: Shapes, path: str) -> DLRMConfig:
@@ -24,6 +24,11 @@ def infer_config(shapes: Shapes, path: str) -> DLRMConfig:
     if not count:
         raise CheckpointError(f"{path}: wanted at least one embedding table. Received none")
     tables = [_matrix(shapes, Weight("embedding", f, "table"), path) for f in range(count)]
+    interactions: tuple[dict, ...] = _INTERACTIONS
+    if cross_layers := _count(shapes, "cross"):
+        low = _count(shapes, "cross_projection")
+        rank = _matrix(shapes, Weight("cross_projection", 0, "kernel"), path)[1] if low else None
+        interactions = ({"interaction": "cross", "cross_layers": cross_layers, "cross_rank": rank},)
     try:
         configs = [
             DLRMConfig(
@@ -32,10 +37,9 @@ def infer_config(shapes: Shapes, path: str) -> DLRMConfig:
                 embedding_dim=tables[0][1],
                 bottom_mlp=bottom[1:],
                 top_mlp=top[1:],
-                interaction=interaction,
-                self_interaction=self_interaction,
+                **interaction,
             )
-            for interaction, self_interaction in _INTERACTIONS
+            for interaction in interactions
         ]
     except ValueError as e:
         raise CheckpointError(f"{path}: the tensors' shapes make no DLRM: {e}") from e

@@ -13,8 +13,8 @@ class Weight(NamedTuple):
     """One weight of a DLRM.
 
     Attributes:
-      part: `"bottom_mlp"`, `"top_mlp"` or `"embedding"`.
-      number: layer of the MLP, or categorical feature, from 0.
+      part: a part of the network as in `DLRMConfig.dense_shapes`, or `"embedding"`.
+      number: layer of that part, or categorical feature, from 0.
       kind: `"kernel"` `[in, out]`, `"bias"` `[out]` or `"table"` `[size_f, D]`.
     """
 
@@ -56,9 +56,19 @@ class Naming:
         return template.format(weight.number * step)
 
     def names(self, config: DLRMConfig) -> dict[Weight, str]:
-        """The name of every weight of a configuration."""
+        """The name of every weight of a configuration that `check` let pass."""
         layers = {"bottom_mlp": len(config.bottom_mlp), "top_mlp": len(config.top_mlp)}
         return {weight: self.name(weight, layers.get(weight.part, 0)) for weight in weights_of(config)}
+
+    def check(self, config: DLRMConfig, path: str) -> None:
+        """Raises `CheckpointError`, which names the file `path`, for a network that the program does not have."""
+        if config.interaction == "cross" and ("cross", "kernel") not in self.templates:
+            raise CheckpointError(
+                f"{path}: wanted interaction 'dot' or 'cat': of the checkpoints known, only torchrec's have cross layers. "
+                "Received 'cross'"
+            )
+        if config.self_interaction and self.pairs == "upper":
+            raise CheckpointError(f"{path}: wanted self_interaction false with torchrec's names. Received true")
 
     def shape(self, weight: Weight, stored: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of a weight in our layout, from its shape as stored; or the other way round."""
@@ -111,6 +121,10 @@ NAMINGS = {
             ("bottom_mlp", "bias"): ("dense_arch.model._mlp.{}._linear.bias", 1),
             ("top_mlp", "kernel"): ("over_arch.model.0._mlp.{}._linear.weight", 1),
             ("top_mlp", "bias"): ("over_arch.model.0._mlp.{}._linear.bias", 1),
+            # Of its DLRM_DCN, which multiplies by V, then by W.
+            ("cross_projection", "kernel"): ("inter_arch.crossnet.V_kernels.{}", 1),
+            ("cross", "kernel"): ("inter_arch.crossnet.W_kernels.{}", 1),
+            ("cross", "bias"): ("inter_arch.crossnet.bias.{}", 1),
             ("embedding", "table"): ("sparse_arch.embedding_bag_collection.embedding_bags.t_cat_{}.weight", 1),
         },
         last={("top_mlp", "kernel"): "over_arch.model.1.weight", ("top_mlp", "bias"): "over_arch.model.1.bias"},
@@ -126,11 +140,8 @@ STATE_PREFIXES = frozenset(
 
 
 def weights_of(config: DLRMConfig) -> dict[Weight, tuple[int, ...]]:
-    """Every weight of a configuration and its shape, in MindSpore's file order: bottom MLP, top MLP, tables."""
-    shapes: dict[Weight, tuple[int, ...]] = {}
-    for mlp, i, fan_in, fan_out in config.dense_shapes():
-        shapes[Weight(mlp, i, "kernel")] = (fan_in, fan_out)
-        shapes[Weight(mlp, i, "bias")] = (fan_out,)
+    """Every weight of a configuration and its shape, in MindSpore's file order: the dense layers, then the tables."""
+    shapes = {Weight(part, i, kind): shape for part, i, kind, shape in config.dense_weights()}
     for f, size in enumerate(config.categorical_feature_sizes):
         shapes[Weight("embedding", f, "table")] = (size, config.embedding_dim)
     return shapes

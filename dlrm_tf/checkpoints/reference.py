@@ -13,11 +13,11 @@ WeightOf = Callable[[str, int, str, Optional[np.ndarray]], np.ndarray]
 def logits(
     config: DLRMConfig, weight: WeightOf, dense: np.ndarray, categorical: np.ndarray, key_weights: Optional[np.ndarray] = None
 ) -> np.ndarray:
-    """Forward pass of MindSpore's DLRM (MindSpore models, research/recommend/dlrm/src/dlrm.py), in float64.
+    """Forward pass of MindSpore's DLRM (MindSpore models, research/recommend/dlrm/src/dlrm.py) and its other heads, in float64.
 
     Args:
       config: architecture.
-      weight: function `(part, number, kind, ids) -> array` that reads a weight. part: `"bottom_mlp"`, `"top_mlp"` or
+      weight: function `(part, number, kind, ids) -> array` that reads a weight. part: one of `DLRMConfig.dense_shapes`, or
         `"embedding"`; number: the layer or categorical feature; kind: `"kernel"` `[in, out]` or `"bias"` `[out]` (ids None), or
         the rows `[len(ids), D]` of a `"table"`.
       dense: `[B, dense_dim]`, already log(max(x, 0) + 1).
@@ -32,6 +32,8 @@ def logits(
     vectors = np.stack([bottom, *rows], axis=1)  # B X (F + 1) X D
     if config.interaction == "cat":
         top = vectors.reshape(len(vectors), -1)  # B X (F + 1) D
+    elif config.interaction == "cross":
+        top = _cross(vectors.reshape(len(vectors), -1), weight, config)  # B X (F + 1) D
     else:
         gram = vectors @ vectors.transpose(0, 2, 1)  # B X (F + 1) X (F + 1)
         i, j = np.tril_indices(config.num_categorical + 1, 0 if config.self_interaction else -1)
@@ -54,6 +56,18 @@ def _pooled(config: DLRMConfig, weight: WeightOf, categorical: np.ndarray, key_w
             column += 1
         vectors.append(np.divide(total, counted, out=np.zeros_like(total), where=counted != 0) if pooling == "mean" else total)
     return vectors
+
+
+def _cross(x0: np.ndarray, weight: WeightOf, config: DLRMConfig) -> np.ndarray:
+    """DCNv2's cross layers (https://arxiv.org/abs/2008.13535, equations 1 and 2)."""
+    x = x0
+    for i in range(config.cross_layers):
+        product = x
+        if config.cross_rank is not None:
+            product = product @ np.asarray(weight("cross_projection", i, "kernel", None), np.float64)
+        product = product @ np.asarray(weight("cross", i, "kernel", None), np.float64)
+        x = x0 * (product + np.asarray(weight("cross", i, "bias", None), np.float64)) + x
+    return x
 
 
 def _mlp(x: np.ndarray, weight: WeightOf, mlp: str, layers: int, last_relu: bool) -> np.ndarray:

@@ -9,10 +9,11 @@ import numpy as np
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.files import StrPath
 from dlrm_tf.keras2 import recommenders, tensorflow
+from dlrm_tf.model.cross import CrossNetwork
 from dlrm_tf.model.embedding import FusedEmbedding
 from dlrm_tf.model.grow import grow
 from dlrm_tf.model.inputs import zero_inputs
-from dlrm_tf.model.interaction import CatInteraction, DotInteraction
+from dlrm_tf.model.interaction import DotInteraction
 from dlrm_tf.model.mlp import MLP
 from dlrm_tf.model.optimizers import sparse_safe
 from dlrm_tf.model.saving import load_weights, save_weights
@@ -68,14 +69,15 @@ class DLRM(tfrs.models.Model):
             self.embedding = FusedEmbedding(config, initializer=drawn, seed=seed)
         if config.interaction == "dot":
             self.interaction = DotInteraction(config.num_categorical + 1, config.self_interaction)
-        else:
-            self.interaction = CatInteraction()
+        elif config.interaction == "cross":
+            self.cross = CrossNetwork(config)
         self.top_mlp = MLP(config.top_mlp, activation="relu", final_activation=None)
         for k, (mlp, i, fan_in, fan_out) in enumerate(config.dense_shapes()):
             layer = self.dense_layer(mlp, i)
             draw_seed = None if seed is None else seed + 1 + k
             layer.kernel_initializer = _normal(2.0 / (fan_in + fan_out), draw_seed, initializer)
-            layer.bias_initializer = _normal(1.0 / fan_out, draw_seed, initializer)
+            # Those of cross layers start at 0, as in TFRS and torchrec.
+            layer.bias_initializer = _normal(1.0 / fan_out, draw_seed, "zeros" if mlp.startswith("cross") else initializer)
         self._task = tfrs.tasks.Ranking(
             loss=tf.keras.losses.BinaryCrossentropy(from_logits=True, reduction=tf.keras.losses.Reduction.NONE)
         )
@@ -86,7 +88,9 @@ class DLRM(tfrs.models.Model):
         self({name: tf.constant(zeros) for name, zeros in zero_inputs(config, 1).items()})
 
     def dense_layer(self, mlp: str, layer: int) -> tf.keras.layers.Dense:
-        """The Keras Dense layer number `layer` of `"bottom_mlp"` or `"top_mlp"`."""
+        """The Keras Dense layer number `layer` of a part of the network, as in `DLRMConfig.dense_shapes`."""
+        if mlp.startswith("cross"):
+            return self.cross.dense_layer(mlp, layer)
         return getattr(self, mlp).dense_layer(layer)
 
     def call(self, inputs: dict, training: Optional[bool] = None) -> tf.Tensor:
@@ -110,7 +114,7 @@ class DLRM(tfrs.models.Model):
         training: Optional[bool] = None,
         observe: Optional[Callable[[str, int, tf.Tensor], None]] = None,
     ) -> tf.Tensor:
-        """The network behind the embedding table: both MLPs and the interaction.
+        """The network behind the embedding table: both MLPs and what is between them.
 
         Args:
           dense: float32 `[batch_size, dense_dim]`.
@@ -128,8 +132,14 @@ class DLRM(tfrs.models.Model):
         # A reshape, because a new axis is two operators in TFLite.
         first = tf.reshape(bottom, [-1, 1, self.config.embedding_dim])
         stack = tf.concat([first, embedded], axis=1)
-        # B X (D + pairs)
-        features = tf.concat([bottom, self.interaction(stack, training=training)], axis=1)
+        if self.config.interaction == "dot":
+            # B X (D + pairs)
+            features = tf.concat([bottom, self.interaction(stack, training=training)], axis=1)
+        else:
+            # B X (F + 1) D
+            features = tf.reshape(stack, [-1, self.config.interaction_dim])
+        if self.config.interaction == "cross":
+            features = self.cross(features, observe=observe)
         # B X 1
         logits = self.top_mlp(features, observe=observe and functools.partial(observe, "top_mlp"))
         return tf.cast(logits, tf.float32)

@@ -1,4 +1,4 @@
-"""The interaction of the dense vector with the embeddings: pairwise dot products, or plain concatenation."""
+"""The pairwise dot products of the dense vector and the embeddings."""
 
 from typing import Optional
 
@@ -63,20 +63,3 @@ class DotInteraction(tfrs.layers.feature_interaction.DotInteraction):
             return pairs, gradient
 
         return triangle(stack)
-
-
-class CatInteraction(tf.keras.layers.Layer):
-    """The embeddings side by side; the dense vector, which comes first, is left out: the model concatenates it itself."""
-
-    def call(self, stack: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
-        """Concatenation of all vectors but the first.
-
-        Args:
-          stack: `[batch_size, F + 1, D]`.
-          training: without effect.
-
-        Returns:
-          `[batch_size, F * D]`.
-        """
-        embeddings = stack[:, 1:]
-        return tf.reshape(embeddings, [-1, embeddings.shape[1] * embeddings.shape[2]])

@@ -109,6 +109,31 @@ class FusedEmbedding(keras.layers.Layer):
         return ops.convert_to_numpy(ops.take(self.table, np.arange(start, stop), axis=0))
 
 
+class CrossNetwork(keras.layers.Layer):
+    """Cross layers one after another, as in `dlrm_tf.model.cross`.
+
+    Args:
+      config: a configuration with cross interaction.
+    """
+
+    def __init__(self, config: DLRMConfig, **kwargs):
+        super().__init__(**kwargs)
+        layers, self._rank = config.cross_layers, config.cross_rank
+        self._sublayers = [keras.layers.Dense(config.interaction_dim) for _ in range(layers)]
+        self._projections = [keras.layers.Dense(self._rank, use_bias=False) for _ in range(layers if self._rank else 0)]
+
+    def dense_layer(self, part: str, layer: int) -> keras.layers.Dense:
+        """The Dense layer `part`, `"cross"` or `"cross_projection"`, of cross layer number `layer`."""
+        return (self._sublayers if part == "cross" else self._projections)[layer]
+
+    def call(self, x0: Any) -> Any:
+        """Runs all layers on `x0`, `[batch_size, (F + 1) D]`; returns the same shape."""
+        x = x0
+        for i, layer in enumerate(self._sublayers):
+            x = x0 * layer(self._projections[i](x) if self._rank else x) + x
+        return x
+
+
 class DLRM(keras.Model):
     """The network of `dlrm_tf.DLRM`.
 
@@ -124,6 +149,8 @@ class DLRM(keras.Model):
         self.bottom_mlp = MLP(config.bottom_mlp, final_activation="relu")
         self.embedding = FusedEmbedding(config)
         self.top_mlp = MLP(config.top_mlp)
+        if config.interaction == "cross":
+            self.cross = CrossNetwork(config)
         self._positions = pair_positions(config.num_categorical + 1, config.self_interaction)
 
     def call(self, inputs: dict) -> Any:
@@ -139,7 +166,7 @@ class DLRM(keras.Model):
         return self.head(inputs["dense"], self.embedding(*keys))
 
     def head(self, dense: Any, embedded: Any) -> Any:
-        """The network behind the embedding table: both MLPs and the interaction.
+        """The network behind the embedding table: both MLPs and what is between them.
 
         Args:
           dense: float32 `[batch_size, dense_dim]`.
@@ -149,16 +176,21 @@ class DLRM(keras.Model):
           Logits float32 `[batch_size, 1]`.
         """
         bottom = self.bottom_mlp(dense)
-        if self.config.interaction == "cat":
-            crossed = ops.reshape(embedded, (-1, self.config.num_categorical * self.config.embedding_dim))
-        else:
-            stack = ops.concatenate([ops.expand_dims(bottom, 1), embedded], axis=1)
+        stack = ops.concatenate([ops.expand_dims(bottom, 1), embedded], axis=1)
+        if self.config.interaction == "dot":
             gram = ops.matmul(stack, ops.transpose(stack, (0, 2, 1)))
-            crossed = ops.take(ops.reshape(gram, (-1, stack.shape[1] ** 2)), self._positions, axis=1)
-        return self.top_mlp(ops.concatenate([bottom, crossed], axis=1))
+            pairs = ops.take(ops.reshape(gram, (-1, stack.shape[1] ** 2)), self._positions, axis=1)
+            features = ops.concatenate([bottom, pairs], axis=1)
+        else:
+            features = ops.reshape(stack, (-1, self.config.interaction_dim))
+        if self.config.interaction == "cross":
+            features = self.cross(features)
+        return self.top_mlp(features)
 
     def dense_layer(self, mlp: str, layer: int) -> keras.layers.Dense:
-        """The Dense layer number `layer` of `"bottom_mlp"` or `"top_mlp"`."""
+        """The Dense layer number `layer` of a part of the network, as in `DLRMConfig.dense_shapes`."""
+        if mlp.startswith("cross"):
+            return self.cross.dense_layer(mlp, layer)
         return getattr(self, mlp).dense_layer(layer)
 
     def save_weights(self, filepath: StrPath, overwrite: bool = True) -> None:

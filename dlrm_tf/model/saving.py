@@ -1,11 +1,12 @@
 """A model's weights to a weights file and back, chunk by chunk: never a second whole copy of the table."""
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any, Callable
 
 import numpy as np
 
-from dlrm_tf.config import BAG_DEFAULTS
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.files import StrPath
 from dlrm_tf.weights.layout import table_chunks
@@ -38,7 +39,7 @@ def write_model(model: Any, writer: WeightsWriter) -> None:
     """
     for mlp, i, _, _ in model.config.dense_shapes():
         layer = model.dense_layer(mlp, i)
-        writer.write_dense(mlp, i, layer.kernel.numpy(), layer.bias.numpy())
+        writer.write_dense(mlp, i, *(weight.numpy() for weight in layer.weights))
     for start, stop in table_chunks(model.config):
         writer.write_table(start, model.embedding.read_rows(start, stop))
 
@@ -57,7 +58,7 @@ def load_weights(model: Any, path: StrPath) -> dict:
       CheckpointError: not a weights file, or of another configuration; the fields that differ are named.
     """
     with WeightsReader(path) as reader:
-        mine, other = ({**BAG_DEFAULTS, **json.loads(c.to_json())} for c in (model.config, reader.config))
+        mine, other = (json.loads(json.dumps(dataclasses.asdict(c))) for c in (model.config, reader.config))
         differ = [f"{k} wanted {mine[k]}, received {other[k]}" for k in mine if mine[k] != other[k]]
         if differ:
             raise CheckpointError(f"{path}: the file does not fit the model: {'; '.join(differ)}")
@@ -67,14 +68,13 @@ def load_weights(model: Any, path: StrPath) -> dict:
         return reader.attributes
 
 
-def assign_dense(model: Any, weights: Callable[[str, int], tuple[np.ndarray, np.ndarray]]) -> None:
+def assign_dense(model: Any, weights: Callable[[str, int], Sequence[np.ndarray]]) -> None:
     """Sets the weights of all dense layers of a `DLRM`.
 
     Args:
       model: a built `dlrm_tf.DLRM`, or its Keras 3 twin.
-      weights: function `(mlp, layer) -> (kernel [in, out], bias [out])`, such as `WeightsReader.dense`.
+      weights: function `(mlp, layer) -> (kernel [in, out], bias [out] if there is one)`, such as `WeightsReader.dense`.
     """
     for mlp, i, _, _ in model.config.dense_shapes():
-        layer = model.dense_layer(mlp, i)
-        for variable, values in zip((layer.kernel, layer.bias), weights(mlp, i)):
+        for variable, values in zip(model.dense_layer(mlp, i).weights, weights(mlp, i)):
             variable.assign(values)

@@ -1,5 +1,6 @@
 """Models without the whole table in memory: of only those ids that occur, or around a table that is kept elsewhere."""
 
+from collections.abc import Sequence
 from typing import Any, Callable, Optional
 
 import numpy as np
@@ -39,7 +40,7 @@ def subset_model(reader: WeightsReader, kept: list[np.ndarray]) -> DLRM:
 def model_around(
     embedding: Callable[..., Any],
     config: DLRMConfig,
-    dense_weights: Callable[[str, int], tuple[np.ndarray, np.ndarray]],
+    dense_weights: Callable[[str, int], Sequence[np.ndarray]],
 ) -> DLRM:
     """A `DLRM` for a graph that holds the embedding table in its own way.
 
@@ -47,7 +48,7 @@ def model_around(
       embedding: function or layer, called with `categorical` int32 `[batch_size, id_columns]` and of a weighted model `weights`,
         -> float32 `[batch_size, F, D]`. It is not called here: its table may still be smaller than `config` says.
       config: the architecture.
-      dense_weights: function `(mlp, layer) -> (kernel [in, out], bias [out])`, such as `WeightsReader.dense`.
+      dense_weights: function `(mlp, layer) -> (kernel [in, out], bias [out] if there is one)`, such as `WeightsReader.dense`.
     """
     # Built with one id per feature: a table of the real size may not fit into memory.
     model = DLRM(subset_config(config, [[0]] * config.num_categorical), initializer="zeros")

@@ -105,7 +105,7 @@ class StopAtNonFiniteLoss(tf.keras.callbacks.Callback):
 
 
 class FiniteWeights:
-    """Looks for NaN and infinity in the MLPs' weights before anything is saved.
+    """Looks for NaN and infinity in the dense layers' weights before anything is saved.
 
     The loss may stay finite when a weight is NaN. A NaN among a record's dense values makes the first kernel NaN; `relu(NaN)` is
     NaN with some of TensorFlow's kernels, but 0 with others (oneDNN's on a CPU with AVX-512), and then the loss is finite.
@@ -122,17 +122,15 @@ class FiniteWeights:
     def check(self) -> None:
         """Raises `TrainingError`, which names the steps since the last check and their batches, when a weight is not finite."""
         p = self._position
-        for mlp, i, _, _ in self._model.config.dense_shapes():
-            layer = self._model.dense_layer(mlp, i)
-            for kind in ("kernel", "bias"):
-                wrong = int((~np.isfinite(getattr(layer, kind).numpy())).sum())
-                if wrong:
-                    first = max(self._good - p.epoch * p.batches, 0) + 1
-                    raise TrainingError(
-                        f"{wrong} weights of {mlp} layer {i} ({kind}) are not finite at step {p.step} (epoch {p.epoch + 1}, "
-                        f"batches {first} to {p.batch} of {p.batches}, trained since step {self._good}): look for non-finite "
-                        f"values in the data's dense features, or lower the learning rate; {p.what_is_saved}"
-                    )
+        for mlp, i, kind, _ in self._model.config.dense_weights():
+            wrong = int((~np.isfinite(getattr(self._model.dense_layer(mlp, i), kind).numpy())).sum())
+            if wrong:
+                first = max(self._good - p.epoch * p.batches, 0) + 1
+                raise TrainingError(
+                    f"{wrong} weights of {mlp} layer {i} ({kind}) are not finite at step {p.step} (epoch {p.epoch + 1}, "
+                    f"batches {first} to {p.batch} of {p.batches}, trained since step {self._good}): look for non-finite "
+                    f"values in the data's dense features, or lower the learning rate; {p.what_is_saved}"
+                )
         self._good = p.step
 
 
@@ -179,17 +177,15 @@ class Summaries(tf.keras.callbacks.Callback):
             self._reset()
 
     def write_histograms(self, step: int, model: DLRM) -> None:
-        """Writes the distribution of every MLP weight, and of up to 10,000 rows spread evenly over the table.
+        """Writes the distribution of every dense layer's weights, and of up to 10,000 rows spread evenly over the table.
 
         Args:
           step: optimizer steps done.
           model: the `DLRM`.
         """
         with self._writer.as_default():
-            for mlp, i, _, _ in model.config.dense_shapes():
-                layer = model.dense_layer(mlp, i)
-                tf.summary.histogram(f"{mlp}/{i}/kernel", layer.kernel, step=step)
-                tf.summary.histogram(f"{mlp}/{i}/bias", layer.bias, step=step)
+            for mlp, i, kind, _ in model.config.dense_weights():
+                tf.summary.histogram(f"{mlp}/{i}/{kind}", getattr(model.dense_layer(mlp, i), kind), step=step)
             rows = range(0, model.config.table_rows, -(-model.config.table_rows // 10_000))
             tf.summary.histogram("embedding/table", tf.gather(model.embedding.table, tf.constant(rows)), step=step)
         self._writer.flush()

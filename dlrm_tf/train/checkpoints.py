@@ -46,6 +46,7 @@ class RunCheckpoints:
             embedding=model.embedding,
             top_mlp=model.top_mlp,
             optimizer=optimizer,
+            **({"cross": model.cross} if model.config.interaction == "cross" else {}),
             step=self.step,
             loss_bits=self._loss_bits,
         )

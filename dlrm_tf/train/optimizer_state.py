@@ -195,9 +195,8 @@ def _restore_mindspores(path, state: OptimizerStateReader, variables: dict, tabl
 def _variables(model) -> dict:
     """Path in a weights file -> variable."""
     variables = {TABLE: model.embedding.table}
-    for mlp, i, _, _ in model.config.dense_shapes():
-        layer = model.dense_layer(mlp, i)
-        variables[dense_path(mlp, i, "kernel")], variables[dense_path(mlp, i, "bias")] = layer.kernel, layer.bias
+    for mlp, i, kind, _ in model.config.dense_weights():
+        variables[dense_path(mlp, i, kind)] = getattr(model.dense_layer(mlp, i), kind)
     return variables
 
 

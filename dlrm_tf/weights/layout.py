@@ -21,20 +21,20 @@ def dense_path(mlp: str, layer: int, part: str) -> str:
     """Path of a dense layer's weight in the file; Keras numbers the layers of a list by their class's name.
 
     Args:
-      mlp: `"bottom_mlp"` or `"top_mlp"`.
+      mlp: part of the network, as in `DLRMConfig.dense_shapes`.
       layer: number of the layer, from 0.
       part: `"kernel"` or `"bias"`.
     """
     name = "dense" if layer == 0 else f"dense_{layer}"
-    return f"{mlp}/_sublayers/{name}/vars/{('kernel', 'bias').index(part)}"
+    layers = "cross/_projections" if mlp == "cross_projection" else f"{mlp}/_sublayers"
+    return f"{layers}/{name}/vars/{('kernel', 'bias').index(part)}"
 
 
 def weight_shapes(config: DLRMConfig) -> dict[str, tuple[int, ...]]:
     """Path -> shape of every weight a file of this configuration holds; all are float32."""
     shapes: dict[str, tuple[int, ...]] = {TABLE: (config.table_rows, config.embedding_dim)}
-    for mlp, i, fan_in, fan_out in config.dense_shapes():
-        shapes[dense_path(mlp, i, "kernel")] = (fan_in, fan_out)
-        shapes[dense_path(mlp, i, "bias")] = (fan_out,)
+    for mlp, i, kind, shape in config.dense_weights():
+        shapes[dense_path(mlp, i, kind)] = shape
     return shapes
 
 

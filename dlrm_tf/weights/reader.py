@@ -65,16 +65,15 @@ class WeightsReader:
     def __exit__(self, *exc: Any) -> None:
         self.file.close()
 
-    def dense(self, mlp: str, layer: int) -> tuple[np.ndarray, np.ndarray]:
-        """`(kernel [in, out], bias [out])` of one dense layer, float32.
+    def dense(self, mlp: str, layer: int) -> tuple[np.ndarray, ...]:
+        """`(kernel [in, out], bias [out])` of one dense layer, float32; `(kernel,)` of one without a bias.
 
         Args:
-          mlp: `"bottom_mlp"` or `"top_mlp"`.
+          mlp: part of the network, as in `DLRMConfig.dense_shapes`.
           layer: number of the layer, from 0.
         """
-        paths = (dense_path(mlp, layer, part) for part in ("kernel", "bias"))
-        kernel, bias = (self.file.read(path, 0, self.file.datasets[path].shape[0]) for path in paths)
-        return kernel, bias
+        paths = [dense_path(mlp, layer, kind) for part, i, kind, _ in self.config.dense_weights() if (part, i) == (mlp, layer)]
+        return tuple(self.file.read(path, 0, self.file.datasets[path].shape[0]) for path in paths)
 
     def table(self, start: int, stop: int) -> np.ndarray:
         """Rows `[stop - start, D]` of the fused table, float32."""

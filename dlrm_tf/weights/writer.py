@@ -81,19 +81,19 @@ class WeightsWriter:
                 raise
         self._atomic.__exit__(exc_type, exc, tb)
 
-    def write_dense(self, mlp: str, layer: int, kernel: np.ndarray, bias: np.ndarray) -> None:
+    def write_dense(self, mlp: str, layer: int, kernel: np.ndarray, *bias: np.ndarray) -> None:
         """Writes one dense layer.
 
         Args:
-          mlp: `"bottom_mlp"` or `"top_mlp"`.
+          mlp: part of the network, as in `DLRMConfig.dense_shapes`.
           layer: number of the layer, from 0.
           kernel: float32 `[in, out]`.
-          bias: float32 `[out]`.
+          *bias: float32 `[out]`, if the layer has one.
 
         Raises:
           CheckpointError: a shape does not fit the configuration.
         """
-        for part, array in (("kernel", kernel), ("bias", bias)):
+        for part, array in zip(("kernel", "bias"), (kernel, *bias)):
             path = dense_path(mlp, layer, part)
             dataset = self._file[path]
             if array.shape != dataset.shape:

@@ -1,5 +1,6 @@
 """Ascend export: the frozen graph gives the model's probabilities, on other TensorFlows too; atc's command; the cut table."""
 
+import dataclasses
 import json
 import os
 import shlex
@@ -21,7 +22,7 @@ tf = tensorflow()
 # What CANN's TensorFlow parser is given: no variable, no function, no shape that depends on values.
 OPERATORS = {
     "Const", "Placeholder", "Identity", "IdentityN", "NoOp", "MatMul", "BiasAdd", "Relu", "GatherV2", "ConcatV2", "StridedSlice",
-    "GreaterEqual", "Less", "LogicalAnd", "SelectV2", "AddV2", "BatchMatMulV2", "Reshape", "Sigmoid",
+    "GreaterEqual", "Less", "LogicalAnd", "SelectV2", "AddV2", "BatchMatMulV2", "Mul", "Reshape", "Sigmoid",
 }  # fmt: skip
 
 
@@ -48,6 +49,20 @@ def run_graph(folder, rows):
         tf.import_graph_def(graph_def, name="")
         with tf.compat.v1.Session(graph=graph) as session:
             return session.run(names["output"], {name + ":0": rows[name] for name in names["inputs"]}), graph_def
+
+
+@pytest.mark.parametrize("rank", [None, 9])
+def test_the_graph_of_cross_layers_gives_the_models_probabilities(tmp_path, no_atc, rank):
+    config = dataclasses.replace(dlrm_tf.DLRMConfig.preset("tiny"), interaction="cross", cross_rank=rank)
+    model = dlrm_tf.DLRM(config, seed=8)
+    model.save_weights(tmp_path / "m.weights.h5")
+    export_ascend(tmp_path / "m.weights.h5", tmp_path / "out")
+    with np.load(tmp_path / "out" / "check.npz") as file:
+        rows = dict(file)
+    came, graph_def = run_graph(tmp_path / "out", rows)
+    np.testing.assert_allclose(came, tf.sigmoid(model({name: rows[name] for name in ("dense", "categorical")})), atol=1e-6)
+    np.testing.assert_allclose(came, rows["probability"], rtol=0, atol=1e-6)
+    assert {node.op for node in graph_def.node} <= OPERATORS
 
 
 @pytest.mark.parametrize("batch", [1, 64])

@@ -40,9 +40,18 @@ def loss_and_gradients(model):
 
 
 BAGS = {"hot_sizes": (2, 1, 3), "pooling": ("sum", "sum", "mean")}
+KINDS = [
+    {},
+    {"interaction": "cat"},
+    {"self_interaction": True},
+    {"interaction": "cross"},
+    {"interaction": "cross", "cross_rank": 3},
+    BAGS,
+    {**BAGS, "weighted": True},
+]
 
 
-@pytest.mark.parametrize("kind", [{}, {"interaction": "cat"}, {"self_interaction": True}, BAGS, {**BAGS, "weighted": True}])
+@pytest.mark.parametrize("kind", KINDS)
 def test_forward_and_backward_have_static_shapes_and_types_that_the_npu_has(kind):
     graph = loss_and_gradients(model_of(kind)).graph
     types = {op.type for op in graph.get_operations()}

@@ -19,6 +19,16 @@ def test_bijection(naming):
     assert found.naming is naming and found.weights == names and not found.state and not found.other
 
 
+def test_bijection_of_torchrecs_cross_layers():
+    config = DLRMConfig((10,) * 26, interaction="cross", cross_rank=40)
+    names = NAMINGS["torchrec"].names(config)
+    assert len(names) == 7 * 2 + 3 * 3 + 26 == len(set(names.values()))
+    assert assign(names.values(), "x").weights == names
+    for other in ("mindspore", "dlrm_pytorch"):
+        with pytest.raises(CheckpointError, match="x: wanted interaction 'dot' or 'cat': .* only torchrec's"):
+            NAMINGS[other].check(config, "x")
+
+
 def test_names_and_order_are_those_of_the_golden_file(golden_ckpt, golden_run):
     settings, _ = golden_run("hub_layout")
     config = DLRMConfig(settings["categorical_feature_sizes"])
@@ -68,6 +78,8 @@ CONFIGS = [
     DLRMConfig.preset("tiny"),
     DLRMConfig((10, 20), dense_dim=5, embedding_dim=8, bottom_mlp=(8,), top_mlp=(1,), self_interaction=True),
     DLRMConfig((10,) * 26, interaction="cat"),
+    DLRMConfig((10,) * 26, interaction="cross", cross_layers=2),
+    DLRMConfig((10,) * 26, interaction="cross", cross_rank=40),
 ]
 
 
@@ -81,6 +93,15 @@ def test_infer_config_says_when_it_can_not_know():
     config = DLRMConfig((5, 5, 5), embedding_dim=2, bottom_mlp=(2,), top_mlp=(1,))
     with pytest.raises(CheckpointError, match="more than one interaction fits.*--config"):
         infer_config(weights_of(config), "x")
+
+
+def test_infer_config_names_what_does_not_fit_in_cross_layers():
+    shapes = weights_of(DLRMConfig((10, 20), interaction="cross", cross_rank=5))
+    assert infer_config(shapes, "x").cross_rank == 5
+    with pytest.raises(CheckpointError, match="no interaction fits: top_mlp's first kernel takes 47 values, .* give cross 48"):
+        infer_config({**shapes, Weight("top_mlp", 0, "kernel"): (47, 512)}, "x")
+    with pytest.raises(CheckpointError, match="cross_layers must be at most 7. Received 1000000"):
+        infer_config({**shapes, Weight("cross", 999_999, "bias"): (48,)}, "x")
 
 
 def test_infer_config_names_what_does_not_fit():

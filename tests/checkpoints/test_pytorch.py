@@ -27,9 +27,35 @@ def test_torchrecs_own_network(golden_dir, tmp_path):
         np.testing.assert_allclose(came, run["logits"], rtol=0, atol=1e-6)
 
 
-def test_a_checkpoint_of_torchrec_scores_as_its_own_forward(tmp_path):
+def test_torchrecs_own_network_with_cross_layers(golden_dir, tmp_path):
+    done = convert(golden_dir / "torchrec_dcn.safetensors", tmp_path / "r.weights.h5", quiet=True)
+    shape = DLRMConfig((7, 5, 11, 3, 9), dense_dim=5, embedding_dim=4, bottom_mlp=(8, 4), top_mlp=(16, 6, 1))
+    assert done.config == dataclasses.replace(shape, interaction="cross", cross_layers=2, cross_rank=6)
+    with np.load(golden_dir / "torchrec_dcn.npz") as run:
+        came = numpy_logits(tmp_path / "r.weights.h5", run["dense"], run["categorical"])
+        assert run["logits"].std() > 0.1
+        np.testing.assert_allclose(came, run["logits"], rtol=0, atol=1e-6)
+
+
+def test_cross_layers_do_not_become_a_mindspore_checkpoint(golden_dir, tmp_path):
+    convert(golden_dir / "torchrec_dcn.safetensors", tmp_path / "r.weights.h5", quiet=True)
+    with pytest.raises(CheckpointError, match=r"r.ckpt: wanted interaction 'dot' or 'cat': .* only torchrec's"):
+        convert(tmp_path / "r.weights.h5", tmp_path / "r.ckpt", quiet=True)
+    assert not (tmp_path / "r.ckpt").exists()
+
+
+def test_a_configuration_with_cross_layers_does_not_fit_a_checkpoint_without(golden_dir, golden_ckpt, tmp_path):
+    crossed = DLRMConfig((7, 5, 11), 5, 4, (8, 4), (16, 6, 1), interaction="cross", cross_rank=6)
+    with pytest.raises(CheckpointError, match="ckpt: wanted interaction 'dot' or 'cat': .* only torchrec's"):
+        convert(golden_ckpt("hub_layout", "trained"), tmp_path / "x.weights.h5", config=crossed)
+    with pytest.raises(CheckpointError, match="inter_arch.crossnet.V_kernels.0 is missing"):
+        convert(golden_dir / "torchrec.safetensors", tmp_path / "x.weights.h5", config=crossed)
+
+
+@pytest.mark.parametrize("cross", [{}, {"cross_layers": 2, "cross_rank": 5}])
+def test_a_checkpoint_of_torchrec_scores_as_its_own_forward(tmp_path, cross):
     torch, torchrec = pytest.importorskip("torch"), pytest.importorskip("torchrec")
-    from torchrec.models.dlrm import DLRM
+    from torchrec.models.dlrm import DLRM, DLRM_DCN
 
     torch.manual_seed(3)
     dense, categorical = rows()
@@ -38,16 +64,22 @@ def test_a_checkpoint_of_torchrec_scores_as_its_own_forward(tmp_path):
         torchrec.EmbeddingBagConfig(name=f"t_{name}", embedding_dim=8, num_embeddings=n, feature_names=[name])
         for name, n in zip(names, (9, 4, 30, 6))
     ]
-    net = DLRM(torchrec.EmbeddingBagCollection(tables=tables), 5, [16, 8], [12, 7, 1])
-    for table in net.sparse_arch.parameters():
-        torch.nn.init.normal_(table)  # torchrec's own initial values hardly tell one id from another
+    bags, config = torchrec.EmbeddingBagCollection(tables=tables), CONFIG
+    if cross:
+        net = DLRM_DCN(bags, 5, [16, 8], [12, 7, 1], dcn_num_layers=2, dcn_low_rank_dim=5)
+        config = dataclasses.replace(CONFIG, interaction="cross", **cross)
+    else:
+        net = DLRM(bags, 5, [16, 8], [12, 7, 1])
+    for name, parameter in net.named_parameters():
+        if "sparse_arch" in name or "crossnet.bias" in name:
+            torch.nn.init.normal_(parameter)  # torchrec's own initial values hardly tell one id from another, biases are 0
     ids = torch.tensor(categorical.T.copy()).flatten()
     with torch.no_grad():
         bags = torchrec.KeyedJaggedTensor.from_lengths_sync(names, ids, torch.ones(len(ids), dtype=torch.int32))
         wanted = net(torch.tensor(dense), bags).numpy()
     torch.save(net.state_dict(), tmp_path / "r.pt")
     done = convert(tmp_path / "r.pt", tmp_path / "r.weights.h5", quiet=True)
-    assert done.config == CONFIG
+    assert done.config == config
     assert wanted.std() > 0.01
     np.testing.assert_allclose(numpy_logits(tmp_path / "r.weights.h5", dense, categorical), wanted, rtol=0, atol=1e-6)
 

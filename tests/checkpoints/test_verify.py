@@ -38,9 +38,11 @@ def test_golden_conversions_pass(golden_ckpt, golden_run, tmp_path, name, stage)
     assert verify(source, target, sample=1500, quiet=True).passed
 
 
-def test_torchs_layout_passes(golden_dir, tmp_path):
-    convert(golden_dir / "torchrec.safetensors", tmp_path / "r.weights.h5", quiet=True)
-    assert verify(golden_dir / "torchrec.safetensors", tmp_path / "r.weights.h5", sample=100, quiet=True).passed
+@pytest.mark.parametrize("name, weights", [("torchrec", 12 + 2 * 5), ("torchrec_dcn", 5 + 2 * 5 + 2 * 3)])
+def test_torchs_layout_passes(golden_dir, tmp_path, name, weights):
+    convert(golden_dir / f"{name}.safetensors", tmp_path / "r.weights.h5", quiet=True)
+    parity = verify(golden_dir / f"{name}.safetensors", tmp_path / "r.weights.h5", sample=100, quiet=True)
+    assert parity.passed and len(parity.tensors) == weights
 
 
 @pytest.mark.parametrize(

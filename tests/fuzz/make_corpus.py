@@ -43,12 +43,14 @@ def _checkpoints(folder: pathlib.Path) -> None:
     write_checkpoint(folder / "bfloat16.ckpt", half)
     write_safetensors(folder / "plain.safetensors", tensors)
     write_safetensors(folder / "crc.safetensors", tensors[:7], crc=True)
+    shutil.copy(CORPUS.parents[1] / "golden" / "torchrec_dcn.safetensors", folder / "cross.safetensors")
     for path in folder.glob("*.ckpt"):
         shutil.copy(path, CORPUS / "ckpt")
     for path in folder.glob("*.safetensors"):
         shutil.copy(path, CORPUS / "ckpt")
     convert(plain, folder / "plain.weights.h5", quiet=True)
     convert(plain, folder / "state.weights.h5", optimizer_state=True, quiet=True)
+    convert(folder / "cross.safetensors", folder / "cross.weights.h5", quiet=True)
     for path in folder.glob("*.weights.h5"):
         shutil.copy(path, CORPUS / "weights")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 SEEDS = [(target, path) for target in targets.TARGETS for path in sorted((targets.CORPUS / target).iterdir())]
 CONTENTS = {target: [path.read_bytes() for name, path in SEEDS if name == target] for target in targets.TARGETS}
-GOOD = ("plain", "crc", "sliced", "bfloat16", "state", "vocabulary", "manifest")
+GOOD = ("plain", "cross", "crc", "sliced", "bfloat16", "state", "vocabulary", "manifest")
 
 
 @pytest.mark.parametrize("target,path", SEEDS, ids=[f"{target}-{path.name[:20]}" for target, path in SEEDS])

@@ -9,6 +9,7 @@ import pytest
 import dlrm_tf
 from dlrm_tf.checkpoints.reference import logits
 from dlrm_tf.keras2 import recommenders, tensorflow
+from dlrm_tf.model.cross import CrossNetwork
 from dlrm_tf.model.embedding import row_numbers
 from dlrm_tf.model.interaction import DotInteraction
 
@@ -36,17 +37,30 @@ def numpy_logits(model, rows):
     return logits(config, weight, rows["dense"], rows["categorical"], rows.get("weights"))
 
 
-@pytest.mark.parametrize("kind", [{}, {"self_interaction": True}, {"interaction": "cat"}])
+CROSS = {"interaction": "cross"}
+LOW_RANK = {"interaction": "cross", "cross_layers": 2, "cross_rank": 3}
+
+
+def random_biases(model):
+    """Gives cross layers biases that are not their initial zeros."""
+    generator = np.random.default_rng(1)
+    for part, i, kind, shape in model.config.dense_weights():
+        if (part, kind) == ("cross", "bias"):
+            model.dense_layer(part, i).bias.assign(generator.normal(0, 1, shape))
+
+
+@pytest.mark.parametrize("kind", [{}, {"self_interaction": True}, {"interaction": "cat"}, CROSS, LOW_RANK])
 @pytest.mark.parametrize("batch", [1, 7])
 def test_logits_follow_the_definition(kind, batch):
     model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig(**SMALL, **kind), seed=3)
+    random_biases(model)
     rows = rows_of(model.config, batch)
     came = model(rows)
     assert came.shape == (batch, 1) and came.dtype == tf.float32
     np.testing.assert_allclose(came, numpy_logits(model, rows), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [{}, {"interaction": "cat"}])
+@pytest.mark.parametrize("kind", [{}, {"interaction": "cat"}, CROSS, LOW_RANK])
 def test_the_head_alone_shows_what_its_layers_read(kind):
     model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig(**SMALL, **kind), seed=3)
     rows, seen = rows_of(model.config, 7), {}
@@ -89,6 +103,53 @@ def test_hand_computed_dot_interaction():
     # (1,0): 1*3+2*4, (2,0): 1*5+2*6, (2,1): 3*5+4*6
     np.testing.assert_array_equal(DotInteraction(3)(stack), [[11.0, 17.0, 39.0]])
     np.testing.assert_array_equal(DotInteraction(3, True)(stack), [[5.0, 11.0, 25.0, 17.0, 39.0, 61.0]])
+
+
+@pytest.mark.parametrize("rank", [None, 1])
+def test_hand_computed_cross_layers(rank):
+    config = dlrm_tf.DLRMConfig((9,), 1, 1, (1,), (1,), interaction="cross", cross_layers=2, cross_rank=rank)
+    network = CrossNetwork(config)
+    x0 = tf.constant([[1.0, 2.0]])
+    network(x0)
+    for i, bias in enumerate(([1.0, 0.0], [0.0, -2.0])):
+        if rank is None:
+            network.dense_layer("cross", i).set_weights([np.array([[3.0, 4.0], [6.0, 8.0]]), np.array(bias)])
+        else:  # the same matrix, as (1, 2)^T (3, 4)
+            network.dense_layer("cross_projection", i).set_weights([np.array([[1.0], [2.0]])])
+            network.dense_layer("cross", i).set_weights([np.array([[3.0, 4.0]]), np.array(bias)])
+    # x1 = (1, 2) * ((15, 20) + (1, 0)) + (1, 2) = (17, 42); 17 + 2 * 42 = 101:
+    # x2 = (1, 2) * ((303, 404) + (0, -2)) + (17, 42) = (320, 846)
+    np.testing.assert_array_equal(network(x0), [[320.0, 846.0]])
+
+
+@pytest.mark.parametrize("kind", [CROSS, LOW_RANK])
+def test_gradients_of_cross_layers_are_those_of_the_numpy_reference(kind):
+    model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig(**SMALL, **kind), seed=3)
+    random_biases(model)
+    rows = rows_of(model.config, 5)
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(model(rows, training=True))
+    variables = [getattr(model.dense_layer(part, i), k) for part, i, k, _ in model.config.dense_weights() if "cross" in part]
+    assert len(variables) == 6
+    generator = np.random.default_rng(0)
+    for variable, gradient in zip(variables, tape.gradient(total, variables)):
+        direction = generator.choice([-1.0, 1.0], variable.shape)
+        value, sums = variable.numpy(), []
+        # A step that float32 weights hold exactly; the reference computes in float64, so its rounding does not show.
+        for step in (2**-10, -(2**-10)):
+            variable.assign(value + step * direction)
+            sums.append(numpy_logits(model, rows).sum())
+        variable.assign(value)
+        assert (gradient.numpy() * direction).sum() == pytest.approx((sums[0] - sums[1]) / 2**-9, rel=2e-3, abs=1e-3)
+
+
+def test_initial_cross_layers_are_glorot_normal_without_bias():
+    model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig((40, 50), interaction="cross", embedding_dim=16, cross_rank=32), seed=7)
+    projection, cross = model.dense_layer("cross_projection", 0), model.dense_layer("cross", 0)
+    for kernel in (projection.kernel.numpy(), cross.kernel.numpy()):
+        assert kernel.std() == pytest.approx(np.sqrt(2 / (48 + 32)), rel=0.1)
+    assert not np.array_equal(projection.kernel.numpy().ravel(), cross.kernel.numpy().ravel())
+    np.testing.assert_array_equal(cross.bias, 0)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])

@@ -1,5 +1,6 @@
 """NaN and infinity on their way into what is saved."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -83,11 +84,13 @@ def test_a_loss_that_is_not_finite_stops_training():
         step(0, np.nan)
 
 
-def test_weights_that_are_not_finite_are_counted_and_never_saved(small_config, tmp_path):
+@pytest.mark.parametrize("crosses", [[], [("cross_projection", 0), ("cross", 0)]], ids=["dot", "cross"])
+def test_weights_that_are_not_finite_are_counted_and_never_saved(small_config, tmp_path, crosses):
+    if crosses:
+        small_config = dataclasses.replace(small_config, interaction="cross", cross_layers=1, cross_rank=3)
     model = dlrm_tf.DLRM(small_config, seed=0)
     model.compile("sgd")
-    layers = [(mlp, i) for mlp, i, _, _ in small_config.dense_shapes()]
-    assert layers == [("bottom_mlp", 0), ("bottom_mlp", 1), ("top_mlp", 0), ("top_mlp", 1)]
+    layers = [("bottom_mlp", 0), ("bottom_mlp", 1), *crosses, ("top_mlp", 0), ("top_mlp", 1)]
     position = EpochPosition(rows=1000, batch_size=100)
     position.start(0, 0.0)
     saver = SaveRun(position, RunCheckpoints(str(tmp_path), model, model.optimizer), FiniteWeights(model, position, step=0))
@@ -95,7 +98,7 @@ def test_weights_that_are_not_finite_are_counted_and_never_saved(small_config, t
     def refused(ending, place):
         """Three bad numbers in each kernel and bias in turn: saving names weight and place, and ends with what is saved."""
         for mlp, i in layers:
-            for kind in ("kernel", "bias"):
+            for kind in ("kernel",) if mlp == "cross_projection" else ("kernel", "bias"):
                 weight = getattr(model.dense_layer(mlp, i), kind)
                 good = weight.numpy()
                 flat = good.flatten()

@@ -1,5 +1,6 @@
 """The training loop: what a run folder holds, resume to the bit, and what is refused."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -91,9 +92,10 @@ def test_interrupted_and_resumed_equals_uninterrupted(whole_run, stops, prepared
 
 
 @pytest.mark.slow
-def test_more_epochs_for_a_finished_run(whole_run, prepared, small_config, tmp_path):
-    trained, _ = whole_run
-    arguments = {"config": small_config, **OPTIONS}
+@pytest.mark.parametrize("head", [{}, {"interaction": "cross", "cross_rank": 5}])
+def test_more_epochs_for_a_finished_run(whole_run, prepared, small_config, tmp_path, head):
+    arguments = {**OPTIONS, "config": dataclasses.replace(small_config, **head)}
+    trained = dlrm_tf.fit(prepared, tmp_path / "whole", **arguments) if head else whole_run[0]
     dlrm_tf.fit(prepared, tmp_path / "run", **{**arguments, "epochs": 1})
     more = dlrm_tf.fit(prepared, tmp_path / "run", resume=True, **arguments)
     assert_same_weights(more.weights, trained.weights)

@@ -1,5 +1,7 @@
 """Our own optimizer state through weights files: train, grow, train again, as if the model had never left memory."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -61,9 +63,13 @@ def more_data(prepared, tmp_path_factory):
     return Records.open(str(folder / "data"))
 
 
+CASES = [*((options, {}) for options in OPTIMIZERS), (OPTIMIZERS[-1], {"interaction": "cross", "cross_rank": 5})]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("options", OPTIMIZERS, ids=lambda o: "-".join(map(str, o.values())))
-def test_train_grow_train_goes_on_with_the_state(options, prepared, more_data, small_config, tmp_path, capsys):
+@pytest.mark.parametrize("options, head", CASES, ids=lambda o: "-".join(map(str, o.values())))
+def test_train_grow_train_goes_on_with_the_state(options, head, prepared, more_data, small_config, tmp_path, capsys):
+    small_config = dataclasses.replace(small_config, **head)
     (tmp_path / "small.json").write_text(small_config.to_json())
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     flags += ["--batch-size", str(BATCH), "--no-validation", "--save-optimizer-state"]

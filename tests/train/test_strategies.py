@@ -1,5 +1,6 @@
 """Real processes on this machine: what a strategy trains is what one process trains on the same batches."""
 
+import dataclasses
 import json
 import os
 import socket
@@ -59,9 +60,13 @@ print(json.dumps(trained.model.distribute_strategy.num_replicas_in_sync))
 """
 
 
+def fit_alone(prepared, config, folder):
+    return dlrm_tf.fit(prepared, folder / "alone", config=config, optimizer="adagrad", **OPTIONS)
+
+
 @pytest.fixture(scope="module")
 def alone(prepared, small_config, tmp_path_factory):
-    return dlrm_tf.fit(prepared, tmp_path_factory.mktemp("alone") / "run", config=small_config, optimizer="adagrad", **OPTIONS)
+    return fit_alone(prepared, small_config, tmp_path_factory.mktemp("alone"))
 
 
 def fit_in_a_process(program, prepared, tmp_path, cluster=0, **options):
@@ -71,8 +76,19 @@ def fit_in_a_process(program, prepared, tmp_path, cluster=0, **options):
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("strategy, replicas", [("mirrored", 2), ("multi_worker", 2), ("multi_worker", 3)])
-def test_replicas_in_step_equal_one_process(strategy, replicas, alone, prepared, small_config, tmp_path):
+@pytest.mark.parametrize(
+    "strategy, replicas, head",
+    [
+        ("mirrored", 2, {}),
+        ("multi_worker", 2, {}),
+        ("multi_worker", 3, {}),
+        ("mirrored", 2, {"interaction": "cross", "cross_rank": 5}),
+    ],
+)
+def test_replicas_in_step_equal_one_process(strategy, replicas, head, alone, prepared, small_config, tmp_path):
+    if head:
+        small_config = dataclasses.replace(small_config, **head)
+        alone = fit_alone(prepared, small_config, tmp_path)
     program = {"mirrored": MIRRORED, "multi_worker": MULTI_WORKER}[strategy]
     assert fit_in_a_process(program, prepared, tmp_path, replicas, config=small_config, strategy=strategy) == replicas
     history = json.loads((tmp_path / "run" / "history.json").read_text())

@@ -1,5 +1,7 @@
 """The TPU model in TFRS's CPU mode: the same numbers as the ordinary model; and its network compiled by XLA, as on a TPU."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -39,16 +41,15 @@ def test_trains_as_the_ordinary_model(optimizer):
 
 
 @pytest.mark.slow
-def test_a_training_step_compiles_with_xla():
-    model = dlrm_tf.DLRM(CONFIG, seed=1)
+@pytest.mark.parametrize("interaction", ["dot", "cross"])
+def test_a_training_step_compiles_with_xla(interaction):
+    model = dlrm_tf.DLRM(dataclasses.replace(CONFIG, interaction=interaction), seed=1)
 
     @tf.function(jit_compile=True)
     def gradients(dense, embedded):
         with tf.GradientTape() as tape:
             tape.watch(embedded)
-            bottom = model.bottom_mlp(dense)
-            crossed = model.interaction(tf.concat([bottom[:, None], embedded], 1), training=True)
-            logits = model.top_mlp(tf.concat([bottom, crossed], 1))
+            logits = model.head(dense, embedded, training=True)
             loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(tf.ones_like(logits), logits))
         return tape.gradient(loss, [embedded, *model.top_mlp.trainable_variables])
 

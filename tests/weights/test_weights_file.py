@@ -10,6 +10,7 @@ import pytest
 
 import dlrm_tf
 from dlrm_tf.cli.main import main
+from dlrm_tf.config import MAX_CROSS_LAYERS
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.optimizers import legacy
@@ -42,6 +43,14 @@ def test_load_rebuilds_model_and_provenance(saved, monkeypatch):
     # Saving again keeps the provenance.
     loaded.save_weights(path)
     assert dlrm_tf.load(path).vocabulary_fingerprint == "f00d"
+
+
+def test_as_many_cross_layers_as_a_configuration_allows_fit_into_a_file(tmp_path):
+    config = dataclasses.replace(CONFIG, interaction="cross", cross_layers=MAX_CROSS_LAYERS, cross_rank=2)
+    model = dlrm_tf.DLRM(config, seed=3)
+    model.save_weights(tmp_path / "m.weights.h5")
+    for a, b in zip(model.get_weights(), dlrm_tf.load(tmp_path / "m.weights.h5").get_weights()):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_rows_are_addressed_by_feature_and_id(saved):
@@ -163,6 +172,8 @@ def test_keras_callback_and_keras_format(saved, tmp_path):
         {"interaction": "cat"},
         {"hot_sizes": (2, 1, 3), "pooling": ("mean", "sum", "sum")},
         {"hot_sizes": (2, 1, 3), "pooling": "mean", "weighted": True},
+        {"interaction": "cross"},
+        {"interaction": "cross", "cross_layers": 2, "cross_rank": 5},
     ],
 )
 def test_the_keras_3_twin_loads_scores_trains_and_saves_the_same_file(tmp_path, kind):

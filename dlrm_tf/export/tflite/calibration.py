@@ -71,7 +71,7 @@ def correct(dense_layers: dict, precision: dict, calibration: Calibration) -> tu
     4.2): the rounding of a kernel moves the layer's mean output, which is taken back by the bias.
 
     Args:
-      dense_layers: `(mlp, layer)` -> `(kernel [in, out], bias [out])`, float32.
+      dense_layers: `(mlp, layer)` -> `(kernel [in, out], bias [out] if there is one)`, float32.
       precision: `(mlp, layer)` -> `"float32"`, `"float16"` or `"int8"`.
       calibration: of the same weights.
 
@@ -93,9 +93,9 @@ def correct(dense_layers: dict, precision: dict, calibration: Calibration) -> tu
         layers[INTERACTION_LAYER] = np.ascontiguousarray(kernel * s[:, None]), bias
         factors = (1 / s).astype(np.float32)
         means[INTERACTION_LAYER] = means[INTERACTION_LAYER] * factors
-    for key, (kernel, bias) in layers.items():
-        if precision[key] == "int8":
+    for key, (kernel, *bias) in layers.items():
+        if precision[key] == "int8" and bias:
             integers, scales = quantize_kernel(kernel)
             rounding = kernel - (integers * scales[:, None]).T
-            layers[key] = kernel, (bias + means[key] @ rounding).astype(np.float32)
+            layers[key] = kernel, (bias[0] + means[key] @ rounding).astype(np.float32)
     return layers, factors

@@ -50,13 +50,14 @@ def quantize_dense_layers(
 
     Args:
       model: a graph as `graph.convert` gives it.
-      dense_layers: `(mlp, layer)` -> `(kernel [in, out], bias [out])`, float32: how a layer is found in the graph.
+      dense_layers: `(mlp, layer)` -> `(kernel [in, out], bias [out] if there is one)`, float32: how a layer is found in the
+        graph.
       precision: `(mlp, layer)` -> `"float32"`, `"float16"` or `"int8"`.
       factors: float32 `[in]` that the input of `INTERACTION_LAYER` is multiplied by, or None. Not part of the converted graph
         because the converter would fold them into the kernel.
     """
     graph = model.subgraphs[0]
-    known = {key: np.ascontiguousarray(kernel.T).tobytes() for key, (kernel, _) in dense_layers.items()}
+    known = {key: np.ascontiguousarray(kernel.T).tobytes() for key, (kernel, *_) in dense_layers.items()}
     operators, replaced = [], set()
     for operator in graph.operators:
         if _builtin(model, operator) == schema.BuiltinOperator.FULLY_CONNECTED:

@@ -30,7 +30,7 @@ def convert(config: DLRMConfig, dense_layers: dict, quantizer: RowQuantizer) -> 
 
     Args:
       config: the architecture.
-      dense_layers: `(mlp, layer)` -> `(kernel [in, out], bias [out])`.
+      dense_layers: `(mlp, layer)` -> `(kernel [in, out], bias [out] if there is one)`.
       quantizer: how table rows are decoded.
 
     Returns:

@@ -1,5 +1,6 @@
 """SavedModel export: the same probabilities, explicit names, atomic versions, warm-up requests."""
 
+import dataclasses
 import json
 import os
 
@@ -41,6 +42,22 @@ def test_same_probabilities_under_explicit_names(exported):
     np.testing.assert_allclose(served["logit"], logit, atol=1e-6)
     np.testing.assert_allclose(served["probability"], 1 / (1 + np.exp(-logit)), atol=1e-6)
     assert served["probability"].shape == (33, 1)
+
+
+@pytest.mark.parametrize("rank", [None, 9])
+def test_cross_layers_are_served(tmp_path, rank):
+    config = dataclasses.replace(dlrm_tf.DLRMConfig.preset("tiny"), interaction="cross", cross_rank=rank)
+    model = dlrm_tf.DLRM(config, seed=5)
+    model.save_weights(tmp_path / "m.weights.h5")
+    path = export_savedmodel(tmp_path / "m.weights.h5", tmp_path / "models")
+    generator = np.random.default_rng(0)
+    dense, categorical = generator.random((33, 13), np.float32), generator.integers(-2, 9, (33, 26)).astype(np.int32)
+    served = tf.saved_model.load(path).signatures["serving_default"](
+        dense=tf.constant(dense), categorical=tf.constant(categorical)
+    )
+    np.testing.assert_allclose(served["logit"], model({"dense": dense, "categorical": categorical}), atol=1e-6)
+    with open(os.path.join(path, METADATA)) as f:
+        assert dlrm_tf.DLRMConfig(**json.load(f)["config"]) == config
 
 
 def test_the_graph_is_lean(exported):

@@ -33,6 +33,8 @@ CONFIGS = {
     "dot": BASE,
     "cat": dataclasses.replace(BASE, interaction="cat"),
     "self": dataclasses.replace(BASE, self_interaction=True),
+    "cross": dataclasses.replace(BASE, interaction="cross", cross_layers=2),
+    "low_rank": dataclasses.replace(BASE, interaction="cross", cross_rank=30),
 }
 
 
@@ -99,6 +101,9 @@ def test_float_layers_compute_what_numpy_computes(weights, tmp_path, name):
         ("dot", "mixed", 0.02),
         ("cat", "dynamic", 0.02),
         ("self", "dynamic", 0.02),
+        ("cross", "dynamic", 0.02),
+        ("low_rank", "dynamic", 0.02),
+        ("low_rank", "float16", 0.01),
     ],
 )
 def test_errors_are_reported_and_small(weights, tmp_path, name, mlp, bound):
