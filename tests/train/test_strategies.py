@@ -17,7 +17,8 @@ from dlrm_tf.train.options import FitOptions
 from dlrm_tf.train.placements import PLACEMENTS
 from dlrm_tf.train.placements.tf_config import is_chief, task
 
-OPTIONS = {"batch_size": 100, "seed": 3, "quiet": True, "epochs": 1}  # 25 batches and one of 72 rows: uneven shares for three
+# 257 rows for validation, 23 batches and one of 15 rows: uneven shares for two and three.
+OPTIONS = {"optimizer": "adagrad", "batch_size": 100, "seed": 3, "quiet": True, "epochs": 1}
 
 
 def run(code: str, **arguments):
@@ -61,7 +62,7 @@ print(json.dumps(trained.model.distribute_strategy.num_replicas_in_sync))
 
 
 def fit_alone(prepared, config, folder):
-    return dlrm_tf.fit(prepared, folder / "alone", config=config, optimizer="adagrad", **OPTIONS)
+    return dlrm_tf.fit(prepared, folder / "alone", config=config, **OPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def alone(prepared, small_config, tmp_path_factory):
 def fit_in_a_process(program, prepared, tmp_path, cluster=0, **options):
     """Runs `FIT` and `program` with these options of `fit` and `tmp_path/run` as the run's folder."""
     folders = [prepared.folder, str(tmp_path / "run")]
-    return run(FIT + program, folders=folders, cluster=cluster, options=FitOptions(**OPTIONS, **options).to_json())
+    return run(FIT + program, folders=folders, cluster=cluster, options=FitOptions(**{**OPTIONS, **options}).to_json())
 
 
 @pytest.mark.cluster
@@ -102,6 +103,20 @@ def test_replicas_in_step_equal_one_process(strategy, replicas, head, alone, pre
         np.testing.assert_allclose(mine.numpy(), theirs.numpy(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.cluster
+def test_workers_stop_early_together_and_lower_their_rates_together(prepared, small_config, tmp_path):
+    """The chief alone measures; both workers end after the same step, or they would wait for each other for ever."""
+    options = {"optimizer": "sgd", "learning_rate": 3.0, "batch_size": 50, "epochs": 30, "patience": 3, "plateau_factor": 0.5}
+    options = {**options, "config": small_config}
+    assert fit_in_a_process(MULTI_WORKER, prepared, tmp_path, 2, strategy="multi_worker", **options) == 2
+    history = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert 4 <= len(history) < 30
+    one = dlrm_tf.fit(prepared, tmp_path / "one", **{**OPTIONS, **options})
+    assert [e["step"] for e in one.history] == [e["step"] for e in history]
+    for mine, theirs in zip(one.history, history):
+        assert mine["validation"]["logloss"] == pytest.approx(theirs["validation"]["logloss"], abs=1e-3)
+
+
 PARAMETER_SERVER = """
 import time
 with local_cluster(*folders, options=options, workers=2, ps=2):
@@ -123,13 +138,11 @@ def test_parameter_servers_share_the_table_and_resume(prepared, small_config, al
     assert report["slots"] == report["parts"]  # the optimizer's state lies where the rows are
     history = json.loads((tmp_path / "run" / "history.json").read_text())
     # Asynchronous: not the same numbers, but the same work.
-    assert [e["step"] for e in history] == [26]
+    assert [e["step"] for e in history] == [24]
     assert history[0]["loss"] == pytest.approx(alone.history[0]["loss"], abs=0.05)
     # A parameter-server run goes on in one process, its table and slots put together again.
-    more = dlrm_tf.fit(
-        prepared, tmp_path / "run", config=small_config, optimizer="adagrad", resume=True, **{**OPTIONS, "epochs": 2}
-    )
-    assert [e["step"] for e in more.history] == [26, 52]
+    more = dlrm_tf.fit(prepared, tmp_path / "run", config=small_config, resume=True, **{**OPTIONS, "epochs": 2})
+    assert [e["step"] for e in more.history] == [24, 48]
     assert more.history[1]["loss"] < history[0]["loss"]
 
 
