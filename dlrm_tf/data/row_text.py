@@ -1,5 +1,7 @@
 """Lines of Criteo's format from arrays: a matrix of bytes with fields of fixed width, in which zero bytes are left out."""
 
+from typing import Union
+
 import numpy as np
 
 _DIGITS = 7  # of the largest number
@@ -31,7 +33,7 @@ def number_fields(numbers: np.ndarray, absent: np.ndarray) -> np.ndarray:
     return fields
 
 
-def key_fields(keys: np.ndarray, shown: np.ndarray, separators: np.ndarray) -> np.ndarray:
+def key_fields(keys: np.ndarray, shown: np.ndarray, separators: Union[np.ndarray, np.uint8]) -> np.ndarray:
     """Keys as text.
 
     Args:
