@@ -27,6 +27,7 @@ _PUBLIC = {
     "Records": "dlrm_tf.data.records",
     "Vocabulary": "dlrm_tf.data.vocabulary",
     "FeatureSpec": "dlrm_tf.data.spec",
+    "Bag": "dlrm_tf.data.bag",
     "synth": "dlrm_tf.data.synthetic",
     "prepare": "dlrm_tf.data.prepare",
     "fit": "dlrm_tf.train.fit",

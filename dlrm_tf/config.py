@@ -1,10 +1,11 @@
 """The shape of a DLRM: `DLRMConfig`, its presets, and what follows from them."""
 
 import dataclasses
+import itertools
 import json
 import operator
 from collections.abc import Iterator
-from typing import SupportsIndex
+from typing import Any, Optional, SupportsIndex, Union
 
 from dlrm_tf.errors import DataError
 
@@ -15,6 +16,16 @@ CRITEO_KAGGLE_SIZES = (
     27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572,
 )  # fmt: skip
 TINY_SIZES = (7, 5, 101, 83, 9, 4, 33, 6, 3, 57, 11, 91, 13, 5, 19, 77, 4, 8, 6, 4, 66, 5, 4, 21, 6, 15)
+
+
+# The id of a place that a bag does not use.
+UNUSED_PLACE = -1
+# The most columns of ids: far beyond any use, so that a damaged file takes no memory.
+MAX_ID_COLUMNS = 1 << 16
+# How rows of one feature become one vector.
+POOLING = ("sum", "mean")
+# What the fields of bags are in a model of one key per feature.
+BAG_DEFAULTS: dict[str, Any] = {"hot_sizes": None, "pooling": POOLING[0], "weighted": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +40,10 @@ class DLRMConfig:
       top_mlp: units of the top MLP's layers; the last is 1 (the logit).
       interaction: `"dot"` (pairwise dot products) or `"cat"` (plain concatenation).
       self_interaction: with `"dot"`, whether a vector's product with itself is kept.
+      hot_sizes: the most keys of each categorical feature, in feature order: its columns of the input `categorical`. None: one
+        key each, which also is what all ones become, unless `weighted`.
+      pooling: how the rows of a feature's keys become one vector, `"sum"` or `"mean"`: one word for all, or one a feature.
+      weighted: whether every key has a weight, float32 (the input `weights`).
 
     Raises:
       ValueError: a value out of range, or sizes that do not fit each other; the message names both.
@@ -41,15 +56,13 @@ class DLRMConfig:
     top_mlp: tuple[int, ...] = (512, 256, 1)
     interaction: str = "dot"
     self_interaction: bool = False
+    hot_sizes: Optional[tuple[int, ...]] = None
+    pooling: Union[str, tuple[str, ...]] = "sum"
+    weighted: bool = False
 
     def __post_init__(self) -> None:
         for name in ("categorical_feature_sizes", "bottom_mlp", "top_mlp"):
-            value = getattr(self, name)
-            if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
-                raise ValueError(f"{name} must be a sequence of positive integers. Received {value!r}")
-            object.__setattr__(self, name, tuple(_positive(f"{name}[{i}]", v) for i, v in enumerate(value)))
-            if not getattr(self, name):
-                raise ValueError(f"{name} must have at least one entry. Received {value!r}")
+            object.__setattr__(self, name, _positives(name, getattr(self, name)))
         for name in ("dense_dim", "embedding_dim"):
             object.__setattr__(self, name, _positive(name, getattr(self, name)))
         if self.bottom_mlp[-1] != self.embedding_dim:
@@ -67,11 +80,72 @@ class DLRMConfig:
             raise ValueError("self_interaction needs interaction='dot'. Received interaction='cat'")
         if self.table_rows >= 2**31:
             raise ValueError(f"the table must have fewer than 2**31 rows (int32 ids). Received {self.table_rows} rows")
+        self._check_bags()
+
+    def _check_bags(self) -> None:
+        """Checks the fields of bags; two ways to say the same become one, so that equal models have equal configurations."""
+        features = self.num_categorical
+        if not isinstance(self.weighted, bool):
+            raise ValueError(f"weighted must be true or false. Received {self.weighted!r}")
+        hot = (1,) * features if self.hot_sizes is None else _positives("hot_sizes", self.hot_sizes)
+        if len(hot) != features:
+            raise ValueError(f"hot_sizes must have {features} entries, one per feature. Received {len(hot)}")
+        if sum(hot) > max(MAX_ID_COLUMNS, features):
+            raise ValueError(f"hot_sizes must have a sum of at most {MAX_ID_COLUMNS:,}. Received {sum(hot)}")
+        object.__setattr__(self, "hot_sizes", hot if self.weighted or max(hot) > 1 else None)
+        pooling = self.pooling
+        words = (pooling,) * features if isinstance(pooling, str) else tuple(pooling) if hasattr(pooling, "__iter__") else ()
+        if len(words) != features or not all(isinstance(word, str) and word in POOLING for word in words):
+            raise ValueError(f"pooling must be 'sum' or 'mean', for all or one per feature ({features}). Received {pooling!r}")
+        if self.hot_sizes is None:
+            words = (POOLING[0],) * features  # of one row without a weight, all are the same
+        object.__setattr__(self, "pooling", words if len(set(words)) > 1 else words[0])
 
     @property
     def num_categorical(self) -> int:
         """Number of categorical features F."""
         return len(self.categorical_feature_sizes)
+
+    @property
+    def has_bags(self) -> bool:
+        """Whether a feature may have several keys, or keys have weights: then id -1 is an unused place, not an unknown key."""
+        return self.hot_sizes is not None
+
+    @property
+    def bag_sizes(self) -> tuple[int, ...]:
+        """The most keys of each categorical feature: `hot_sizes`, or one each."""
+        return self.hot_sizes or (1,) * self.num_categorical
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """`pooling` of each categorical feature."""
+        return (self.pooling,) * self.num_categorical if isinstance(self.pooling, str) else self.pooling
+
+    @property
+    def id_columns(self) -> int:
+        """Columns of the input `categorical`: F, or the sum of `hot_sizes`."""
+        return sum(self.bag_sizes)
+
+    @property
+    def id_ranges(self) -> tuple[slice, ...]:
+        """The columns of the input `categorical` that belong to each categorical feature."""
+        stops = itertools.accumulate(self.bag_sizes)
+        return tuple(slice(stop - size, stop) for stop, size in zip(stops, self.bag_sizes))
+
+    @property
+    def column_features(self) -> tuple[int, ...]:
+        """The feature of each column of the input `categorical`."""
+        return tuple(f for f, size in enumerate(self.bag_sizes) for _ in range(size))
+
+    @property
+    def inputs(self) -> dict[str, tuple[str, int]]:
+        """The model's inputs: name -> `(dtype, columns)`; all are `[batch_size, columns]`.
+
+        `dense` already is log(max(x, 0) + 1). `categorical` holds ids: feature after feature, each with its `bag_sizes` columns,
+        -1 in the places of a bag that are not used. `weights`, of a weighted model, has the weight of each id.
+        """
+        inputs = {"dense": ("float32", self.dense_dim), "categorical": ("int32", self.id_columns)}
+        return {**inputs, "weights": ("float32", self.id_columns)} if self.weighted else inputs
 
     @property
     def table_rows(self) -> int:
@@ -117,8 +191,9 @@ class DLRMConfig:
         return dense + self.table_rows * self.embedding_dim
 
     def to_json(self) -> str:
-        """One-line JSON with every field."""
-        return json.dumps(dataclasses.asdict(self))
+        """One-line JSON; fields of bags only where they are not the default, as files had none of them before there were bags."""
+        fields = dataclasses.asdict(self)
+        return json.dumps({k: v for k, v in fields.items() if k not in BAG_DEFAULTS or v != BAG_DEFAULTS[k]})
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "config") -> "DLRMConfig":
@@ -177,6 +252,15 @@ class DLRMConfig:
         except FileNotFoundError as e:
             raise DataError(f"{name_or_path}: wanted a preset ({', '.join(PRESETS)}) or a JSON file. Received neither") from e
         return cls.from_json(text, source=name_or_path)
+
+
+def _positives(name: str, values: Any) -> tuple[int, ...]:
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+        raise ValueError(f"{name} must be a sequence of positive integers. Received {values!r}")
+    positives = tuple(_positive(f"{name}[{i}]", value) for i, value in enumerate(values))
+    if not positives:
+        raise ValueError(f"{name} must have at least one entry. Received {values!r}")
+    return positives
 
 
 def _positive(name: str, value: object) -> int:

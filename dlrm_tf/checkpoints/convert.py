@@ -169,6 +169,10 @@ def _to_mindspore(
         if config is not None and config != reader.config:
             raise CheckpointError(f"{source}: wanted the configuration {config.to_json()}. Received {reader.config.to_json()}")
         config = reader.config
+        if config.has_bags:
+            raise UsageError(
+                f"{source}: has several keys per feature, which MindSpore's network does not: it can't become {target}"
+            )
         before(config)
         shapes = weights_of(config)
         state = OptimizerStateReader(reader)

@@ -4,13 +4,15 @@ from typing import Callable, Optional
 
 import numpy as np
 
-from dlrm_tf.config import DLRMConfig
+from dlrm_tf.config import UNUSED_PLACE, DLRMConfig
 
 # (part, number, kind, ids) -> array: how `logits` is given the weights.
 WeightOf = Callable[[str, int, str, Optional[np.ndarray]], np.ndarray]
 
 
-def logits(config: DLRMConfig, weight: WeightOf, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
+def logits(
+    config: DLRMConfig, weight: WeightOf, dense: np.ndarray, categorical: np.ndarray, key_weights: Optional[np.ndarray] = None
+) -> np.ndarray:
     """Forward pass of MindSpore's DLRM (MindSpore models, research/recommend/dlrm/src/dlrm.py), in float64.
 
     Args:
@@ -19,13 +21,14 @@ def logits(config: DLRMConfig, weight: WeightOf, dense: np.ndarray, categorical:
         `"embedding"`; number: the layer or categorical feature; kind: `"kernel"` `[in, out]` or `"bias"` `[out]` (ids None), or
         the rows `[len(ids), D]` of a `"table"`.
       dense: `[B, dense_dim]`, already log(max(x, 0) + 1).
-      categorical: int `[B, F]`, each id within its feature.
+      categorical: int `[B, id_columns]`, each id within its feature; -1 in the unused places of a bag.
+      key_weights: `[B, id_columns]`, the input `weights` of a weighted model.
 
     Returns:
       float64 `[B, 1]`; the probability is its sigmoid.
     """
     bottom = _mlp(np.asarray(dense, np.float64), weight, "bottom_mlp", len(config.bottom_mlp), last_relu=True)  # B X D
-    rows = [np.asarray(weight("embedding", f, "table", categorical[:, f]), np.float64) for f in range(config.num_categorical)]
+    rows = _pooled(config, weight, np.asarray(categorical), key_weights)
     vectors = np.stack([bottom, *rows], axis=1)  # B X (F + 1) X D
     if config.interaction == "cat":
         top = vectors.reshape(len(vectors), -1)  # B X (F + 1) D
@@ -34,6 +37,23 @@ def logits(config: DLRMConfig, weight: WeightOf, dense: np.ndarray, categorical:
         i, j = np.tril_indices(config.num_categorical + 1, 0 if config.self_interaction else -1)
         top = np.concatenate([bottom, gram[:, i, j]], axis=1)  # B X (D + pairs)
     return _mlp(top, weight, "top_mlp", len(config.top_mlp), last_relu=False)
+
+
+def _pooled(config: DLRMConfig, weight: WeightOf, categorical: np.ndarray, key_weights: Optional[np.ndarray]) -> list[np.ndarray]:
+    """Per feature `[B, D]`: the rows of its keys, added up one place after the other."""
+    vectors, column = [], 0
+    for f, (size, pooling) in enumerate(zip(config.bag_sizes, config.poolings)):
+        total, counted = np.zeros((len(categorical), config.embedding_dim)), np.zeros((len(categorical), 1))
+        for ids in categorical[:, column : column + size].T:
+            used = ids != UNUSED_PLACE if config.has_bags else np.ones(len(ids), bool)
+            count = used.astype(np.float64)[:, np.newaxis]
+            if key_weights is not None:
+                count[used, 0] = key_weights[used, column]
+            total += count * np.asarray(weight("embedding", f, "table", np.where(used, ids, 0)), np.float64)
+            counted += count
+            column += 1
+        vectors.append(np.divide(total, counted, out=np.zeros_like(total), where=counted != 0) if pooling == "mean" else total)
+    return vectors
 
 
 def _mlp(x: np.ndarray, weight: WeightOf, mlp: str, layers: int, last_relu: bool) -> np.ndarray:

@@ -19,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="prepared data. tflite: its test split is compared with the float model, its train split tells which ids to keep; "
         "ascend: the train split tells which ids to keep where the table is over 2 GB",
     )
+    spec = "feature spec of the log (JSON), where features have several keys: with --vocabulary, for their separators"
+    parser.add_argument("--spec", metavar="FILE", help=f"{spec} (default: that of --data)")
     parser.add_argument("--name", default="dlrm", help="savedmodel: the model's name (default: dlrm)")
     parser.add_argument("--version", type=int, help="savedmodel: version number (default: the newest there + 1)")
     parser.add_argument(
@@ -58,11 +60,13 @@ def _numbers(text: str) -> tuple[int, ...]:
 def run(args: argparse.Namespace) -> None:
     """Exports; prints what was written."""
     if args.kind == "savedmodel":
+        from dlrm_tf.data.records import Records
         from dlrm_tf.export.savedmodel.export import WARMUP_BATCHES, export_savedmodel
 
+        spec = Records.open(args.data).spec if args.data and args.vocabulary and not args.spec else args.spec
+        options = {"name": args.name, "version": args.version, "vocabulary": args.vocabulary, "spec": spec}
         warmup = args.warmup_batches or WARMUP_BATCHES
-        options = {"name": args.name, "version": args.version, "vocabulary": args.vocabulary, "warmup_batches": warmup}
-        print(export_savedmodel(args.weights, args.output or "saved_models", **options))
+        print(export_savedmodel(args.weights, args.output or "saved_models", warmup_batches=warmup, **options))
     elif not args.output:
         raise UsageError(f"export {args.kind} needs -o {'FILE.tflite' if args.kind == 'tflite' else 'DIR'}")
     elif args.kind == "ascend":
@@ -77,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
         from dlrm_tf.export.tflite.export import TFLiteExporter
 
         max_size = parse_size(args.max_size) if args.max_size else None
-        exporter = TFLiteExporter(args.weights, data=args.data, vocabulary=args.vocabulary)
+        exporter = TFLiteExporter(args.weights, data=args.data, vocabulary=args.vocabulary, spec=args.spec)
         numbers = {"mlp": args.mlp, "table_dtype": args.table_dtype}
         print(exporter.export(args.output, max_size=max_size, max_auc_loss=args.max_auc_loss, **numbers))
         if args.curve and max_size is not None:

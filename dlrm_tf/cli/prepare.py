@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--grow", action="store_true", help="append keys that --vocabulary does not have; its ids stay the same")
     parser.add_argument(
-        "--min-count", type=int, default=1, metavar="N", help="keys in fewer than N rows are OOV (default: 1, keeps all)"
+        "--min-count", type=int, default=1, metavar="N", help="keys that occur fewer than N times are OOV (default: 1, keeps all)"
     )
     parser.add_argument(
         "--test-fraction", default="1/7", metavar="F", help="share of the lines, from the end, for test (default: %(default)s)"

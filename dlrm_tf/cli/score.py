@@ -15,8 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "rows",
         metavar="ROWS",
-        help=".npz with dense (already log(max(x,0)+1)) and categorical (ids), .npy of dense with --categorical, a folder of "
-        "records as prepare writes it, or a raw log, plain or gzip (Criteo's columns, or --spec), with --vocabulary",
+        help=".npz with dense (already log(max(x,0)+1)) and categorical (ids), and weights where the model has any, .npy of "
+        "dense with --categorical, a folder of records as prepare writes it, or a raw log, plain or gzip (Criteo's columns, or "
+        "--spec), with --vocabulary",
     )
     parser.add_argument(
         "--target",
@@ -80,11 +81,11 @@ def run(args: argparse.Namespace) -> None:
                 np.save(out, probabilities.astype(np.float32))
 
 
-def _score(target: Any, batches: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
+def _score(target: Any, batches: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
     with Progress("score", unit="rows") as progress:
-        for dense, categorical in batches:
-            yield target.score(dense, categorical)
-            progress.update(len(dense))
+        for batch in batches:
+            yield target.score(*batch)
+            progress.update(len(batch[0]))
 
 
 def _lines(probability: Any) -> str:

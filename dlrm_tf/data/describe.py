@@ -9,7 +9,9 @@ from dlrm_tf.files import StrPath
 
 
 def describe_records(folder: StrPath, *, features: bool = True) -> list[str]:
-    """Counts, share of positives and, for each feature, cardinality and shares of missing and out-of-vocabulary cells.
+    """Counts, share of positives and, for each feature, cardinality and shares of missing cells and out-of-vocabulary keys.
+
+    Of bags also the mean number of keys of a row, and the share of rows that had more of them than are kept.
 
     Args:
       folder: a data folder that `prepare` made.
@@ -37,18 +39,22 @@ def _lines(folder: str, records: Records, counts: dict[str, Any], features: bool
         shards = len(records.shards[split])
         lines.append(f"  {split:<6}{counts['rows'][split]:>14,} rows, {share:.2%} positive, {shards} shards")
     unknown = sum(counts["out_of_vocabulary"].values())
-    cells = rows * len(records.sizes)
+    bag_keys, truncated = counts.get("keys", {}), counts.get("truncated", {})
+    keys = {name: bag_keys.get(name, rows) for name in records.spec.categorical_names}
+    cells = sum(keys.values())
     vocabulary = f"{sum(records.sizes):,} categories in {len(records.sizes)} features"
-    lines.append(f"  {vocabulary}, {unknown:,} cells out of vocabulary ({unknown / cells:.2%})")
+    lines.append(f"  {vocabulary}, {unknown:,} {'keys' if bag_keys else 'cells'} out of vocabulary ({unknown / cells:.2%})")
     lines.append(f"  vocabulary {records.manifest['vocabulary']['fingerprint']}")
     if features:
-        lines.append(f"  {'feature':<12}{'categories':>14}{'missing':>12}{'OOV':>12}")
+        bag_heads = f"{'keys a row':>12}{'truncated':>12}" if bag_keys else ""
+        lines.append(f"  {'feature':<12}{'categories':>14}{'missing':>12}{'OOV':>12}{bag_heads}")
         sizes = dict(zip(records.spec.categorical_names, records.sizes))
         for name in (*records.spec.dense_names, *records.spec.categorical_names):
             size = f"{sizes[name]:,}" if name in sizes else "dense"
-            oov = f"{counts['out_of_vocabulary'][name] / rows:.2%}" if name in sizes else ""
+            oov = f"{counts['out_of_vocabulary'][name] / keys[name]:.2%}" if name in sizes else ""
             missing = counts["missing"][name]
             # Not known of data that came from TFRecord files (0.1.0).
             missing = "?" if missing is None else f"{missing / rows:.2%}"
-            lines.append(f"  {name:<12}{size:>14}{missing:>12}{oov:>12}".rstrip())
+            bag = f"{bag_keys[name] / rows:>12.2f}{truncated[name] / rows:>12.2%}" if name in bag_keys else ""
+            lines.append(f"  {name:<12}{size:>14}{missing:>12}{oov:>12}{bag}".rstrip())
     return lines

@@ -1,24 +1,31 @@
 """Encoder: the one way from a raw row, text or Python values, to what the model takes."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Optional, Union
 
 import numpy as np
 
+from dlrm_tf.config import UNUSED_PLACE
+from dlrm_tf.data.bag_column import BagColumn, as_bags
 from dlrm_tf.data.features import dense_numbers, log_dense
-from dlrm_tf.data.key_column import as_column
+from dlrm_tf.data.key_column import KeyColumn, as_column
 from dlrm_tf.data.key_table import KeyTable
 from dlrm_tf.data.parse import Block, has_label, parse_block
 from dlrm_tf.data.spec import FeatureSpec
+from dlrm_tf.data.table import cells_of, column_of, has_column, object_matrix
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, reason
+
+WEIGHTS = "_weights"
+"""Ending of the name of the column that has the weights of a bag's keys."""
 
 # Up to this many rows, one search for all features is faster than one search for each.
 _FEW_ROWS = 256
 
-Batch = tuple[np.ndarray, np.ndarray]
-"""`(dense float32 [n, d] as the model takes it, ids int32 [n, F])`; the id of an unknown key is its feature's size."""
+Batch = tuple[np.ndarray, ...]
+"""`(dense float32 [n, d] as the model takes it, ids int32 [n, id_columns])`; the id of an unknown key is its feature's size, that
+of an unused place of a bag -1. Where the spec is weighted, a third array: weights float32 [n, id_columns], 0 in unused places."""
 
 
 def check_features(spec: FeatureSpec, vocabulary: Vocabulary, source: str) -> None:
@@ -37,27 +44,6 @@ def check_features(spec: FeatureSpec, vocabulary: Vocabulary, source: str) -> No
             f"{source}: wanted a vocabulary of the features {', '.join(spec.categorical_names)}. Received one that has "
             f"{', '.join(vocabulary.names)}; give the feature spec of columns other than Criteo Kaggle's (--spec)"
         )
-
-
-def int32_ids(categorical: Any, source: str) -> np.ndarray:
-    """Ids as models take them, int32; an id beyond int32 becomes -1, which is out of vocabulary.
-
-    Args:
-      categorical: integers of any width.
-      source: named in errors.
-
-    Raises:
-      DataError: they are not integers.
-    """
-    given: np.ndarray = np.asarray(categorical)
-    if not np.issubdtype(given.dtype, np.integer):
-        raise DataError(f"{source}: categorical must be integer ids. Received {given.dtype}")
-    if given.dtype == np.int32:
-        return given
-    limits = np.iinfo(np.int32)
-    ids: np.ndarray = given.astype(np.int32)
-    ids[(given < limits.min) | (given > limits.max)] = -1
-    return ids
 
 
 class Encoder:
@@ -85,6 +71,7 @@ class Encoder:
         self._dense_names, self._categorical_names = spec.dense_names, spec.categorical_names
         self._names = self._dense_names + self._categorical_names
         self._features = [vocabulary.feature(name) for name in vocabulary.names]
+        self._ranges = spec.id_ranges
 
     @functools.cached_property
     def _key_table(self) -> KeyTable:
@@ -92,31 +79,30 @@ class Encoder:
 
     def block(self, block: Block) -> Batch:
         """The good lines of a parsed block."""
-        ids = np.empty((len(block.label), len(self._features)), np.int32)
-        self.write_ids(block, ids)
-        return log_dense(block.dense), ids
+        return (log_dense(block.dense), *self._encode_keys(len(block.label), block.column))
 
     def write_ids(
-        self, block: Block, out: np.ndarray, *, learn: bool = False, run: Callable[..., Iterable[int]] = map
+        self,
+        block: Block,
+        out: np.ndarray,
+        *,
+        weights: Optional[np.ndarray] = None,
+        learn: bool = False,
+        run: Callable[..., Iterable[int]] = map,
     ) -> np.ndarray:
         """Writes the ids of a block's categories.
 
         Args:
           block: a parsed block.
-          out: int32 `[n, F]`, written to.
+          out: int32 `[n, id_columns]`, written to.
+          weights: float32 `[n, id_columns]`, written to; wanted where the spec is weighted.
           learn: unknown keys enter the vocabulary, with the next ids.
           run: `map`, or that of an executor: features are independent of each other.
 
         Returns:
-          int64 `[F]`, how many cells of each feature are out of vocabulary.
+          int64 `[F]`, how many keys of each feature are out of vocabulary.
         """
-
-        def number(f: int) -> int:
-            ids = self._features[f].ids(block.column(f), learn=learn)
-            out[:, f] = ids
-            return int(np.count_nonzero(ids == self._features[f].size))
-
-        return np.array(list(run(number, range(len(self._features)))), np.int64)
+        return self._write(block.column, out, weights, learn, run)
 
     def lines(self, lines: Sequence[Union[str, bytes]], *, labelled: Optional[bool] = None, first_row: int = 0) -> Batch:
         """Lines of a log.
@@ -139,22 +125,26 @@ class Encoder:
     def columns(self, table: Any, *, first_row: int = 0) -> Batch:
         """A table of named columns; other columns than the features of `spec` are ignored.
 
+        A bag's cell is the text that a log has (`"a|b"`), or a list of keys. Beside lists of weighted keys a column
+        `NAME_weights` has lists of their weights.
+
         Args:
           table: whatever gives a column by its name, `table["C1"]`: a dict of lists or arrays, a pandas or polars DataFrame, an
-            Arrow table. Missing cells: None, NaN, pandas.NA or ''.
+            Arrow table. Missing cells: None, NaN, pandas.NA or '', and for a bag also an empty list.
           first_row: number of the first row in errors.
 
         Raises:
           DataError: a column is missing or of another length, or a cell is not what its column takes; names row and column.
         """
-        return self._encode([_column(table, name, self.source) for name in self._names], first_row)
+        return self._encode(self._columns(table), first_row)
 
     def arrays(self, dense: Any, categorical: Any) -> Batch:
         """Two arrays, columns in the order of `spec`.
 
         Args:
           dense: numbers `[n, d]`; None, NaN or '' where missing.
-          categorical: str, bytes or whole numbers `[n, F]`; None, NaN or '' where missing.
+          categorical: str, bytes or whole numbers `[n, F]`; None, NaN or '' where missing. A bag's cell is a text as in a log, or
+            where it has no weights a list of keys.
 
         Raises:
           DataError: arrays of other shapes, or a cell that is not what its column takes; names row and column.
@@ -164,9 +154,7 @@ class Encoder:
         if len(dense) != len(keys):
             raise DataError(f"{self.source}: dense has {len(dense)} rows, categorical {len(keys)}")
         numbers = dense_numbers(dense, self._dense_names, self.source)
-        if len(keys) <= _FEW_ROWS:
-            return log_dense(numbers), self._key_table.ids(keys.reshape(-1).tolist(), self.source)
-        return log_dense(numbers), self._ids(keys.T.tolist(), 0)
+        return (log_dense(numbers), *self._ids(keys.T.tolist(), 0, {}))
 
     def batches(self, rows: Any, batch_size: int) -> Iterator[Batch]:
         """Rows in any form but arrays, encoded a batch at a time.
@@ -187,10 +175,19 @@ class Encoder:
             raise DataError(
                 f"{self.source}: wanted a list of lines, a dict of columns or a DataFrame. Received {type(rows).__name__}"
             )
-        columns = [_column(rows, name, self.source) for name in self._names]
-        for start in range(0, len(columns[0]), batch_size):
+        columns = self._columns(rows)
+        for start in range(0, len(columns[self._names[0]]), batch_size):
             # A pandas.Series is sliced by its index, which need not be the position.
-            yield self._encode([getattr(column, "iloc", column)[start : start + batch_size] for column in columns], start)
+            part = {name: getattr(column, "iloc", column)[start : start + batch_size] for name, column in columns.items()}
+            yield self._encode(part, start)
+
+    def _columns(self, table: Any) -> dict[str, Any]:
+        """The columns of the features, and those of weights that are there."""
+        columns = {name: column_of(table, name, self.source) for name in self._names}
+        for name, bag in self.spec.bags.items():
+            if bag.weight_separator is not None and has_column(table, name + WEIGHTS):
+                columns[name + WEIGHTS] = column_of(table, name + WEIGHTS, self.source)
+        return columns
 
     def _line(self, line: Any, row: int) -> bytes:
         """A line as bytes, without its end."""
@@ -202,58 +199,78 @@ class Encoder:
             raise DataError(f"{self.source}: row {row}: wanted one line. Received several")
         return text
 
-    def _encode(self, columns: Sequence[Any], first_row: int) -> Batch:
-        rows, width = len(columns[0]), len(self._dense_names)
-        other = next((i for i, column in enumerate(columns) if len(column) != rows), None)
+    def _encode(self, columns: Mapping[str, Any], first_row: int) -> Batch:
+        """The features' columns by name; those of weights may be absent."""
+        rows = len(columns[self._names[0]])
+        other = next((name for name, column in columns.items() if len(column) != rows), None)
         if other is not None:
             raise DataError(
                 f"{self.source}: wanted columns of one length. Received {rows:,} rows of {self._names[0]}, "
-                f"{len(columns[other]):,} of {self._names[other]}"
+                f"{len(columns[other]):,} of {other}"
             )
-        numbers = np.empty((rows, width), np.float32)
+        numbers = np.empty((rows, len(self._dense_names)), np.float32)
         for i, name in enumerate(self._dense_names):
-            numbers[:, i] = dense_numbers(columns[i], [name], self.source, first_row)
-        return log_dense(numbers), self._ids([_cells(column) for column in columns[width:]], first_row)
+            numbers[:, i] = dense_numbers(columns[name], [name], self.source, first_row)
+        weights = {name: cells_of(columns[name + WEIGHTS]) for name in self.spec.bags if name + WEIGHTS in columns}
+        cells = [cells_of(columns[name]) for name in self._categorical_names]
+        return (log_dense(numbers), *self._ids(cells, first_row, weights))
 
-    def _ids(self, keys: Sequence[list[Any]], first_row: int) -> np.ndarray:
-        """int32 `[n, F]` of the keys of each feature."""
-        rows = len(keys[0])
-        if rows <= _FEW_ROWS:
-            return self._key_table.ids([key for row in zip(*keys) for key in row], self.source, first_row)
-        ids = np.empty((rows, len(keys)), np.int32)
-        for f, (name, feature) in enumerate(zip(self._vocabulary.names, self._features)):
+    def _ids(self, cells: Sequence[list[Any]], first_row: int, weights: Mapping[str, list[Any]]) -> Batch:
+        """Ids, and weights if any, of the cells of each feature."""
+        rows = len(cells[0])
+        if rows <= _FEW_ROWS and not self.spec.bags:
+            return (self._key_table.ids([key for row in zip(*cells) for key in row], self.source, first_row),)
 
-            def where(i: int, name: str = name) -> str:
+        def column(f: int) -> Union[KeyColumn, BagColumn]:
+            name = self._categorical_names[f]
+
+            def where(i: int) -> str:
                 return f"{self.source}: row {first_row + i}, {name}"
 
-            ids[:, f] = feature.ids(as_column(keys[f], where))
-        return ids
+            if name in self.spec.bags:
+                return as_bags(cells[f], self.spec.bags[name], weights.get(name), where)
+            return as_column(cells[f], where)
+
+        return self._encode_keys(rows, column)
+
+    def _encode_keys(self, rows: int, column: Callable[[int], Union[KeyColumn, BagColumn]]) -> Batch:
+        """Ids, and weights if any, of the keys of each feature, by its number."""
+        shape = rows, self.spec.id_columns
+        ids = np.empty(shape, np.int32)
+        weights = np.empty(shape, np.float32) if self.spec.weighted else None
+        self._write(column, ids, weights)
+        return (ids,) if weights is None else (ids, weights)
+
+    def _write(
+        self,
+        column: Callable[[int], Union[KeyColumn, BagColumn]],
+        out: np.ndarray,
+        weights: Optional[np.ndarray],
+        learn: bool = False,
+        run: Callable[..., Iterable[int]] = map,
+    ) -> np.ndarray:
+        def number(f: int) -> int:
+            keys, places, feature = column(f), self._ranges[f], self._features[f]
+            if isinstance(keys, KeyColumn):
+                ids = out[:, places.start] = feature.ids(keys, learn=learn)
+                if weights is not None:
+                    weights[:, places.start] = 1
+            else:
+                ids = feature.ids(keys.keys, learn=learn)
+                out[:, places] = UNUSED_PLACE
+                keys.place(ids, out[:, places])
+                if weights is not None:
+                    weights[:, places] = 0
+                    keys.place(1 if keys.weights is None else keys.weights, weights[:, places])
+            return int(np.count_nonzero(ids == feature.size))
+
+        return np.array(list(run(number, range(len(self._features)))), np.int64)
 
     def _matrix(self, name: str, values: Any, dtype: Any, columns: Sequence[str]) -> np.ndarray:
         try:
-            array = np.asarray(values, dtype)
+            array = np.asarray(values, dtype) if dtype is None or not self.spec.bags else object_matrix(values)
         except ValueError as e:  # rows of several lengths
             raise DataError(f"{self.source}: {name} must be [batch_size, {len(columns)}] ({reason(e)})") from e
         if array.ndim != 2 or array.shape[1] != len(columns):
             raise DataError(f"{self.source}: {name} must be [batch_size, {len(columns)}]. Received {list(array.shape)}")
         return array
-
-
-def _column(table: Any, name: str, source: str) -> Any:
-    """One column of a table."""
-    try:
-        column = table[name]
-        len(column)
-    except Exception as e:  # KeyError, TypeError of a single value, or an error of the table's own library
-        raise DataError(f"{source}: wanted a column {name!r} ({reason(e)})") from e
-    if getattr(column, "ndim", 1) != 1 or isinstance(column, (str, bytes)):
-        raise DataError(f"{source}: wanted one column {name!r}. Received {str(column)[:40]!r} ({type(column).__name__})")
-    return column
-
-
-def _cells(column: Any) -> list[Any]:
-    """A column's cells as Python values, by the method that its library has for it."""
-    for method in ("tolist", "to_list", "to_pylist"):  # NumPy and pandas, polars, Arrow
-        if hasattr(column, method):
-            return list(getattr(column, method)())
-    return list(column)

@@ -7,6 +7,7 @@ from typing import Any, Optional
 
 import numpy as np
 
+from dlrm_tf.config import UNUSED_PLACE
 from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.records import SPLITS, VOCABULARY, row_dtype, write_manifest, write_rows
 from dlrm_tf.data.scan import describe_rows
@@ -48,10 +49,10 @@ class Finish:
         self.remap: Optional[list[np.ndarray]] = None
 
     def drop_rare(self, min_count: int, always_kept: Sequence[int]) -> None:
-        """Removes keys that occur in fewer than `min_count` rows from the vocabulary and renumbers the others in the same order.
+        """Removes keys that occur fewer than `min_count` times from the vocabulary and renumbers the others in the same order.
 
         Args:
-          min_count: least number of rows of a key, train and test together.
+          min_count: least number of times that a key occurs, train and test together.
           always_kept: the first so many keys of each feature stay whatever their count.
         """
         counts = self._count()
@@ -62,21 +63,21 @@ class Finish:
             kept = (count >= min_count) | (np.arange(feature.size) < always_kept[i])
             kept_features.append(feature.keep(kept))
             # An id that was or now is out of vocabulary becomes the new size.
-            self.remap.append(
-                np.where(np.append(kept, False), np.cumsum(np.append(kept, False)) - 1, kept.sum()).astype(np.int32)
-            )
+            table = np.where(np.append(kept, False), np.cumsum(np.append(kept, False)) - 1, kept.sum()).astype(np.int32)
+            self.remap.append(np.append(table, np.int32(UNUSED_PLACE)))  # -1, an unused place, is the index of the last entry
             self.out_of_vocabulary[i] += count[~kept].sum()
         self.features = kept_features
 
     def _count(self) -> np.ndarray:
-        """Rows of each key of each feature, one after the other; kept on disk: moved shards can't be counted again."""
+        """How often each key of each feature occurs, one after the other; kept on disk: moved shards can't be counted again."""
         path = self.workspace.path(_COUNTS)
         if not os.path.exists(path):
             counts = [np.zeros(feature.size + 1, np.int64) for feature in self.features]
             for number in range(len(self.notes)):
                 rows = np.fromfile(self.workspace.rows_path(number), self.dtype)
-                for i, count in enumerate(counts):
-                    count += np.bincount(rows["categorical"][:, i], minlength=len(count))
+                for count, places in zip(counts, self.spec.id_ranges):
+                    ids = rows["categorical"][:, places].reshape(-1)
+                    count += np.bincount(ids[ids != UNUSED_PLACE], minlength=len(count))
             with atomic_file(path) as temporary, open(temporary, "wb") as file:
                 np.save(file, np.concatenate([count[:-1] for count in counts]))
         counts_of_all: np.ndarray = np.load(path, allow_pickle=False)
@@ -101,6 +102,10 @@ class Finish:
             "missing": dict(zip((*self.spec.dense_names, *self.spec.categorical_names), missing)),
             "out_of_vocabulary": dict(zip(self.spec.categorical_names, self.out_of_vocabulary.tolist())),
         }
+        if self.spec.bags:
+            bags = np.sum([note["bags"] for note in self.notes if note["rows"]], axis=0)
+            names = [name for name in self.spec.categorical_names if name in self.spec.bags]
+            counts.update({key: dict(zip(names, bags[:, i].tolist())) for i, key in enumerate(("keys", "truncated"))})
         write_manifest(self.out_dir, self.spec, counts, vocabulary, shards)
 
     def _write_shards(self, test_fraction: float) -> dict[str, list[dict[str, Any]]]:
@@ -134,8 +139,8 @@ class Finish:
         if os.path.exists(target):  # from before an interruption
             return describe_rows(np.fromfile(target, self.dtype))
         rows = np.fromfile(source, self.dtype)[begin:end]
-        for i, table in enumerate(self.remap or ()):
-            rows["categorical"][:, i] = table[rows["categorical"][:, i]]
+        for places, table in zip(self.spec.id_ranges, self.remap or ()):
+            rows["categorical"][:, places] = table[rows["categorical"][:, places]]
         with atomic_file(target) as temporary:
             write_rows(temporary, rows)
         return describe_rows(rows)

@@ -25,6 +25,11 @@ class KeyColumn(NamedTuple):
     empty: np.ndarray
     odd: Sequence[tuple[int, bytes]]
 
+    def rows(self, first: int, last: int) -> "KeyColumn":
+        """The rows `[first, last)`."""
+        odd = [(row - first, key) for row, key in self.odd if first <= row < last]
+        return KeyColumn(self.values[first:last], self.empty[first:last], odd)
+
 
 def u64(text: str) -> np.uint64:
     """A hexadecimal constant."""
@@ -36,6 +41,11 @@ ZEROS = u64("3030303030303030")  # eight characters '0'
 _SIXTEENS = u64("1010101010101010")
 _BYTES, _PAIRS, _FOURS = u64("00ff00ff00ff00ff"), u64("0000ffff0000ffff"), u64("00000000ffffffff")
 _4, _6, _8, _9, _16, _LETTER = (np.uint64(n) for n in (4, 6, 8, 9, 16, ord("a") - ord("0") - 10))
+
+
+def words_at(characters: np.ndarray) -> np.ndarray:
+    """uint64 `[c - 7]`: the eight bytes from each position on as one number, a view of `characters` (uint8 `[c]`)."""
+    return np.ndarray((characters.size - 7,), "<u8", characters, strides=(1,))
 
 
 def hex_keys(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -74,8 +84,7 @@ def as_column(keys: Sequence[Any], where: Callable[[int], str] = "key {}".format
     ]
     length = np.fromiter(map(len, encoded), np.int64, len(encoded))
     text = np.frombuffer(b"".join(encoded) + bytes(PAD), np.uint8)
-    words = np.ndarray((text.size - 7,), "<u8", text, strides=(1,))
-    values, canonical = hex_keys(words[np.cumsum(length) - length])
+    values, canonical = hex_keys(words_at(text)[np.cumsum(length) - length])
     canonical &= length == 8
     values[~canonical] = 0
     empty = length == 0

@@ -9,8 +9,10 @@ from typing import Optional, Union
 
 import numpy as np
 
+from dlrm_tf.data.bag import Bag
+from dlrm_tf.data.bag_column import BagColumn, find_marks, split_fields
 from dlrm_tf.data.features import read_number, recorded
-from dlrm_tf.data.key_column import LOW_NIBBLES, PAD, SIXES, ZEROS, KeyColumn, hex_keys, u64
+from dlrm_tf.data.key_column import LOW_NIBBLES, PAD, SIXES, ZEROS, KeyColumn, hex_keys, u64, words_at
 from dlrm_tf.data.spec import FeatureSpec
 
 _NEWLINE = 10
@@ -31,8 +33,9 @@ class Block:
       dense: float32 `[n, dense features]`.
       dense_missing: bool `[n, dense features]`, the cell is empty.
       keys: uint32 `[categorical features, n]`, the value of a key of eight lower-case hex digits; 0 for any other key.
-      empty: bool, shape of `keys`: the key is ''.
+      empty: bool, shape of `keys`: the field is empty.
       odd: per categorical feature the `(row, key)` of every other key, rows ascending.
+      bags: the keys of the features whose column is a bag, by the feature's number; `keys` and `odd` have none for these.
       bad: `(line within the piece, what is wrong)`, in order.
     """
 
@@ -44,10 +47,13 @@ class Block:
     keys: np.ndarray
     empty: np.ndarray
     odd: list[list[tuple[int, bytes]]]
+    bags: dict[int, BagColumn]
     bad: list[tuple[int, str]]
 
-    def column(self, feature: int) -> KeyColumn:
+    def column(self, feature: int) -> Union[KeyColumn, BagColumn]:
         """The keys of one categorical feature, by its number."""
+        if feature in self.bags:
+            return self.bags[feature]
         return KeyColumn(self.keys[feature], self.empty[feature], self.odd[feature])
 
     def rows(self, start: int, stop: int) -> "Block":
@@ -62,6 +68,7 @@ class Block:
             self.keys[:, first:last],
             self.empty[:, first:last],
             [[(row - first, key) for row, key in odd if first <= row < last] for odd in self.odd],
+            {feature: column.rows(first, last) for feature, column in self.bags.items()},
             [(line - start, what) for line, what in self.bad if start <= line < stop],
         )
 
@@ -113,20 +120,22 @@ def _columns(positions: tuple[int, ...]) -> Union[slice, list[int]]:
 
 @dataclasses.dataclass
 class _Layout:
-    """What stands where in a line: `(name, kind)` of its columns, and their positions by kind."""
+    """What stands where in a line: `(name, kind)` of its columns, their positions by kind, and the bags by feature number."""
 
     columns: tuple[tuple[str, str], ...]
     label: Optional[int]
     dense: tuple[int, ...]
     categorical: tuple[int, ...]
+    bags: dict[int, Bag]
 
     @classmethod
     def of(cls, spec: FeatureSpec, labelled: bool) -> "_Layout":
+        bags = {f: spec.bags[name] for f, name in enumerate(spec.categorical_names) if name in spec.bags}
         if labelled:
-            return cls(spec.columns, spec.label_column, spec.dense_columns, spec.categorical_columns)
+            return cls(spec.columns, spec.label_column, spec.dense_columns, spec.categorical_columns, bags)
         gone = spec.label_column
         dense, categorical = (tuple(i - (i > gone) for i in at) for at in (spec.dense_columns, spec.categorical_columns))
-        return cls(spec.columns[:gone] + spec.columns[gone + 1 :], None, dense, categorical)
+        return cls(spec.columns[:gone] + spec.columns[gone + 1 :], None, dense, categorical, bags)
 
 
 def has_label(text: bytes, spec: FeatureSpec) -> bool:
@@ -149,8 +158,8 @@ def parse_block(text: bytes, spec: FeatureSpec, *, labelled: bool = True) -> Blo
       labelled: False when the lines lack the label column; each label is 0 then.
 
     Returns:
-      A `Block`. In its `bad` is every line with another number of fields, a cell that is not a number where one is wanted, or a
-      label that is not 0 or 1.
+      A `Block`. In its `bad` is every line with another number of fields, a cell that is not a number where one is wanted, a
+      label that is not 0 or 1, or a bag with a bad weight.
     """
     layout = _Layout.of(spec, labelled)
     if b"\r" in text:
@@ -159,7 +168,7 @@ def parse_block(text: bytes, spec: FeatureSpec, *, labelled: bool = True) -> Blo
         text += b"\n"
     raw = b"".join((bytes(PAD), text, bytes(PAD)))
     padded = np.frombuffer(raw, np.uint8)
-    words = np.ndarray((padded.size - 7,), "<u8", padded, strides=(1,))
+    words = words_at(padded)
     # Ends of fields: [good lines, columns], positions in `padded`.
     ends = np.flatnonzero((padded == ord(spec.separator)) | (padded == _NEWLINE))
     last = np.flatnonzero(padded[ends] == _NEWLINE)
@@ -176,12 +185,16 @@ def parse_block(text: bytes, spec: FeatureSpec, *, labelled: bool = True) -> Blo
     cells = _Cells(raw, padded, words, np.column_stack((line_starts, stops[:, :-1] + 1)), stops)
 
     label, dense, faults = _read_numbers(cells, layout)
+    marks = find_marks(padded, list(layout.bags.values()))
+    bags, bag_faults = _split_bags(cells, layout, marks)
+    faults = {**bag_faults, **faults}
     if faults:
         bad = sorted(bad + [(int(position[row]), what) for row, what in faults.items()])
         keep = np.ones(len(position), bool)
         keep[list(faults)] = False
         position, label, dense = position[keep], label[keep], dense[keep]
         cells = _Cells(raw, padded, words, cells.starts[keep], cells.ends[keep])
+        bags, _ = _split_bags(cells, layout, marks)
 
     dense_length = cells.length(layout.dense)
     length = cells.length(layout.categorical)
@@ -189,10 +202,25 @@ def parse_block(text: bytes, spec: FeatureSpec, *, labelled: bool = True) -> Blo
     canonical &= length == 8
     keys[~canonical] = 0
     empty = length == 0
-    odd_rows = [np.flatnonzero(column) for column in ~(canonical | empty).T]
+    other = ~(canonical | empty)
+    for feature in bags:
+        keys[:, feature], other[:, feature] = 0, False
+    odd_rows = [np.flatnonzero(column) for column in other.T]
     odd = [list(zip(rows.tolist(), cells.texts(rows, column))) for rows, column in zip(odd_rows, layout.categorical)]
     keys, empty = np.ascontiguousarray(keys.T), np.ascontiguousarray(empty.T)
-    return Block(lines, position, label, dense, dense_length == 0, keys, empty, odd, bad)
+    return Block(lines, position, label, dense, dense_length == 0, keys, empty, odd, bags, bad)
+
+
+def _split_bags(cells: _Cells, layout: _Layout, marks: dict[str, np.ndarray]) -> tuple[dict[int, BagColumn], dict[int, str]]:
+    """The bags by feature number, and `{row: what is wrong}` of the rows that have a bad weight."""
+    bags: dict[int, BagColumn] = {}
+    faults: dict[int, str] = {}
+    for feature, bag in layout.bags.items():
+        column = layout.categorical[feature]
+        bags[feature], wrong = split_fields(cells.raw, marks, cells.starts[:, column], cells.ends[:, column], bag)
+        for row, what in wrong.items():
+            faults.setdefault(row, f"column {column + 1} ({layout.columns[column][0]}): {what}")
+    return bags, faults
 
 
 def _read_numbers(cells: _Cells, layout: _Layout) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:

@@ -47,7 +47,7 @@ def build(
       share: what a worker gets, `"rows"` or `"files"`.
 
     Returns:
-      A `tf.data.Dataset` of `({"dense", "categorical"}, label)`.
+      A `tf.data.Dataset` of `({"dense", "categorical"}, label)`, with `"weights"` where keys have weights.
 
     Raises:
       DataError: an argument is out of range.
@@ -80,7 +80,10 @@ def build(
         table.set_shape([batch_size if drop_remainder else None, records.dtype.itemsize // 4])
         numbers = tf.bitcast(table[:, : 1 + dense_width], tf.float32)
         dense = log_dense_tensor(numbers[:, 1:], of_records=True)
-        return {"dense": dense, "categorical": table[:, 1 + dense_width :]}, numbers[:, :1]
+        inputs = {"dense": dense, "categorical": table[:, 1 + dense_width : 1 + dense_width + records.spec.id_columns]}
+        if records.spec.weighted:
+            inputs["weights"] = tf.bitcast(table[:, 1 + dense_width + records.spec.id_columns :], tf.float32)
+        return inputs, numbers[:, :1]
 
     # Group number g of epoch e is e * groups + g.
     epoch, batch = start_batch // batches, start_batch % batches

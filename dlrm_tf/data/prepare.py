@@ -48,7 +48,7 @@ def prepare(
       spec: the columns.
       vocabulary: a fixed vocabulary; keys it does not have get the out-of-vocabulary id. None makes one from the lines.
       grow: append the keys that `vocabulary` does not have; ids it has stay.
-      min_count: keys in fewer rows go out of vocabulary (keys of `vocabulary` stay). 1, upstream's rule, keeps all.
+      min_count: keys that occur fewer times go out of vocabulary (keys of `vocabulary` stay). 1, upstream's rule, keeps all.
       test_fraction: share of the lines, from the end, that is the test split.
       on_bad_line: `"skip"` counts lines that are not as `spec` says; `"stop"` raises at the first.
       shard_lines: lines a shard.

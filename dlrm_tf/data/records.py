@@ -3,7 +3,8 @@
 Layout of a folder:
     manifest.json     written last: a folder without it is not a data set
     vocabulary.npz    see dlrm_tf.data.vocabulary
-    train/00000.bin … test/00000.bin …    rows: label float32, dense float32 [d] (raw values), ids int32 [F]; 160 bytes for Criteo
+    train/00000.bin … test/00000.bin …    rows: label float32, dense float32 [d] (raw values), ids int32 [id_columns], and where
+                      keys have weights weights float32 [id_columns]; 160 bytes for Criteo
 """
 
 import dataclasses
@@ -19,17 +20,20 @@ from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, reason
 from dlrm_tf.files import StrPath, sha256_file, write_file
 
-FORMAT = 1
+FORMAT, FORMAT_WITH_BAGS = 1, 2  # what has no bags stays readable for earlier versions
 MANIFEST = "manifest.json"
 VOCABULARY = "vocabulary.npz"
 SPLITS = ("train", "test")
 
 
 def row_dtype(spec: FeatureSpec) -> np.dtype:
-    """Layout of one row: `label` float32, `dense` float32 `[d]` and `categorical` int32 `[F]`, little-endian."""
-    return np.dtype(
-        [("label", "<f4"), ("dense", "<f4", (len(spec.dense_columns),)), ("categorical", "<i4", (len(spec.categorical_columns),))]
-    )
+    """Layout of one row, little-endian.
+
+    `label` float32, `dense` float32 `[d]`, `categorical` int32 `[id_columns]`, and where the spec is weighted `weights` float32
+    `[id_columns]`.
+    """
+    fields = [("label", "<f4"), ("dense", "<f4", (len(spec.dense_columns),)), ("categorical", "<i4", (spec.id_columns,))]
+    return np.dtype(fields + [("weights", "<f4", (spec.id_columns,))] if spec.weighted else fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +79,14 @@ def write_manifest(
     Args:
       folder: the data folder.
       spec: the columns.
-      counts: `lines`, `bad_lines`, `bad_examples`, `missing` and `out_of_vocabulary` (by feature; None where not known).
+      counts: `lines`, `bad_lines`, `bad_examples`, `missing` and `out_of_vocabulary` (by feature; None where not known), and of
+        bags `keys` and `truncated`.
       vocabulary: what the ids belong to.
       shards: by split, the fields of `Shard`.
     """
     totals = {key: {split: sum(shard[key] for shard in shards[split]) for split in SPLITS} for key in ("rows", "positives")}
     manifest = {
-        "format": FORMAT,
+        "format": FORMAT_WITH_BAGS if spec.bags else FORMAT,
         "spec": spec.to_dict(),
         "counts": {**counts, **totals},
         "vocabulary": {"fingerprint": vocabulary.fingerprint, "sizes": vocabulary.sizes},
@@ -137,8 +142,10 @@ class Records:
         try:
             with open(path, encoding="utf-8") as file:
                 manifest = json.load(file)
-            if manifest["format"] != FORMAT:
-                raise DataError(f"{path}: wanted records of format {FORMAT}. Received {manifest['format']!r}")
+            if manifest["format"] not in (FORMAT, FORMAT_WITH_BAGS):
+                raise DataError(
+                    f"{path}: wanted records of format {FORMAT} or {FORMAT_WITH_BAGS}. Received {manifest['format']!r}"
+                )
             records = cls(folder, manifest)
         except (ValueError, KeyError, TypeError, RecursionError) as e:
             if isinstance(e, DataError):
@@ -184,7 +191,16 @@ class Records:
         """Number of rows of `train` or `test`."""
         return sum(shard.rows for shard in self._split(split))
 
-    def numpy(self, split: str, start: int = 0, stop: Optional[int] = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def config_fields(self) -> dict[str, Any]:
+        """The fields of a `DLRMConfig` that the data decides, by name: for `dataclasses.replace`."""
+        fields: dict[str, Any] = {"categorical_feature_sizes": self.sizes, "dense_dim": len(self.spec.dense_columns)}
+        if not self.spec.bags:
+            return fields
+        poolings = {bag.pooling for bag in self.spec.bags.values()}
+        pooling = poolings.pop() if len(poolings) == 1 else self.spec.poolings
+        return {**fields, "hot_sizes": self.spec.hot_sizes, "pooling": pooling, "weighted": self.spec.weighted}
+
+    def numpy(self, split: str, start: int = 0, stop: Optional[int] = None) -> tuple[np.ndarray, ...]:
         """Rows `[start, stop)` of a split, in the order of the log.
 
         Args:
@@ -193,8 +209,8 @@ class Records:
           stop: number of the row after the last; None is the end of the split, as is any number beyond it.
 
         Returns:
-          `(dense float32 [n, d], categorical int32 [n, F], label float32 [n, 1])`; dense values are raw: `features.log_dense`
-          makes of them what a model takes.
+          `(dense float32 [n, d], categorical int32 [n, id_columns], label float32 [n, 1])`, and where keys have weights after
+          them `weights float32 [n, id_columns]`; dense values are raw: `features.log_dense` makes of them what a model takes.
 
         Raises:
           DataError: no such split, not a range of its rows, or a file was cut meanwhile.
@@ -216,7 +232,8 @@ class Records:
                     raise DataError(f"{path}: wanted rows {low} to {high}. Received {len(parts[-1])}: the file was cut meanwhile")
             first += shard.rows
         rows = np.concatenate(parts)
-        return rows["dense"].copy(), rows["categorical"].copy(), rows["label"][:, None].copy()
+        arrays = rows["dense"].copy(), rows["categorical"].copy(), rows["label"][:, None].copy()
+        return (*arrays, rows["weights"].copy()) if self.spec.weighted else arrays
 
     def dataset(
         self,
@@ -230,9 +247,10 @@ class Records:
         start_batch: Any = 0,
         share: str = "rows",
     ) -> Any:
-        """A `tf.data.Dataset` of `({"dense": float32 [B, d], "categorical": int32 [B, F]}, label float32 [B, 1])`.
+        """A `tf.data.Dataset` of `({"dense": float32 [B, d], "categorical": int32 [B, id_columns]}, label float32 [B, 1])`.
 
-        `dense` is what the model takes: the logarithm is taken.
+        `dense` is what the model takes: the logarithm is taken. Where keys have weights, `"weights": float32 [B, id_columns]`
+        is a third feature.
 
         Args:
           split: `train` or `test`.

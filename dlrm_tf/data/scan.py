@@ -33,6 +33,7 @@ class _Shard:
     examples: list[str] = dataclasses.field(default_factory=list)
     missing: Union[int, np.ndarray] = 0  # both: a count for each feature, int64, once there are rows
     out_of_vocabulary: Union[int, np.ndarray] = 0
+    bags: Union[int, np.ndarray] = 0  # int64 [bags, 2]: keys, and rows with too many
 
 
 class Scan:
@@ -129,8 +130,12 @@ class Scan:
             shard.bad_lines.append(shard.lines + line)
         rows = np.empty(len(block.label), row_dtype(self.spec))
         rows["label"], rows["dense"] = block.label, block.dense
-
-        shard.out_of_vocabulary += self.encoder.write_ids(block, rows["categorical"], learn=self.learning, run=pool.map)
+        weights = rows["weights"] if self.spec.weighted else None
+        shard.out_of_vocabulary += self.encoder.write_ids(
+            block, rows["categorical"], weights=weights, learn=self.learning, run=pool.map
+        )
+        if block.bags:
+            shard.bags += np.array([[bag.lengths.sum(), bag.truncated.sum()] for bag in block.bags.values()], np.int64)
         shard.missing += np.concatenate((block.dense_missing.sum(0), block.empty.sum(1)))
         shard.rows.append(rows)
         shard.lines += block.lines
@@ -150,6 +155,8 @@ class Scan:
             "out_of_vocabulary": np.asarray(shard.out_of_vocabulary).tolist(),
             "next": following,
         }
+        if self.spec.bags:
+            note["bags"] = np.asarray(shard.bags).tolist()
         self.notes.append(note)
         new_keys = [feature.take_new() for feature in self.features]
         bad_lines = np.array(shard.bad_lines, np.int64)

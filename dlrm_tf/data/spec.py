@@ -1,10 +1,14 @@
 """FeatureSpec: which columns a log file has, in file order, and what each is for."""
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Sequence
-from typing import Any
+import string
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
 
+from dlrm_tf.config import MAX_ID_COLUMNS
+from dlrm_tf.data.bag import Bag, is_separator
 from dlrm_tf.errors import DataError
 from dlrm_tf.files import StrPath
 
@@ -22,6 +26,8 @@ class FeatureSpec:
         string, the empty one included), `skip` (ignored).
       separator: one ASCII character between two columns. There is no quoting.
       header: the first line of each file is column names: it is skipped and not counted as a line.
+      bags: by name the categorical columns that hold several keys a row; in JSON an object of `Bag`'s fields for each, such as
+        `"bags": {"genres": {"separator": "|", "max_keys": 5, "pooling": "mean"}}`.
 
     Raises:
       DataError: the columns can't be used; says which.
@@ -30,6 +36,8 @@ class FeatureSpec:
     columns: tuple[tuple[str, str], ...]
     separator: str = "\t"
     header: bool = False
+    # A dict has no hash.
+    bags: Mapping[str, Bag] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         try:
@@ -49,22 +57,45 @@ class FeatureSpec:
             raise DataError(f"feature spec: wanted exactly one label column. Received {kinds.count('label')}")
         if "categorical" not in kinds:
             raise DataError("feature spec: wanted at least one categorical column. Received none")
-        one = isinstance(self.separator, str) and len(self.separator) == 1 and self.separator.isascii()
-        if not one or not (self.separator.isprintable() or self.separator in "\t\x01"):  # Hive separates by \x01
+        if not is_separator(self.separator, "\t\x01"):  # Hive separates by \x01
             raise DataError(
                 f"feature spec: separator must be one printable ASCII character, a tab or \\x01. Received {self.separator!r}"
             )
+        self._check_bags()
+
+    def _check_bags(self) -> None:
+        if not isinstance(self.bags, Mapping):
+            raise DataError(f"feature spec: bags must be an object, a bag for each name. Received {str(self.bags)[:200]}")
+        object.__setattr__(self, "bags", dict(self.bags))
+        for name, bag in self.bags.items():
+            if name not in self.categorical_names:
+                raise DataError(
+                    f"feature spec: bags must be of categorical columns, {', '.join(self.categorical_names)}. Received {name!r}"
+                )
+            if not isinstance(bag, Bag):
+                raise DataError(f"feature spec: bags[{name!r}] must be a Bag. Received {bag!r}")
+            if self.separator in (bag.separator, bag.weight_separator):
+                raise DataError(
+                    f"feature spec: the separators of bag {name!r} must be other characters than that of columns. "
+                    f"Received {self.separator!r} for both"
+                )
+        if self.bags and self.id_columns > MAX_ID_COLUMNS:
+            raise DataError(
+                f"feature spec: wanted at most {MAX_ID_COLUMNS:,} keys a row (max_keys). Received {self.id_columns:,}"
+            )
 
     @classmethod
-    def of(cls, dense: Sequence[str], categorical: Sequence[str]) -> "FeatureSpec":
+    def of(cls, dense: Sequence[str], categorical: Sequence[str], *, bags: Optional[Mapping[str, Bag]] = None) -> "FeatureSpec":
         """The spec of rows that are not lines of text: a label, then these features.
 
         Args:
           dense: names of the dense features.
           categorical: names of the categorical features.
+          bags: those of them that hold several keys a row, by name.
         """
         columns = [("(label)", "label"), *((name, "float") for name in dense), *((name, "categorical") for name in categorical)]
-        return cls(tuple(columns))
+        within = {mark for bag in (bags or {}).values() for mark in (bag.separator, bag.weight_separator)}
+        return cls(tuple(columns), next(mark for mark in "\t" + string.punctuation if mark not in within), bags=bags or {})
 
     def _positions(self, *kinds: str) -> tuple[int, ...]:
         return tuple(i for i, (_, kind) in enumerate(self.columns) if kind in kinds)
@@ -94,9 +125,36 @@ class FeatureSpec:
         """Names of the categorical features, in file order."""
         return tuple(self.columns[i][0] for i in self.categorical_columns)
 
+    @property
+    def hot_sizes(self) -> tuple[int, ...]:
+        """Most keys a row of each categorical feature, in file order; 1 where the column is no bag."""
+        return tuple(self.bags[name].max_keys if name in self.bags else 1 for name in self.categorical_names)
+
+    @property
+    def id_columns(self) -> int:
+        """Ids a row: the sum of `hot_sizes`."""
+        return sum(self.hot_sizes)
+
+    @property
+    def id_ranges(self) -> tuple[slice, ...]:
+        """Which of the id columns belong to each categorical feature, in file order."""
+        stops = list(itertools.accumulate(self.hot_sizes))
+        return tuple(slice(stop - size, stop) for stop, size in zip(stops, self.hot_sizes))
+
+    @property
+    def weighted(self) -> bool:
+        """Whether keys have weights: those of at least one bag have. Keys of the other columns then have weight 1."""
+        return any(bag.weight_separator is not None for bag in self.bags.values())
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """How the keys of each categorical feature are pooled, in file order; `"sum"` where the column is no bag."""
+        return tuple(self.bags[name].pooling if name in self.bags else "sum" for name in self.categorical_names)
+
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {"columns": [list(column) for column in self.columns], "separator": self.separator, "header": self.header}
+        """As plain JSON values; without `bags` where there are none."""
+        values = {"columns": [list(column) for column in self.columns], "separator": self.separator, "header": self.header}
+        return {**values, "bags": {name: bag.to_dict() for name, bag in self.bags.items()}} if self.bags else values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "FeatureSpec":
@@ -104,6 +162,9 @@ class FeatureSpec:
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, dict) or "columns" not in values or set(values) - known:
             raise DataError(f"feature spec: wanted an object with {sorted(known)}. Received {str(values)[:200]}")
+        bags = values.get("bags", {})
+        if isinstance(bags, dict):
+            values = {**values, "bags": {name: _bag(name, bag) for name, bag in bags.items()}}
         return cls(**values)
 
     @classmethod
@@ -118,6 +179,13 @@ class FeatureSpec:
                 return cls.from_dict(json.load(file))
             except (ValueError, TypeError, RecursionError) as e:
                 raise DataError(f"{path}: {e}") from None
+
+
+def _bag(name: str, values: Any) -> Bag:
+    try:
+        return Bag.from_dict(values)
+    except DataError as e:
+        raise DataError(f"feature spec: column {name!r}: {e}") from None
 
 
 # Criteo Kaggle's train.txt: label, 13 integer features, 26 categorical features of 8 hex digits.

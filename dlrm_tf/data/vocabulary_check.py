@@ -1,8 +1,9 @@
-"""Whether a vocabulary is the one a model was trained with: else its ids mean other rows of the table."""
+"""Whether a vocabulary and columns are those a model was trained with: else its ids mean other rows of the table."""
 
 from collections.abc import Sequence
 
 from dlrm_tf.config import DLRMConfig
+from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
 
@@ -24,6 +25,30 @@ def difference(config: DLRMConfig, trained_with: str, *, names: Sequence[str], s
             return f"has {mine:,} ids for feature {name}, but the vocabulary has {other:,}"
     if trained_with and trained_with != fingerprint:
         return f"was trained with vocabulary {trained_with[:12]}…, not with {fingerprint[:12]}…: its ids mean other keys"
+    return ""
+
+
+def spec_difference(config: DLRMConfig, spec: FeatureSpec) -> str:
+    """The first difference between a model and the columns of a log, as text that continues "MODEL: "; '' when they fit.
+
+    Args:
+      config: the model's.
+      spec: the columns.
+    """
+    if len(spec.dense_names) != config.dense_dim:
+        return f"is for {config.dense_dim} dense features, but the data has {len(spec.dense_names)}"
+    if len(spec.categorical_names) != config.num_categorical:
+        return f"is for {config.num_categorical} categorical features, but the data has {len(spec.categorical_names)}"
+    features = zip(spec.categorical_names, config.bag_sizes, spec.hot_sizes, config.poolings, spec.poolings)
+    for name, mine, other, pooling, other_pooling in features:
+        if mine != other:
+            return f"takes {mine} keys of feature {name}, but the data has {other} (max_keys of the feature spec)"
+        # Of a plain column, sum and mean are the same.
+        if name in spec.bags and pooling != other_pooling:
+            return f"pools feature {name} by {pooling}, but the feature spec says {other_pooling}"
+    if config.weighted != spec.weighted:
+        weighted = {True: "keys with weights", False: "keys without weights"}
+        return f"takes {weighted[config.weighted]}, but the data has {weighted[spec.weighted]} (weight_separator)"
     return ""
 
 

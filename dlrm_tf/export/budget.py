@@ -1,12 +1,17 @@
 """Which ids a size budget keeps: ranked on training rows by how much the loss would grow without them."""
 
 import re
+from typing import Optional
 
 import numpy as np
 
+from dlrm_tf.config import UNUSED_PLACE
 from dlrm_tf.data.records import Records
 from dlrm_tf.errors import UsageError
 from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.model.bags import place_weights
+from dlrm_tf.model.embedding import row_numbers
+from dlrm_tf.model.inputs import input_specs, named_inputs
 from dlrm_tf.model.subset import subset_model
 from dlrm_tf.progress import Progress
 from dlrm_tf.weights.layout import row_chunks
@@ -54,9 +59,11 @@ def count_ids(records: Records, *, quiet: bool = False) -> list[np.ndarray]:
     total = records.rows("train")
     with Progress("count ids", total, "rows", quiet=quiet) as progress:
         for start in range(0, total, _CHUNK_ROWS):
-            _, categorical, _ = records.numpy("train", start, start + _CHUNK_ROWS)
-            for f, size in enumerate(records.sizes):
-                ids = categorical[:, f]
+            _, categorical, *_ = records.numpy("train", start, start + _CHUNK_ROWS)
+            for f, (size, columns) in enumerate(zip(records.sizes, records.spec.id_ranges)):
+                ids = categorical[:, columns]
+                if records.spec.bags:
+                    ids = ids[ids != UNUSED_PLACE]
                 # Not bincount over the whole block: that would touch every row of a large vocabulary for each chunk.
                 seen, times = np.unique(np.where((ids >= 0) & (ids < size), ids, size), return_counts=True)
                 counts[f][seen] += times
@@ -65,19 +72,27 @@ def count_ids(records: Records, *, quiet: bool = False) -> list[np.ndarray]:
 
 
 def loss_of_dropping(
-    weights: str, dense: np.ndarray, categorical: np.ndarray, counts: list[np.ndarray], *, quiet: bool = False
+    weights: str,
+    dense: np.ndarray,
+    categorical: np.ndarray,
+    counts: list[np.ndarray],
+    *,
+    key_weights: Optional[np.ndarray] = None,
+    quiet: bool = False,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """By how much the summed loss of these rows is expected to grow when an id is taken for out of vocabulary.
 
     Replacing row e by the mean row o of its feature moves the logit z by d = dz/de (o - e); a probability p then gives up
     p (1 - p) d^2 / 2 of log-likelihood, to second order and averaged over the label that p predicts. The label itself plays no
-    part: on rows the model was trained on it would overrate ids that are overfitted.
+    part: on rows the model was trained on it would overrate ids that are overfitted. Of a bag, dz/de is that of the pooled vector
+    times what the key's place counts for in it.
 
     Args:
       weights: a `.weights.h5` file; only rows that occur are read.
       dense: float32 `[n, dense_dim]`, already log(max(x, 0) + 1).
-      categorical: int32 `[n, F]`.
+      categorical: int32 `[n, id_columns]`.
       counts: what `count_ids` gave: weights of the feature's mean row.
+      key_weights: float32 `[n, id_columns]`, the input `weights` of a weighted model.
       quiet: show no progress.
 
     Returns:
@@ -87,7 +102,8 @@ def loss_of_dropping(
         config = reader.config
         kept = seen_ids(categorical, config)
         model = subset_model(reader, kept)
-    ids = renumber(categorical, kept)
+    inputs = named_inputs(dense, renumber(categorical, kept, config), key_weights)
+    features = np.array(config.column_features)
     table = model.embedding.table.numpy()
     means = np.empty((config.num_categorical, config.embedding_dim), np.float32)
     for f, (offset, seen) in enumerate(zip(model.config.block_offsets, kept)):
@@ -95,16 +111,21 @@ def loss_of_dropping(
         rows = table[offset : offset + len(seen)]
         means[f] = np.average(rows, axis=0, weights=occurring) if occurring.sum() else rows.mean(axis=0)
 
-    @tf.function(
-        input_signature=[tf.TensorSpec([None, config.dense_dim]), tf.TensorSpec([None, config.num_categorical], tf.int32)]
-    )
-    def cost(dense, ids):
-        embedded = model.embedding(ids)
+    @tf.function(input_signature=[input_specs(config)])
+    def cost(inputs):
+        dense, ids, key_weights = (inputs.get(name) for name in ("dense", "categorical", "weights"))
+        embedded = model.embedding(ids) if key_weights is None else model.embedding(ids, key_weights)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(embedded)
             logit = model.head(dense, embedded)
-        # B X F
-        moved = tf.reduce_sum(tape.gradient(logit, embedded) * (means - embedded), axis=2)
+        gradient = tape.gradient(logit, embedded)
+        if config.has_bags:
+            # B X id_columns X D
+            embedded = tf.gather(model.embedding.table, row_numbers(model.config, ids))
+            share = place_weights(config, ids, key_weights)
+            gradient = tf.gather(gradient, features, axis=1) * share[:, :, tf.newaxis]
+        # B X id_columns
+        moved = tf.reduce_sum(gradient * (means[features] - embedded), axis=2)
         p = tf.sigmoid(logit)
         return p * (1 - p) * moved**2 / 2
 
@@ -112,11 +133,13 @@ def loss_of_dropping(
     occurrences = [np.zeros(size) for size in config.categorical_feature_sizes]
     with Progress("rank ids", len(dense), "rows", quiet=quiet) as progress:
         for start, stop in row_chunks(0, len(dense), _BATCH_SIZE):
-            batch = cost(dense[start:stop], ids[start:stop]).numpy()
-            for f, seen in enumerate(kept):
-                known = ids[start:stop, f] < len(seen)
-                places = seen[ids[start:stop, f][known]]
-                np.add.at(costs[f], places, batch[known, f])
+            part = {name: values[start:stop] for name, values in inputs.items()}
+            batch = cost(part).numpy()
+            for f, (seen, columns) in enumerate(zip(kept, config.id_ranges)):
+                ids = part["categorical"][:, columns]
+                known = (ids >= 0) & (ids < len(seen))
+                places = seen[ids[known]]
+                np.add.at(costs[f], places, batch[:, columns][known])
                 np.add.at(occurrences[f], places, 1)
             progress.update(stop - start)
     return costs, occurrences

@@ -3,14 +3,18 @@
 import os
 import tempfile
 from collections.abc import Sequence
-from typing import Optional
+from typing import Optional, Union
 
 import numpy as np
 
 from dlrm_tf.config import DLRMConfig
+from dlrm_tf.data.bag import Bag
+from dlrm_tf.data.encoder import check_features
 from dlrm_tf.data.feature_keys import FeatureKeys
+from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
-from dlrm_tf.data.vocabulary_check import check_vocabulary
+from dlrm_tf.data.vocabulary_check import check_vocabulary, spec_difference
+from dlrm_tf.errors import DataError, UsageError
 from dlrm_tf.files import StrPath
 
 
@@ -29,6 +33,41 @@ def load_vocabulary(path: StrPath, config: DLRMConfig, trained_with: str, *, wei
     vocabulary = Vocabulary.load(path)
     check_vocabulary(vocabulary, config, trained_with, source=os.fspath(path), model=os.fspath(weights))
     return vocabulary
+
+
+def bags_of(
+    spec: Union[None, StrPath, FeatureSpec], config: DLRMConfig, vocabulary: Vocabulary, *, weights: StrPath
+) -> dict[str, Bag]:
+    """How the texts of features with several keys are read, after a check that the spec is the model's.
+
+    Args:
+      spec: the columns of the log, or the path of their JSON file.
+      config: the model's configuration.
+      vocabulary: the model's vocabulary.
+      weights: the weights file, named in errors.
+
+    Returns:
+      A `Bag` by name; empty for a model of one key per feature, which needs no spec.
+
+    Raises:
+      UsageError: a model with bags, but no spec.
+      DataError: not a spec, or another one than the model's.
+    """
+    if spec is None:
+        if config.has_bags:
+            raise UsageError(
+                f"{os.fspath(weights)}: has several keys per feature: wanted the columns of the log that say how they are "
+                "separated (--spec FILE, or --data DIR). Received none"
+            )
+        return {}
+    columns = spec if isinstance(spec, FeatureSpec) else FeatureSpec.load(spec)
+    check_features(columns, vocabulary, os.fspath(weights))
+    found = spec_difference(config, columns)
+    if found:
+        raise DataError(
+            f"feature spec: wanted the one {os.fspath(weights)} was trained with. Received another: the model {found}"
+        )
+    return dict(columns.bags)
 
 
 def prune_vocabulary(vocabulary: Vocabulary, kept: Sequence[np.ndarray]) -> Vocabulary:

@@ -7,7 +7,9 @@ from typing import Any, Optional
 
 import numpy as np
 
-from dlrm_tf.data.encoder import Encoder, int32_ids
+from dlrm_tf.data.bag import Bag
+from dlrm_tf.data.encoder import Encoder
+from dlrm_tf.data.inputs import int32_ids
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, DLRMError, require
@@ -48,36 +50,42 @@ class Scorer:
             signature = self._interpreter.get_signature_list().get(SIGNATURE)
         except (ValueError, RuntimeError) as e:
             raise DLRMError(f"{self.path}: the TFLite runtime refuses the file ({' '.join(str(e).split())})") from e
-        if signature is None or set(signature["inputs"]) != {"dense", "categorical"}:
+        if signature is None or set(signature["inputs"]) - {"weights"} != {"dense", "categorical"}:
             raise DLRMError(
                 f"{self.path}: wanted a signature {SIGNATURE!r} with inputs dense and categorical. Received {signature}"
             )
         runner = self._interpreter.get_signature_runner(SIGNATURE)
         inputs, outputs = runner.get_input_details(), runner.get_output_details()
         # By name: the converter chooses the order of the inputs in the file.
-        self._dense, self._categorical = inputs["dense"]["index"], inputs["categorical"]["index"]
+        self._inputs = {name: inputs[name]["index"] for name in ("dense", "categorical", "weights") if name in inputs}
         self._probability = outputs["probability"]["index"]
-        self._widths = {name: int(inputs[name]["shape_signature"][1]) for name in inputs}
+        self._widths = {name: int(inputs[name]["shape_signature"][1]) for name in self._inputs}
         self._rows: Optional[int] = None  # rows that the interpreter's tensors are allocated for
 
-    def score(self, dense: Any, categorical: Any) -> np.ndarray:
+    def score(self, dense: Any, categorical: Any, weights: Optional[Any] = None) -> np.ndarray:
         """Click probabilities of prepared rows.
 
         Args:
           dense: float32 `[batch_size, dense_dim]`, already log(max(x, 0) + 1).
-          categorical: integer ids `[batch_size, F]` of the vocabulary the model was trained with, even if the file keeps only a
-            part of it; an id outside its feature's range, or one that was not kept, counts as out of vocabulary.
+          categorical: integer ids `[batch_size, id_columns]` of the vocabulary the model was trained with, even if the file keeps
+            only a part of it; an id outside its feature's range, or one that was not kept, counts as out of vocabulary. -1 in the
+            unused places of a bag.
+          weights: float32 `[batch_size, id_columns]`, of a model whose keys have weights.
 
         Returns:
           float32 `[batch_size]`.
 
         Raises:
-          DataError: an array of another width, numbers of rows that differ, or ids that are not integers.
+          DataError: an array of another width, numbers of rows that differ, ids that are not integers, or weights for a model
+            without them or the other way round.
         """
+        if (weights is not None) != ("weights" in self._inputs):
+            raise DataError(f"{self.path}: wanted {', '.join(self._inputs)}. Received {'no ' if weights is None else ''}weights")
         dense, ids = self._checked("dense", dense), int32_ids(self._checked("categorical", categorical), self.path)
         if self._kept_ids is not None:
             ids = self._kept_ids.translate(ids)
-        return self._score(np.ascontiguousarray(dense, np.float32), ids)
+        rest = [] if weights is None else [np.asarray(self._checked("weights", weights), np.float32)]
+        return self._score(np.asarray(dense, np.float32), ids, *rest)
 
     __call__ = score
 
@@ -87,7 +95,7 @@ class Scorer:
         Args:
           dense: numbers `[batch_size, dense_dim]`; None, NaN or '' where missing.
           categorical: str, bytes or whole numbers `[batch_size, F]`; None, NaN or '' where missing. An unknown key is out of
-            vocabulary.
+            vocabulary. A bag is its text in the log (`a|b`), or without weights a list of keys.
 
         Returns:
           float32 `[batch_size]`.
@@ -106,8 +114,9 @@ class Scorer:
         """Translation of ids where the file keeps a part of the vocabulary, else None; read when first needed."""
         if "original_sizes" not in self.metadata:
             return None
-        sizes = self.metadata["config"]["categorical_feature_sizes"]
-        return KeptIds(read_entry(self.path, KEPT_IDS), sizes, self.metadata["original_sizes"], self.path)
+        config, data = self.metadata["config"], read_entry(self.path, KEPT_IDS)
+        sizes = config["categorical_feature_sizes"], self.metadata["original_sizes"]
+        return KeptIds(data, *sizes, self.path, hot_sizes=config.get("hot_sizes"))
 
     @functools.cached_property
     def _encoder(self) -> Optional[Encoder]:
@@ -120,8 +129,10 @@ class Scorer:
         except DataError as e:
             raise DLRMError(f"{self.path}: damaged vocabulary in the file; export it again") from e
         # A file exported without data has no names of dense features.
-        dense = self.metadata.get("features", {}).get("dense") or [f"column {i}" for i in range(self._widths["dense"])]
-        return Encoder(FeatureSpec.of(dense, vocabulary.names), vocabulary, source=self.path)
+        features = self.metadata.get("features", {})
+        dense = features.get("dense") or [f"column {i}" for i in range(self._widths["dense"])]
+        bags = {name: Bag.from_dict(bag) for name, bag in features.get("bags", {}).items()}
+        return Encoder(FeatureSpec.of(dense, vocabulary.names, bags=bags), vocabulary, source=self.path)
 
     def _checked(self, name: str, values: Any) -> np.ndarray:
         array: np.ndarray = np.asarray(values)
@@ -129,25 +140,27 @@ class Scorer:
             raise DataError(f"{self.path}: {name} must be [batch_size, {self._widths[name]}]. Received {list(array.shape)}")
         return array
 
-    def _score(self, dense: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        """Probabilities of float32 `dense` and int32 ids in the file's own numbering."""
-        if len(dense) != len(ids):
-            raise DataError(f"{self.path}: dense has {len(dense)} rows, categorical {len(ids)}")
-        probabilities = np.empty(len(dense), np.float32)
-        for start in range(0, len(dense), self._BATCH):
-            stop = min(start + self._BATCH, len(dense))
-            probabilities[start:stop] = self._run(dense[start:stop], np.ascontiguousarray(ids[start:stop]))
+    def _score(self, *arrays: np.ndarray) -> np.ndarray:
+        """Probabilities of the inputs in their order and types, the ids in the file's own numbering."""
+        rows = len(arrays[0])
+        for name, array in zip(self._inputs, arrays):
+            if len(array) != rows:
+                raise DataError(f"{self.path}: dense has {rows} rows, {name} {len(array)}")
+        probabilities = np.empty(rows, np.float32)
+        for start in range(0, rows, self._BATCH):
+            stop = min(start + self._BATCH, rows)
+            probabilities[start:stop] = self._run([np.ascontiguousarray(array[start:stop]) for array in arrays])
         return probabilities
 
-    def _run(self, dense: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    def _run(self, arrays: list[np.ndarray]) -> np.ndarray:
         interpreter = self._interpreter
-        if len(dense) != self._rows:
-            interpreter.resize_tensor_input(self._dense, dense.shape)
-            interpreter.resize_tensor_input(self._categorical, ids.shape)
+        if len(arrays[0]) != self._rows:
+            for index, array in zip(self._inputs.values(), arrays):
+                interpreter.resize_tensor_input(index, array.shape)
             interpreter.allocate_tensors()
-            self._rows = len(dense)
-        interpreter.set_tensor(self._dense, dense)
-        interpreter.set_tensor(self._categorical, ids)
+            self._rows = len(arrays[0])
+        for index, array in zip(self._inputs.values(), arrays):
+            interpreter.set_tensor(index, array)
         interpreter.invoke()
         probability: np.ndarray = interpreter.get_tensor(self._probability)[:, 0]
         return probability

@@ -11,6 +11,7 @@ from dlrm_tf.files import StrPath
 from dlrm_tf.keras2 import recommenders, tensorflow
 from dlrm_tf.model.embedding import FusedEmbedding
 from dlrm_tf.model.grow import grow
+from dlrm_tf.model.inputs import zero_inputs
 from dlrm_tf.model.interaction import CatInteraction, DotInteraction
 from dlrm_tf.model.mlp import MLP
 from dlrm_tf.model.optimizers import sparse_safe
@@ -25,15 +26,16 @@ class DLRM(tfrs.models.Model):
     """Deep Learning Recommendation Model (Naumov et al. 2019, https://arxiv.org/abs/1906.00091), as MindSpore's Hub has it.
 
     Inputs: `{"dense": float32 [batch_size, dense_dim], "categorical": int32 [batch_size, F]}`, where `dense` already is
-    log(max(x, 0) + 1). Output: logits, float32 `[batch_size, 1]`; the probability is their sigmoid.
+    log(max(x, 0) + 1); of a model with several keys per feature what `DLRMConfig.inputs` says. Output: logits, float32
+    `[batch_size, 1]`; the probability is their sigmoid.
 
     Args:
       config: the architecture.
       initializer: `"mindspore"`: kernels N(0, 2/(in+out) variance), biases N(0, 1/out), tables U(+-sqrt(1/size_f));
         `"zeros"`: for a model whose weights are loaded next.
       seed: makes the initial weights repeatable.
-      embedding: a layer in place of `FusedEmbedding`, ids int32 `[batch_size, F]` -> `[batch_size, F, D]`: a TPU holds the table
-        in another way.
+      embedding: a layer in place of `FusedEmbedding`, called with `categorical` and, where the inputs have them, `weights`, for
+        `[batch_size, F, D]`: a TPU holds the table in another way.
       name: the Keras model's name.
 
     Raises:
@@ -81,7 +83,7 @@ class DLRM(tfrs.models.Model):
         self.distribute_reduction_method = "first"
         self._loss_mean = tf.keras.metrics.Mean(name="loss")
         # Makes every variable now, so that weights can be loaded and strategies see them in their scope.
-        self({"dense": tf.zeros([1, config.dense_dim]), "categorical": tf.zeros([1, config.num_categorical], tf.int32)})
+        self({name: tf.constant(zeros) for name, zeros in zero_inputs(config, 1).items()})
 
     def dense_layer(self, mlp: str, layer: int) -> tf.keras.layers.Dense:
         """The Keras Dense layer number `layer` of `"bottom_mlp"` or `"top_mlp"`."""
@@ -91,13 +93,14 @@ class DLRM(tfrs.models.Model):
         """The network: embedding table, then head.
 
         Args:
-          inputs: `{"dense": float32 [batch_size, dense_dim], "categorical": int32 [batch_size, F]}`.
+          inputs: tensors by name, as `DLRMConfig.inputs` says.
           training: whether a gradient will be asked for; the logits are the same.
 
         Returns:
           Logits float32 `[batch_size, 1]`.
         """
-        return self.head(inputs["dense"], self.embedding(inputs["categorical"]), training=training)
+        keys = [inputs[name] for name in ("categorical", "weights") if name in inputs]
+        return self.head(inputs["dense"], self.embedding(*keys), training=training)
 
     def head(
         self,

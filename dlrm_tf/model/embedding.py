@@ -7,6 +7,7 @@ import numpy as np
 
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.model.bags import place_weights, sum_places, used_places
 
 tf = tensorflow()
 _DRAWN_ROWS = 1 << 18
@@ -21,18 +22,41 @@ def row_numbers(config: DLRMConfig, categorical: tf.Tensor) -> tf.Tensor:
 
     Args:
       config: the model's configuration.
-      categorical: int32 or int64 `[batch_size, F]`.
+      categorical: int32 or int64 `[batch_size, id_columns]`.
 
     Returns:
-      int32 `[batch_size, F]`.
+      int32 `[batch_size, id_columns]`.
     """
-    sizes = np.asarray(config.categorical_feature_sizes, np.int32)
+    features = np.asarray(config.column_features)
+    sizes = np.asarray(config.categorical_feature_sizes, np.int32)[features]
     # int64 ids are compared before they are narrowed, so that 2**32 + 3 is not taken for 3.
     known = (categorical >= 0) & (categorical < tf.cast(sizes, categorical.dtype))
-    return tf.where(known, tf.cast(categorical, tf.int32), sizes) + np.asarray(config.block_offsets, np.int32)
+    return tf.where(known, tf.cast(categorical, tf.int32), sizes) + np.asarray(config.block_offsets, np.int32)[features]
 
 
-def sum_rows(values: tf.Tensor, place: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+def rows_of_keys(rows: tf.Tensor, used: tf.Tensor) -> tf.Tensor:
+    """Rows to look up where shapes must be static: an unused place reads a row that some key of the batch reads anyway.
+
+    Its gradient there is 0. On a row that no key reads even that would count: an optimizer with moments would move the row.
+
+    Args:
+      rows: int32 `[batch_size, id_columns]`, what `row_numbers` gave.
+      used: bool, same shape.
+
+    Returns:
+      int32, same shape.
+    """
+    return tf.where(used, rows, tf.reduce_max(tf.where(used, rows, tf.zeros_like(rows))))
+
+
+def sum_rows(
+    values: tf.Tensor,
+    place: tf.Tensor,
+    count: tf.Tensor,
+    *,
+    chosen: Optional[tf.Tensor] = None,
+    weights: Optional[tf.Tensor] = None,
+) -> tf.Tensor:
     """Sums the rows of `values` that have the same place, in their order, so that on a CPU the result always has the same bits.
 
     `tf.math.unsorted_segment_sum` as a product with a sparse matrix of ones: the same sums, in a third of the time. It has no
@@ -40,17 +64,20 @@ def sum_rows(values: tf.Tensor, place: tf.Tensor, count: tf.Tensor) -> tf.Tensor
 
     Args:
       values: float32 `[n, D]`.
-      place: int32 `[n]`, in `[0, count)`.
+      place: int32 `[m]`, in `[0, count)`.
       count: int32, rows of the result.
+      chosen: int32 `[m]`, in `[0, n)`, the row of `values` that is added to each place; None: row i, and m is n.
+      weights: float32 `[m]`, by which that row is multiplied; None: 1.
 
     Returns:
       `[count, D]`.
     """
-    n = tf.shape(place)[0]
+    m = tf.shape(place)[0]
+    chosen = tf.range(m) if chosen is None else chosen
     return tf.raw_ops.SparseTensorDenseMatMul(
-        a_indices=tf.cast(tf.stack([place, tf.range(n)], axis=1), tf.int64),
-        a_values=tf.ones([n]),
-        a_shape=tf.cast(tf.stack([count, n]), tf.int64),
+        a_indices=tf.cast(tf.stack([place, chosen], axis=1), tf.int64),
+        a_values=tf.ones([m]) if weights is None else weights,
+        a_shape=tf.cast(tf.stack([count, tf.shape(values)[0]]), tf.int64),
         b=values,
     )
 
@@ -59,7 +86,8 @@ class FusedEmbedding(tf.keras.layers.Layer):
     """One variable `[sum(size_f + 1), D]`; block f holds the ids of feature f, then its OOV row.
 
     An id outside `[0, size_f)` reads the OOV row of its own feature, never a neighbour's row: left alone, such an id
-    would raise on CPU, read zeros on GPU and be clamped by XLA.
+    would raise on CPU, read zeros on GPU and be clamped by XLA. Where features have bags, id -1 is no key at all: it adds
+    nothing, to the vector or to a gradient, and an empty bag is a vector of zeros.
 
     Args:
       config: the model's configuration.
@@ -92,21 +120,61 @@ class FusedEmbedding(tf.keras.layers.Layer):
             for start, rows in _uniform_rows(config, seed):
                 self.write_rows(start, rows)
 
-    def call(self, categorical: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
-        """Looks ids up.
+    def call(self, categorical: tf.Tensor, weights: Optional[tf.Tensor] = None, training: Optional[bool] = None) -> tf.Tensor:
+        """Looks ids up, and pools those of a bag.
 
         Args:
-          categorical: int32 or int64 `[batch_size, F]`.
+          categorical: int32 or int64 `[batch_size, id_columns]`.
+          weights: float32 `[batch_size, id_columns]`, of a weighted model.
           training: whether a gradient will be asked for (see `deduplicate`); the result is the same.
 
         Returns:
           `[batch_size, F, D]` in the layer's compute dtype.
+
+        Raises:
+          ValueError: weights for a model without them, or none for a weighted one.
         """
-        # Looked up as one vector: a table that is partitioned over parameter servers takes no other shape.
-        rows = tf.reshape(row_numbers(self.config, categorical), [-1])
-        looked_up = self._distinct(rows) if training and self.deduplicate else tf.gather(self.table, rows)
+        if (weights is not None) != self.config.weighted:
+            received = "none" if weights is None else "weights"
+            raise ValueError(
+                f"the model wanted the inputs {', '.join(self.config.inputs)}. Received {received} for its keys' weights"
+            )
+        if self.config.has_bags:
+            pooled = self._pooled(categorical, place_weights(self.config, categorical, weights), training)
+        else:
+            # Looked up as one vector: a table that is partitioned over parameter servers takes no other shape.
+            rows = tf.reshape(row_numbers(self.config, categorical), [-1])
+            pooled = self._distinct(rows) if training and self.deduplicate else tf.gather(self.table, rows)
         shape = [-1, self.config.num_categorical, self.config.embedding_dim]
-        return tf.cast(tf.reshape(looked_up, shape), self.compute_dtype)
+        return tf.cast(tf.reshape(pooled, shape), self.compute_dtype)
+
+    def _pooled(self, categorical, weights, training):
+        """The vectors of bags, float32: `[batch_size, F, D]`, or the same as `[batch_size * F, D]`."""
+        config, rows, used = self.config, row_numbers(self.config, categorical), used_places(categorical)
+        if training and self.deduplicate:
+            return self._distinct_pooled(rows, weights, used)
+        if training:
+            rows = rows_of_keys(rows, used)
+        vectors = tf.cast(tf.gather(self.table, tf.reshape(rows, [-1])), tf.float32)
+        vectors = tf.reshape(vectors, [-1, config.id_columns, config.embedding_dim])
+        return sum_places(config, vectors * weights[:, :, tf.newaxis])
+
+    def _distinct_pooled(self, rows, weights, used):
+        places, bags = tf.where(used), tf.shape(used)[0] * self.config.num_categorical
+        features = tf.gather(np.array(self.config.column_features, np.int32), places[:, 1])
+        bag = tf.cast(places[:, 0], tf.int32) * self.config.num_categorical + features
+        weights = tf.gather_nd(weights, places)
+        distinct, place = tf.unique(tf.gather_nd(rows, places))
+
+        @tf.custom_gradient
+        def pool(vectors):
+            def gradient(upstream):
+                sums = sum_rows(tf.cast(upstream, tf.float32), place, tf.shape(distinct)[0], chosen=bag, weights=weights)
+                return tf.cast(sums, vectors.dtype)
+
+            return sum_rows(tf.cast(vectors, tf.float32), bag, bags, chosen=place, weights=weights), gradient
+
+        return pool(tf.gather(self.table, distinct))
 
     def _distinct(self, rows):
         distinct, place = tf.unique(rows)

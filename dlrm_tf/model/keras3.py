@@ -12,8 +12,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from dlrm_tf.config import DLRMConfig
+from dlrm_tf.config import UNUSED_PLACE, DLRMConfig
 from dlrm_tf.files import StrPath
+from dlrm_tf.model.bag_runs import bag_runs
+from dlrm_tf.model.inputs import zero_inputs
 from dlrm_tf.model.pairs import pair_positions
 from dlrm_tf.model.saving import save_weights
 from dlrm_tf.weights.reader import WeightsReader
@@ -57,27 +59,50 @@ class FusedEmbedding(keras.layers.Layer):
 
     def __init__(self, config: DLRMConfig, **kwargs):
         super().__init__(**kwargs)
-        self._sizes = np.asarray(config.categorical_feature_sizes, np.int32)
-        self._offsets = np.asarray(config.block_offsets, np.int32)
-        bound = float(np.sqrt(1.0 / np.mean(self._sizes)))
+        self._config, self._features = config, np.asarray(config.column_features)
+        self._sizes = np.asarray(config.categorical_feature_sizes, np.int32)[self._features]
+        self._offsets = np.asarray(config.block_offsets, np.int32)[self._features]
+        bound = float(np.sqrt(1.0 / np.mean(config.categorical_feature_sizes)))
         self.table = self.add_weight(
             name="table",
             shape=(config.table_rows, config.embedding_dim),
             initializer=keras.initializers.RandomUniform(-bound, bound),
         )
 
-    def call(self, categorical: Any) -> Any:
-        """Looks ids up; an id outside `[0, size_f)` reads its own feature's OOV row.
+    def call(self, categorical: Any, weights: Any = None) -> Any:
+        """Looks ids up, and pools those of a bag; an id outside `[0, size_f)` reads its own feature's OOV row.
 
         Args:
-          categorical: int32 `[batch_size, F]`.
+          categorical: int32 `[batch_size, id_columns]`.
+          weights: float32 `[batch_size, id_columns]`, of a weighted model.
 
         Returns:
           `[batch_size, F, D]`.
         """
         known = ops.logical_and(categorical >= 0, categorical < self._sizes)
         rows = ops.where(known, categorical, self._sizes) + self._offsets
-        return ops.take(self.table, rows, axis=0)
+        vectors = ops.take(self.table, rows, axis=0)
+        if not self._config.has_bags:
+            return vectors
+        return self._sum_places(vectors * ops.expand_dims(self._place_weights(categorical, weights), 2))
+
+    def _place_weights(self, categorical: Any, weights: Any) -> Any:
+        """As `dlrm_tf.model.bags.place_weights`."""
+        used = ops.not_equal(categorical, UNUSED_PLACE)
+        counts = ops.cast(used, "float32")
+        counts = counts if weights is None else ops.where(used, weights, ops.zeros_like(counts))
+        totals = ops.take(self._sum_places(ops.expand_dims(counts, 2))[:, :, 0], self._features, axis=1)
+        empty = ops.equal(totals, 0.0)
+        shares = ops.where(empty, 0.0, counts / ops.where(empty, 1.0, totals))
+        return ops.where(np.array(self._config.poolings)[self._features] == "mean", shares, counts)
+
+    def _sum_places(self, vectors: Any) -> Any:
+        """As `dlrm_tf.model.bags.sum_places`."""
+        sums = []
+        for column, features, size in bag_runs(self._config):
+            run = vectors[:, column : column + features * size]
+            sums.append(ops.sum(ops.reshape(run, (-1, features, size, vectors.shape[-1])), axis=2))
+        return ops.concatenate(sums, axis=1)
 
     def read_rows(self, start: int, stop: int) -> np.ndarray:
         """Rows `[stop - start, D]` of the table as NumPy."""
@@ -87,8 +112,7 @@ class FusedEmbedding(keras.layers.Layer):
 class DLRM(keras.Model):
     """The network of `dlrm_tf.DLRM`.
 
-    Inputs: `{"dense": float32 [batch_size, dense_dim], "categorical": int32 [batch_size, F]}`, where `dense` already is
-    log(max(x, 0) + 1). Output: logits float32 `[batch_size, 1]`.
+    Inputs: arrays by name, as `DLRMConfig.inputs` says. Output: logits float32 `[batch_size, 1]`.
 
     Args:
       config: the architecture.
@@ -106,12 +130,13 @@ class DLRM(keras.Model):
         """The network: embedding table, then head.
 
         Args:
-          inputs: `{"dense": float32 [batch_size, dense_dim], "categorical": int32 [batch_size, F]}`.
+          inputs: arrays by name, as `DLRMConfig.inputs` says.
 
         Returns:
           Logits float32 `[batch_size, 1]`.
         """
-        return self.head(inputs["dense"], self.embedding(inputs["categorical"]))
+        keys = [inputs[name] for name in ("categorical", "weights") if name in inputs]
+        return self.head(inputs["dense"], self.embedding(*keys))
 
     def head(self, dense: Any, embedded: Any) -> Any:
         """The network behind the embedding table: both MLPs and the interaction.
@@ -162,7 +187,7 @@ def build(config: DLRMConfig) -> DLRM:
       model.load_weights("dlrm.weights.h5")
     """
     model = DLRM(config)
-    model({"dense": np.zeros((1, config.dense_dim), np.float32), "categorical": np.zeros((1, config.num_categorical), np.int32)})
+    model(zero_inputs(config, 1))
     return model
 
 

@@ -5,6 +5,7 @@ from typing import Any, Callable
 
 import numpy as np
 
+from dlrm_tf.config import BAG_DEFAULTS
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.files import StrPath
 from dlrm_tf.weights.layout import table_chunks
@@ -56,7 +57,7 @@ def load_weights(model: Any, path: StrPath) -> dict:
       CheckpointError: not a weights file, or of another configuration; the fields that differ are named.
     """
     with WeightsReader(path) as reader:
-        mine, other = (json.loads(c.to_json()) for c in (model.config, reader.config))
+        mine, other = ({**BAG_DEFAULTS, **json.loads(c.to_json())} for c in (model.config, reader.config))
         differ = [f"{k} wanted {mine[k]}, received {other[k]}" for k in mine if mine[k] != other[k]]
         if differ:
             raise CheckpointError(f"{path}: the file does not fit the model: {'; '.join(differ)}")

@@ -1,12 +1,13 @@
 """Models without the whole table in memory: of only those ids that occur, or around a table that is kept elsewhere."""
 
-from typing import Callable
+from typing import Any, Callable, Optional
 
 import numpy as np
 
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import DLRM
+from dlrm_tf.model.inputs import named_inputs
 from dlrm_tf.model.saving import assign_dense
 from dlrm_tf.weights.layout import row_chunks
 from dlrm_tf.weights.reader import WeightsReader
@@ -37,15 +38,15 @@ def subset_model(reader: WeightsReader, kept: list[np.ndarray]) -> DLRM:
 
 
 def model_around(
-    embedding: Callable[[tf.Tensor], tf.Tensor],
+    embedding: Callable[..., Any],
     config: DLRMConfig,
     dense_weights: Callable[[str, int], tuple[np.ndarray, np.ndarray]],
 ) -> DLRM:
     """A `DLRM` for a graph that holds the embedding table in its own way.
 
     Args:
-      embedding: function or layer, ids int32 `[batch_size, F]` -> float32 `[batch_size, F, D]`. It is not called here: its table
-        may still be smaller than `config` says.
+      embedding: function or layer, called with `categorical` int32 `[batch_size, id_columns]` and of a weighted model `weights`,
+        -> float32 `[batch_size, F, D]`. It is not called here: its table may still be smaller than `config` says.
       config: the architecture.
       dense_weights: function `(mlp, layer) -> (kernel [in, out], bias [out])`, such as `WeightsReader.dense`.
     """
@@ -56,13 +57,16 @@ def model_around(
     return model
 
 
-def float_probabilities(weights: str, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
+def float_probabilities(
+    weights: str, dense: np.ndarray, categorical: np.ndarray, key_weights: Optional[np.ndarray] = None
+) -> np.ndarray:
     """What the Keras model predicts, with only those table rows in memory that the ids name.
 
     Args:
       weights: a `.weights.h5` file.
       dense: float32 `[n, dense_dim]`, already log(max(x, 0) + 1).
-      categorical: int32 `[n, F]`.
+      categorical: int32 `[n, id_columns]`.
+      key_weights: float32 `[n, id_columns]`, the input `weights` of a weighted model.
 
     Returns:
       Probabilities float32 `[n]`.
@@ -70,9 +74,9 @@ def float_probabilities(weights: str, dense: np.ndarray, categorical: np.ndarray
     with WeightsReader(weights) as reader:
         kept = seen_ids(categorical, reader.config)
         model = subset_model(reader, kept)
-    ids = renumber(categorical, kept)
+    inputs = named_inputs(dense, renumber(categorical, kept, model.config), key_weights)
     logits = [
-        model({"dense": dense[start:stop], "categorical": ids[start:stop]}).numpy()
+        model({name: values[start:stop] for name, values in inputs.items()}).numpy()
         for start, stop in row_chunks(0, len(dense), _BATCH_SIZE)
     ]
     return tf.sigmoid(np.concatenate(logits)).numpy().reshape(-1)

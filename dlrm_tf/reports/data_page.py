@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dlrm_tf.config import UNUSED_PLACE
 from dlrm_tf.data.describe import describe_records
 from dlrm_tf.data.records import SPLITS, Records
 from dlrm_tf.errors import UsageError, require
@@ -24,7 +25,7 @@ class _Sums:
     """Counts of one pass over all rows.
 
     Attributes:
-      counts: per feature int64 `[size + 1]`, rows of each id; the last is out of vocabulary.
+      counts: per feature int64 `[size + 1]`, how often each id occurs; the last is out of vocabulary.
       rows: int64 `[segments]`, rows of each segment of the log (train, then test).
       positives: float64 `[segments]`.
     """
@@ -42,9 +43,10 @@ def _count(records: Records) -> _Sums:
     first = 0
     for shard in (shard for split in SPLITS for shard in records.shards[split]):
         rows = np.fromfile(os.path.join(records.folder, shard.path), records.dtype)
-        for i, count in enumerate(sums.counts):
-            ids, seen = np.unique(rows["categorical"][:, i], return_counts=True)
-            count[ids] += seen
+        for count, places in zip(sums.counts, records.spec.id_ranges):
+            ids, seen = np.unique(rows["categorical"][:, places], return_counts=True)
+            used = ids != UNUSED_PLACE
+            count[ids[used]] += seen[used]
         segment = (first + np.arange(len(rows))) * segments // total
         sums.rows += np.bincount(segment, minlength=segments)
         sums.positives += np.bincount(segment, rows["label"], minlength=segments)
@@ -74,7 +76,7 @@ def _figure(records: Records, sums: _Sums) -> Any:
         if ranked.size:
             rank = np.unique(np.geomspace(1, ranked.size, 200).astype(int))
             frequency.loglog(rank, ranked[rank - 1], label=names[i])
-    frequency.set_title("rows of a category, by its rank")
+    frequency.set_title("occurrences of a category, by its rank")
     frequency.set_xlabel("rank")
     frequency.legend(fontsize=7)
 

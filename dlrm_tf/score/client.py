@@ -8,7 +8,7 @@ from typing import Any, Callable, Optional, Union
 
 import numpy as np
 
-from dlrm_tf.data.encoder import int32_ids
+from dlrm_tf.data.inputs import model_inputs
 from dlrm_tf.errors import ServingError
 from dlrm_tf.keras2 import any_keras_tensorflow
 from dlrm_tf.score.transport import Arrays, Tls, Transport, Unavailable
@@ -62,12 +62,13 @@ class Client:
         self._retries, self._batch_size = retries, batch_size
         self._transport = _connect(target, model_name, version, label, tls)
 
-    def score(self, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
+    def score(self, dense: np.ndarray, categorical: np.ndarray, weights: Optional[np.ndarray] = None) -> np.ndarray:
         """Probability of a click for each row; more rows than `batch_size` are sent as several requests.
 
         Args:
           dense: float32 `[rows, dense_dim]`, already log(max(x, 0) + 1).
-          categorical: integer ids `[rows, F]`; one beyond int32 counts as out of vocabulary.
+          categorical: integer ids `[rows, id_columns]`; one beyond int32 counts as out of vocabulary.
+          weights: float32 `[rows, id_columns]`, of a model whose keys have weights.
 
         Returns:
           float32 `[rows]`.
@@ -76,13 +77,14 @@ class Client:
           DataError: ids that are not integers.
           ServingError: the server can't be reached, or refuses the request.
         """
-        dense, categorical = np.asarray(dense, np.float32), int32_ids(categorical, self.target)
-        if len(dense) != len(categorical):
-            raise ServingError(f"dense and categorical must have the same rows. Received {len(dense)} and {len(categorical)}")
+        inputs = model_inputs(self.target, dense, categorical, weights)
+        lengths = [len(array) for array in inputs.values()]
+        if len(set(lengths)) > 1:
+            raise ServingError(f"{' and '.join(inputs)} must have the same rows. Received {' and '.join(map(str, lengths))}")
         parts = [np.zeros(0, np.float32)]
-        for start in range(0, len(dense), self._batch_size):
-            rows = slice(start, start + self._batch_size)
-            outputs = self.predict({"dense": dense[rows], "categorical": categorical[rows]}, outputs=("probability",))
+        for start in range(0, lengths[0], self._batch_size):
+            batch = {name: array[start : start + self._batch_size] for name, array in inputs.items()}
+            outputs = self.predict(batch, outputs=("probability",))
             parts.append(outputs["probability"].reshape(-1))
         return np.concatenate(parts)
 

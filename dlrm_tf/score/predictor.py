@@ -8,7 +8,7 @@ import numpy as np
 from dlrm_tf.data.encoder import Encoder
 from dlrm_tf.data.spec import CRITEO, FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
-from dlrm_tf.data.vocabulary_check import check_vocabulary
+from dlrm_tf.data.vocabulary_check import check_vocabulary, spec_difference
 from dlrm_tf.errors import DataError, UsageError
 from dlrm_tf.files import StrPath
 from dlrm_tf.score.targets import LocalTarget, open_target
@@ -53,8 +53,9 @@ class Predictor:
         if isinstance(self._target, LocalTarget) and self._target.config is not None:
             config = self._target.config
             check_vocabulary(keys, config, self._target.vocabulary_fingerprint, source=source, model=model)
-            if len(columns.dense_names) != config.dense_dim:
-                raise DataError(f"spec: wanted {config.dense_dim} dense columns for {model}. Received {len(columns.dense_names)}")
+            found = spec_difference(config, columns)
+            if found:
+                raise DataError(f"spec: wanted the columns of {model}. Received others: {model} {found}")
 
     def predict(self, rows: Any) -> np.ndarray:
         """Click probabilities.
@@ -62,7 +63,7 @@ class Predictor:
         Args:
           rows: a pandas or polars DataFrame, a dict of columns, or whatever else gives a column by its name (columns that `spec`
             does not name are not looked at); or a list of lines of a log, str or bytes, with the label or without.
-            A missing cell is None, NaN, pandas.NA or ''.
+            A missing cell is None, NaN, pandas.NA or ''. Columns of bags: see `Encoder.columns`.
 
         Returns:
           float32 `[rows]`, in the rows' order.
@@ -72,7 +73,7 @@ class Predictor:
             column.
           ServingError: the server can't be reached, or refuses the request.
         """
-        parts = [self._target.score(dense, ids) for dense, ids in self._encoder.batches(rows, self._batch_size)]
+        parts = [self._target.score(*batch) for batch in self._encoder.batches(rows, self._batch_size)]
         return np.concatenate([np.zeros(0, np.float32), *parts])
 
     def close(self) -> None:

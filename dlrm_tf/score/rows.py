@@ -26,10 +26,11 @@ def read_rows(
     split: str = "test",
     spec: Optional[str] = None,
 ) -> Iterator[Batch]:
-    """Yields `(dense float32 [rows, D] as the model takes it, ids int32 [rows, F])` with at most `batch_size` rows each.
+    """Yields what `Encoder` makes of rows, at most `batch_size` at a time.
 
     Args:
-      path: an `.npz` with arrays `dense` (already log(max(x, 0) + 1)) and `categorical` (ids); an `.npy` of `dense`; a folder of
+      path: an `.npz` with arrays `dense` (already log(max(x, 0) + 1)) and `categorical` (ids), and of a model whose keys have
+        weights also `weights`; an `.npy` of `dense`; a folder of
         records; anything else is a raw log, plain or gzip, as `prepare` reads it. The label column may be missing, as in Criteo's
         test.txt.
       batch_size: rows a batch.
@@ -46,7 +47,7 @@ def read_rows(
     if os.path.isdir(path):
         return _records(path, split, batch_size)
     if path.endswith((".npz", ".npy")):
-        return _slices(path, *_arrays(path, categorical), batch_size)
+        return _slices(path, _arrays(path, categorical), batch_size)
     if vocabulary is None:
         raise DataError(f"{path}: raw TSV needs a vocabulary to look ids up: give --vocabulary FILE (prepare writes it)")
     return _log(path, batch_size, vocabulary, spec)
@@ -59,7 +60,7 @@ def _arrays(path: str, categorical: Optional[str]) -> Batch:
                 missing = [name for name in ("dense", "categorical") if name not in archive.files]
                 if missing:
                     raise DataError(f"{path}: wanted arrays dense and categorical, missing {' and '.join(missing)}")
-                return archive["dense"], archive["categorical"]
+                return tuple(archive[name] for name in ("dense", "categorical", "weights") if name in archive.files)
         if categorical is None:
             raise DataError(f"{path}: an .npy of dense features needs --categorical IDS.npy")
         return np.load(path, mmap_mode="r", allow_pickle=False), np.load(categorical, mmap_mode="r", allow_pickle=False)
@@ -69,21 +70,27 @@ def _arrays(path: str, categorical: Optional[str]) -> Batch:
         raise DataError(f"{path}: not a numpy file of plain numbers ({e})") from e
 
 
-def _slices(path: str, dense: np.ndarray, categorical: np.ndarray, batch_size: int) -> Iterator[Batch]:
+def _slices(path: str, arrays: Batch, batch_size: int) -> Iterator[Batch]:
+    dense, categorical, *weights = arrays
     if dense.ndim != 2 or categorical.ndim != 2 or len(dense) != len(categorical):
         raise DataError(
-            f"{path}: wanted dense [rows, D] and categorical [rows, F] with the same rows. Received {list(dense.shape)} and "
-            f"{list(categorical.shape)}"
+            f"{path}: wanted dense [rows, D] and categorical [rows, id_columns] with the same rows. Received "
+            f"{list(dense.shape)} and {list(categorical.shape)}"
         )
     if dense.dtype.kind not in "fiu" or categorical.dtype.kind not in "iu":
         raise DataError(
             f"{path}: wanted dense as float32 and categorical as int32. Received {dense.dtype} and {categorical.dtype}"
         )
+    if weights and (weights[0].shape != categorical.shape or weights[0].dtype.kind not in "fiu"):
+        raise DataError(
+            f"{path}: wanted weights as float32 {list(categorical.shape)}, the shape of categorical. Received "
+            f"{weights[0].dtype} {list(weights[0].shape)}"
+        )
     if categorical.size and (int(categorical.min()) < -(2**31) or int(categorical.max()) >= 2**31):
         raise DataError(f"{path}: categorical has ids that do not fit int32, from {categorical.min()} to {categorical.max()}")
+    types = np.float32, np.int32, np.float32
     for start in range(0, len(dense), batch_size):
-        rows = slice(start, start + batch_size)
-        yield np.asarray(dense[rows], np.float32), np.asarray(categorical[rows], np.int32)
+        yield tuple(np.asarray(array[start : start + batch_size], dtype) for array, dtype in zip(arrays, types))
 
 
 def _records(path: str, split: str, batch_size: int) -> Iterator[Batch]:
@@ -92,15 +99,15 @@ def _records(path: str, split: str, batch_size: int) -> Iterator[Batch]:
     if not total:
         raise DataError(f"{path}: the split {split} has no rows")
     for start in range(0, total, batch_size):
-        dense, categorical, _ = records.numpy(split, start, start + batch_size)
-        yield log_dense(dense), categorical
+        dense, categorical, _, *weights = records.numpy(split, start, start + batch_size)
+        yield (log_dense(dense), categorical, *weights)
 
 
 def _log(path: str, batch_size: int, vocabulary: str, spec_file: Optional[str]) -> Iterator[Batch]:
     spec = CRITEO if spec_file is None else FeatureSpec.load(spec_file)
     encoder = Encoder(spec, Vocabulary.load(vocabulary), source=vocabulary)
     line, labelled = 1 + spec.header, None
-    dense, ids = np.empty((0, len(spec.dense_columns)), np.float32), np.empty((0, len(spec.categorical_columns)), np.int32)
+    rows = encoder.lines([], labelled=True)
     for piece in read_pieces([path], header=spec.header):
         if labelled is None:
             labelled = has_label(piece.text, spec)
@@ -109,10 +116,10 @@ def _log(path: str, batch_size: int, vocabulary: str, spec_file: Optional[str]) 
             raise DataError(f"{path}: line {line + bad}: {what}; scoring stops, because each line needs a score")
         line += block.lines
         # What is left of the pieces before goes first.
-        dense, ids = (np.concatenate(parts) for parts in zip((dense, ids), encoder.block(block)))
-        whole = len(dense) - len(dense) % batch_size
+        rows = tuple(np.concatenate(parts) for parts in zip(rows, encoder.block(block)))
+        whole = len(rows[0]) - len(rows[0]) % batch_size
         for start in range(0, whole, batch_size):
-            yield dense[start : start + batch_size], ids[start : start + batch_size]
-        dense, ids = dense[whole:], ids[whole:]
-    if len(dense):
-        yield dense, ids
+            yield tuple(array[start : start + batch_size] for array in rows)
+        rows = tuple(array[whole:] for array in rows)
+    if len(rows[0]):
+        yield rows

@@ -10,7 +10,7 @@ import numpy as np
 
 import dlrm_tf  # the model through its public name: a server's client needs no Keras
 from dlrm_tf.config import DLRMConfig
-from dlrm_tf.data.encoder import int32_ids
+from dlrm_tf.data.inputs import model_inputs
 from dlrm_tf.errors import ServingError, UsageError, reason, require
 from dlrm_tf.export.savedmodel.metadata import read_metadata
 from dlrm_tf.files import StrPath
@@ -34,12 +34,13 @@ class LocalTarget(abc.ABC):
     vocabulary_fingerprint: str = ""
 
     @abc.abstractmethod
-    def score(self, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
+    def score(self, dense: np.ndarray, categorical: np.ndarray, weights: Optional[np.ndarray] = None) -> np.ndarray:
         """Probabilities of prepared rows.
 
         Args:
           dense: float32 `[rows, dense_dim]`, already log(max(x, 0) + 1).
-          categorical: integer ids `[rows, F]`; one that does not fit int32 counts as out of vocabulary.
+          categorical: integer ids `[rows, id_columns]`; one that does not fit int32 counts as out of vocabulary.
+          weights: float32 `[rows, id_columns]`, of a model whose keys have weights.
 
         Returns:
           float32 `[rows]`.
@@ -82,7 +83,8 @@ class SavedModelTarget(LocalTarget):
         except Exception as e:  # a damaged file makes TensorFlow's loader raise many kinds of errors
             raise ServingError(f"{path}: the SavedModel does not load ({reason(e)})") from e
         self._signature = self._model.signatures.get("serving_default")
-        if self._signature is None or set(self._signature.structured_input_signature[1]) != {"dense", "categorical"}:
+        inputs = set() if self._signature is None else set(self._signature.structured_input_signature[1])
+        if self._signature is None or inputs - {"weights"} != {"dense", "categorical"}:
             raise ServingError(f"{path}: wanted the signature serving_default with inputs dense and categorical")
         if "probability" not in self._signature.structured_outputs:
             raise ServingError(f"{path}: the signature serving_default has no output probability")
@@ -92,11 +94,11 @@ class SavedModelTarget(LocalTarget):
             self.vocabulary_fingerprint = str(metadata.get("vocabulary_fingerprint") or "")
         self._constant = tf.constant
 
-    def score(self, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
+    def score(self, dense: np.ndarray, categorical: np.ndarray, weights: Optional[np.ndarray] = None) -> np.ndarray:
         """As `LocalTarget.score`."""
-        dense, categorical = np.asarray(dense, np.float32), int32_ids(categorical, self.path)
+        inputs = model_inputs(self.path, dense, categorical, weights)
         try:
-            outputs = self._signature(dense=self._constant(dense), categorical=self._constant(categorical))
+            outputs = self._signature(**{name: self._constant(array) for name, array in inputs.items()})
         except self._op_error as e:
             raise ServingError(f"{self.path}: {reason(e)}") from e
         probability: np.ndarray = outputs["probability"].numpy().reshape(-1)
@@ -126,9 +128,9 @@ class TFLiteTarget(LocalTarget):
         self.config = dataclasses.replace(config, categorical_feature_sizes=tuple(sizes))
         self.vocabulary_fingerprint = str(metadata.get("vocabulary_fingerprint") or "")
 
-    def score(self, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
+    def score(self, dense: np.ndarray, categorical: np.ndarray, weights: Optional[np.ndarray] = None) -> np.ndarray:
         """As `LocalTarget.score`."""
-        return self._scorer.score(dense, categorical)
+        return self._scorer.score(dense, categorical, weights)
 
 
 class WeightsTarget(LocalTarget):
@@ -145,9 +147,9 @@ class WeightsTarget(LocalTarget):
         self._path, self._model = path, dlrm_tf.load(path)
         self.config, self.vocabulary_fingerprint = self._model.config, self._model.vocabulary_fingerprint or ""
 
-    def score(self, dense: np.ndarray, categorical: np.ndarray) -> np.ndarray:
+    def score(self, dense: np.ndarray, categorical: np.ndarray, weights: Optional[np.ndarray] = None) -> np.ndarray:
         """As `LocalTarget.score`."""
-        logits = self._model({"dense": np.asarray(dense, np.float32), "categorical": int32_ids(categorical, self._path)})
+        logits = self._model(model_inputs(self._path, dense, categorical, weights))
         probability: np.ndarray = tensorflow().sigmoid(logits).numpy().reshape(-1)
         return probability
 
@@ -171,7 +173,8 @@ def open_target(
       **client: further arguments of `Client` (timeout, retries, batch_size, tls), for a server.
 
     Returns:
-      A context manager with `score(dense float32 [rows, dense_dim], categorical integers [rows, F]) -> float32 [rows]`.
+      A context manager with `score(dense float32 [rows, dense_dim], categorical integers [rows, id_columns]) -> float32 [rows]`,
+      with `weights float32 [rows, id_columns]` after them where the model's keys have weights.
 
     Raises:
       UsageError: `target` looks like none of these, or takes no version or label.

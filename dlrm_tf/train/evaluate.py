@@ -5,10 +5,11 @@ from typing import Any, Optional, Union
 
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.records import Records
-from dlrm_tf.data.vocabulary_check import difference
+from dlrm_tf.data.vocabulary_check import difference, spec_difference
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import DLRM, load
+from dlrm_tf.model.inputs import input_specs
 from dlrm_tf.progress import Progress
 from dlrm_tf.train.metrics import ClickMetrics
 
@@ -78,10 +79,7 @@ def measure(
     check_fits(model.config, model.vocabulary_fingerprint, records, source)
     # One shape for all batches: an NPU or a TPU compiles the graph again for every other one.
     batch_size = max(1, min(batch_size, records.rows(split)))
-    signature = {
-        "dense": tf.TensorSpec([batch_size, model.config.dense_dim], tf.float32),
-        "categorical": tf.TensorSpec([batch_size, model.config.num_categorical], tf.int32),
-    }
+    signature = input_specs(model.config, batch_size)
     logits = tf.function(lambda features: model(features, training=False), input_signature=[signature])
     metrics = ClickMetrics(exact=exact)
     with Progress(f"evaluate {split}", total=records.rows(split), unit="rows", quiet=quiet) as progress:
@@ -95,7 +93,7 @@ def measure(
 
 
 def check_fits(config: DLRMConfig, fingerprint: Optional[str], records: Records, source: str) -> None:
-    """Checks that a model belongs to this data: number of features, ids per feature, and the vocabulary where it is known.
+    """Checks that a model belongs to this data: number of features, keys and ids per feature, the vocabulary where it is known.
 
     Args:
       config: the model's architecture.
@@ -106,11 +104,10 @@ def check_fits(config: DLRMConfig, fingerprint: Optional[str], records: Records,
     Raises:
       CheckpointError: it does not; the message names the first difference.
     """
+    found = spec_difference(config, records.spec)
+    if found:
+        raise CheckpointError(f"{source}: {found}; the data is {records.folder}")
     names = records.spec.categorical_names
-    if len(records.spec.dense_names) != config.dense_dim:
-        raise CheckpointError(
-            f"{source}: is for {config.dense_dim} dense features, but {records.folder} has {len(records.spec.dense_names)}"
-        )
     have = records.manifest["vocabulary"]["fingerprint"]
     found = difference(config, fingerprint or "", names=names, sizes=records.sizes, fingerprint=have)
     if found:

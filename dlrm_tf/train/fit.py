@@ -139,11 +139,7 @@ def _model(records: Records, options: FitOptions) -> DLRM:
     if options.weights is not None:
         model = load(options.weights)
     else:
-        config = options.config or dataclasses.replace(
-            DLRMConfig.preset("criteo_kaggle"),
-            categorical_feature_sizes=records.sizes,
-            dense_dim=len(records.spec.dense_columns),
-        )
+        config = options.config or dataclasses.replace(DLRMConfig.preset("criteo_kaggle"), **records.config_fields())
         check_fits(config, "", records, "the configuration")
         model = DLRM(config, seed=options.seed)
     check_fits(model.config, model.vocabulary_fingerprint, records, options.weights or "the model")

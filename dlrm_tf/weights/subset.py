@@ -5,7 +5,7 @@ from collections.abc import Sequence, Sized
 
 import numpy as np
 
-from dlrm_tf.config import DLRMConfig
+from dlrm_tf.config import UNUSED_PLACE, DLRMConfig
 from dlrm_tf.weights.layout import table_chunks
 from dlrm_tf.weights.reader import WeightsReader
 
@@ -40,39 +40,41 @@ def subset_rows(reader: WeightsReader, kept: list[np.ndarray]) -> np.ndarray:
     return rows
 
 
-def renumber(categorical: np.ndarray, kept: list[np.ndarray]) -> np.ndarray:
+def renumber(categorical: np.ndarray, kept: Sequence[np.ndarray], config: DLRMConfig) -> np.ndarray:
     """Ids in the numbering of a subset.
 
     Args:
-      categorical: int `[n, F]`.
+      categorical: int `[n, id_columns]`.
       kept: per feature, ascending ids (at least one).
+      config: the configuration, of the subset or of the whole model: where the columns of a feature are.
 
     Returns:
-      int32 `[n, F]`: the place of each id in `kept[f]`; `len(kept[f])`, out of vocabulary, for one that is not in it.
+      int32 `[n, id_columns]`: the place of each id in `kept[f]`; `len(kept[f])`, out of vocabulary, for one that is not in it. An
+      unused place of a bag stays one.
     """
     result = np.empty(categorical.shape, np.int32)
-    for f, ids in enumerate(kept):
-        column = categorical[:, f]
-        place = np.searchsorted(ids, column)
+    for ids, columns in zip(kept, config.id_ranges):
+        wanted = categorical[:, columns]
+        place = np.searchsorted(ids, wanted)
         found = place < len(ids)
-        found[found] = ids[place[found]] == column[found]
-        result[:, f] = np.where(found, place, len(ids))
-    return result
+        found[found] = ids[place[found]] == wanted[found]
+        result[:, columns] = np.where(found, place, len(ids))
+    return np.where(categorical == UNUSED_PLACE, np.int32(UNUSED_PLACE), result) if config.has_bags else result
 
 
 def seen_ids(categorical: np.ndarray, config: DLRMConfig) -> list[np.ndarray]:
     """The ids that occur, those out of vocabulary left out.
 
     Args:
-      categorical: int `[n, F]`.
+      categorical: int `[n, id_columns]`.
       config: the configuration the ids belong to.
 
     Returns:
       Per feature, ascending ids; id 0 where no id of a feature occurs.
     """
     kept = []
-    for f, size in enumerate(config.categorical_feature_sizes):
-        ids = np.unique(categorical[:, f])
+    for columns, size in zip(config.id_ranges, config.categorical_feature_sizes):
+        ids = np.unique(categorical[:, columns])
         ids = ids[(ids >= 0) & (ids < size)]
         kept.append(ids if ids.size else np.zeros(1, ids.dtype))
     return kept

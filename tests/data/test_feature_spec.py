@@ -4,10 +4,12 @@ import json
 
 import pytest
 
+from dlrm_tf.data.bag import Bag
 from dlrm_tf.data.spec import CRITEO, FeatureSpec
 from dlrm_tf.errors import DataError
 
 COLUMNS = [["id", "skip"], ["c", "categorical"], ["y", "label"], ["x", "float"], ["n", "int"]]
+BAG = {"separator": "|", "max_keys": 3}
 
 
 def test_criteo():
@@ -26,6 +28,26 @@ def test_file(tmp_path):
     assert FeatureSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
 
+def test_bags(tmp_path):
+    """Each categorical feature has its range of id columns; a spec without bags is written as before there were any."""
+    columns = (*COLUMNS, ["d", "categorical"], ["e", "categorical"])
+    bags = {"c": BAG, "e": {"separator": "\x02", "max_keys": 2, "pooling": "mean", "weight_separator": "\x03"}}
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps({"columns": columns, "bags": bags}))
+    spec = FeatureSpec.load(path)
+    assert spec.bags == {"c": Bag("|", 3), "e": Bag("\x02", 2, pooling="mean", weight_separator="\x03")}
+    assert (spec.hot_sizes, spec.id_columns, spec.poolings, spec.weighted) == ((3, 1, 2), 6, ("sum", "sum", "mean"), True)
+    assert spec.id_ranges == (slice(0, 3), slice(3, 4), slice(4, 6))
+    assert FeatureSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert hash(spec) == hash(FeatureSpec(columns))
+    rows = FeatureSpec.of(("x", "n"), ("c", "d", "e"), bags={"c": Bag("\t", 3)})
+    assert (rows.categorical_names, rows.hot_sizes, rows.weighted) == (("c", "d", "e"), (3, 1, 1), False)
+
+    plain = FeatureSpec(columns)
+    assert json.dumps(plain.to_dict()) == json.dumps({"columns": columns, "separator": "\t", "header": False})
+    assert (plain.hot_sizes, plain.id_columns, plain.weighted) == ((1, 1, 1), 3, False)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -40,6 +62,22 @@ def test_file(tmp_path):
         ({"columns": COLUMNS, "separator": "\n"}, "separator must be one printable ASCII character"),
         ({"columns": [1]}, r"must be a list of \[name, kind\]"),
         ({"columns": COLUMNS, "quote": "'"}, "wanted an object with"),
+        ({"columns": COLUMNS, "bags": None}, "bags must be an object, a bag for each name. Received None"),
+        ({"columns": COLUMNS, "bags": {"x": BAG}}, "bags must be of categorical columns, c. Received 'x'"),
+        ({"columns": COLUMNS, "bags": {"c": 5}}, "column 'c': bag: wanted an object with separator and max_keys.* Received 5"),
+        ({"columns": COLUMNS, "bags": {"c": {"separator": "|"}}}, "wanted an object with separator and max_keys"),
+        ({"columns": COLUMNS, "bags": {"c": {**BAG, "size": 3}}}, "wanted an object with separator and max_keys"),
+        ({"columns": COLUMNS, "bags": {"c": {**BAG, "separator": ""}}}, "bag: separator must be one printable ASCII character"),
+        ({"columns": COLUMNS, "bags": {"c": {**BAG, "separator": None}}}, "bag: separator must be one printable ASCII character"),
+        ({"columns": COLUMNS, "bags": {"c": {**BAG, "separator": "\t"}}}, r"other characters .* Received '\\t' for both"),
+        ({"columns": COLUMNS, "bags": {"c": {**BAG, "weight_separator": "\n"}}}, "weight_separator must be one printable"),
+        ({"columns": COLUMNS, "bags": {"c": {**BAG, "weight_separator": "|"}}}, "another character than separator"),
+        ({"columns": COLUMNS, "bags": {"c": {**BAG, "weight_separator": "."}}}, "another character than separator"),
+        ({"columns": COLUMNS, "bags": {"c": {**BAG, "max_keys": 0}}}, "max_keys must be a whole number from 1 on. Received 0"),
+        ({"columns": COLUMNS, "bags": {"c": {**BAG, "max_keys": True}}}, "max_keys must be a whole number from 1 on"),
+        ({"columns": COLUMNS, "bags": {"c": {**BAG, "max_keys": 2.0}}}, "max_keys must be a whole number from 1 on"),
+        ({"columns": COLUMNS, "bags": {"c": {**BAG, "max_keys": 10**9}}}, "at most 65,536 keys a row .* Received 1,000,000,000"),
+        ({"columns": COLUMNS, "bags": {"c": {**BAG, "pooling": "max"}}}, "pooling must be one of sum, mean. Received 'max'"),
         ([], "wanted an object with"),
     ],
 )

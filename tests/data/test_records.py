@@ -174,7 +174,7 @@ def change_manifest(folder, change) -> None:
         (lambda f: (f / "manifest.json").write_text("[" * 20_000), "damaged manifest"),
         (lambda f: (f / "train" / "00003.bin").unlink(), "00003.bin: missing"),
         (lambda f: (f / "train" / "00003.bin").write_bytes(b"x"), "wanted 32000 bytes .200 rows.. Received 1"),
-        (lambda f: change_manifest(f, lambda m: m.update(format=99)), "wanted records of format 1. Received 99"),
+        (lambda f: change_manifest(f, lambda m: m.update(format=99)), "wanted records of format 1 or 2. Received 99"),
         (lambda f: change_manifest(f, lambda m: m.pop("shards")), "damaged manifest"),
         (lambda f: change_manifest(f, lambda m: m["vocabulary"]["sizes"].pop()), "wanted 26 vocabulary sizes. Received 25"),
         (lambda f: change_manifest(f, lambda m: m["shards"]["test"][0].update(rows=1.5)), "wanted whole numbers of rows"),

@@ -1,5 +1,6 @@
 """Makes the seeds in tests/fuzz/corpus and the data folder in tests/fuzz/data; what fuzzing has added to the corpus stays."""
 
+import json
 import pathlib
 import shutil
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 from targets import CORPUS
 
 import dlrm_tf
-from dlrm_tf import DLRMConfig, convert
+from dlrm_tf import Bag, DLRMConfig, convert
 from dlrm_tf.checkpoints.checkpoint import Checkpoint
 from dlrm_tf.checkpoints.ckpt_writer import array_tensor, write_checkpoint
 from dlrm_tf.checkpoints.safetensors import write_safetensors
@@ -59,6 +60,10 @@ def _data(folder: pathlib.Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(folder / "data", target)
     shutil.copy(target / "manifest.json", CORPUS / "manifest")
+    # Bags of one key: the same rows fit.
+    bags = json.loads((target / "manifest.json").read_text())
+    bags["spec"]["bags"] = {"C1": Bag("|", 1).to_dict(), "C9": Bag("/", 1, pooling="mean").to_dict()}
+    (CORPUS / "manifest" / "manifest_bags.json").write_text(json.dumps({**bags, "format": 2}, indent=1))
     (CORPUS / "records" / "shard").write_bytes(b"\0" + (target / "train" / "00000.bin").read_bytes())
     for path in target.glob("vocabulary*"):
         shutil.copy(path, CORPUS / "vocabulary")

@@ -33,7 +33,7 @@ def numpy_logits(model, rows):
         size, offset = config.categorical_feature_sizes[number], config.block_offsets[number]
         return model.embedding.read_rows(offset, offset + size + 1)[np.where((ids >= 0) & (ids < size), ids, size)]
 
-    return logits(config, weight, rows["dense"], rows["categorical"])
+    return logits(config, weight, rows["dense"], rows["categorical"], rows.get("weights"))
 
 
 @pytest.mark.parametrize("kind", [{}, {"self_interaction": True}, {"interaction": "cat"}])

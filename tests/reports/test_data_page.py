@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dlrm_tf import prepare
+from dlrm_tf import Bag, FeatureSpec, prepare
 from dlrm_tf.errors import DataError, UsageError
 from dlrm_tf.reports.data_page import _count, _figure, write_page
 
@@ -30,6 +30,16 @@ def test_counts(records):
         assert counts.tolist() == np.bincount(categorical[:, i], minlength=records.sizes[i] + 1).tolist()
     assert (sums.rows.sum(), sums.positives.sum()) == (698, label.sum())
     assert sums.positives[0] == label[: sums.rows[0]].sum()
+
+
+def test_counts_of_bags(tmp_path):
+    """Every place of a bag counts, unused ones do not."""
+    spec = FeatureSpec((("y", "label"), ("tags", "categorical"), ("c", "categorical")), bags={"tags": Bag("|", 3)})
+    (tmp_path / "log.tsv").write_text("1\ta|b|a\tp\n0\t\tq\n1\tb|c\tq\n")
+    assert [count.tolist() for count in _count(prepare(tmp_path / "log.tsv", tmp_path / "out", spec=spec)).counts] == [
+        [2, 2, 1, 1, 0],
+        [1, 2, 0],
+    ]
 
 
 def test_figure_shows_the_numbers(records):

@@ -86,8 +86,8 @@ def export_ascend(
 ) -> AscendExport:
     """Writes the scorer as a frozen graph, with the `atc` command that compiles it; runs the command where atc is installed.
 
-    The graph maps `dense` float32 `[B, dense_dim]` (already log(max(x, 0) + 1)) and `categorical` int32 `[B, F]` to
-    `probability` float32 `[B, 1]`.
+    The graph maps `dense` float32 `[B, dense_dim]` (already log(max(x, 0) + 1)) and `categorical` int32 `[B, F]`, or of a model
+    with bags the inputs of `DLRMConfig.inputs`, to `probability` float32 `[B, 1]`.
 
     Args:
       weights: a `.weights.h5` file.
@@ -149,10 +149,7 @@ def export_ascend(
                 {
                     "config": json.loads(config.to_json()),
                     "graph": GRAPH,
-                    "inputs": {
-                        inputs[0]: ["float32", [None, config.dense_dim]],
-                        inputs[1]: ["int32", [None, config.num_categorical]],
-                    },
+                    "inputs": {name: [dtype, [None, columns]] for name, (dtype, columns) in zip(inputs, config.inputs.values())},
                     "output": output,
                     "dense_preprocessing": DENSE_PREPROCESSING,
                     "batches": batches,
@@ -175,14 +172,14 @@ def atc_command(
 
     Args:
       config: the model's `DLRMConfig`.
-      inputs: names of the two inputs, dense first.
+      inputs: names of the inputs in the graph, in the order of `DLRMConfig.inputs`.
       output: name of the output tensor.
       batches: one batch size makes static shapes, several a model with as many static shapes.
       soc_version: the chip.
       precision_mode: atc's `--precision_mode_v2`.
     """
     rows = batches[0] if len(batches) == 1 else -1
-    shape = f"{inputs[0]}:{rows},{config.dense_dim};{inputs[1]}:{rows},{config.num_categorical}"
+    shape = ";".join(f"{name}:{rows},{columns}" for name, (_, columns) in zip(inputs, config.inputs.values()))
     command = [
         "atc",
         f"--model={GRAPH}",
@@ -227,18 +224,19 @@ def _prune(weights, config, records, max_table_bytes: int, path: str, quiet: boo
 def _write_check(weights: str, config, records, kept, folder: str, inputs) -> None:
     """Rows with the probabilities the Keras model gives them, and the script that compares."""
     if records is not None and records.rows("test"):
-        dense, categorical, _ = records.numpy("test", 0, _CHECK_ROWS)
+        dense, categorical, _, *key_weights = records.numpy("test", 0, _CHECK_ROWS)
         dense = log_dense(dense)
         if kept is not None:
-            categorical = renumber(categorical, kept)
+            categorical = renumber(categorical, kept, config)
     else:
         generator = np.random.default_rng(0)
         dense = generator.exponential(1.0, (_CHECK_ROWS, config.dense_dim)).astype(np.float32)
-        sizes = np.array(config.categorical_feature_sizes)
-        # From -1 to size_f, so that some ids are out of vocabulary.
+        sizes = np.array(config.categorical_feature_sizes)[np.array(config.column_features)]
+        # From -1 to size_f, so that some ids are out of vocabulary, or places of a bag unused.
         categorical = (generator.random((_CHECK_ROWS, len(sizes))) * (sizes + 2)).astype(np.int32) - 1
-    probability = float_probabilities(weights, dense, categorical)[:, np.newaxis]
-    rows = {inputs[0]: dense, inputs[1]: categorical, "probability": probability}
+        key_weights = [generator.exponential(1.0, categorical.shape).astype(np.float32)] if config.weighted else []
+    arrays = dense, categorical, *key_weights
+    rows = {**dict(zip(inputs, arrays)), "probability": float_probabilities(weights, *arrays)[:, np.newaxis]}
     np.savez(os.path.join(folder, "check.npz"), **rows)
     # The script's path is not taken from an import of it: that would import TensorFlow before `keras2` has chosen Keras 2.
     target = os.path.join(folder, CHECK)

@@ -9,7 +9,9 @@ import numpy as np
 from dlrm_tf.checkpoints.ckpt_writer import varint
 from dlrm_tf.files import StrPath, atomic_file
 from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.model.bags import place_weights, sum_places
 from dlrm_tf.model.embedding import row_numbers
+from dlrm_tf.model.inputs import input_specs
 from dlrm_tf.model.subset import STAND_IN_ROWS, model_around
 from dlrm_tf.weights.layout import table_chunks
 from dlrm_tf.weights.reader import WeightsReader
@@ -22,14 +24,14 @@ _GRAPH_NODE, _NODE_ATTR, _ENTRY_VALUE, _VALUE_TENSOR, _TENSOR_CONTENT = 1, 5, 2,
 
 
 def write_frozen_graph(weights: StrPath, path: StrPath) -> tuple[tuple[str, ...], str]:
-    """Writes `dense` float32 `[B, dense_dim]`, `categorical` int32 `[B, F]` -> `probability` float32 `[B, 1]`.
+    """Writes the inputs of `DLRMConfig.inputs` -> `probability` float32 `[B, 1]`.
 
     Args:
       weights: a `.weights.h5` file.
       path: the GraphDef (protobuf) to write.
 
     Returns:
-      `((name of dense, name of categorical), name of the output tensor)`.
+      `(names of the inputs in their order, name of the output tensor)`.
     """
     with WeightsReader(weights) as reader, atomic_file(path) as temporary:
         graph, inputs, output = _freeze_with_stand_in(reader)
@@ -51,16 +53,18 @@ def _freeze_with_stand_in(reader: WeightsReader) -> tuple:
 
     config = reader.config
     table = tf.Variable(tf.zeros([STAND_IN_ROWS, config.embedding_dim]), trainable=False)
-    model = model_around(lambda ids: tf.gather(table, row_numbers(config, ids)), config, reader.dense)
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, config.dense_dim], tf.float32, name="dense"),
-            tf.TensorSpec([None, config.num_categorical], tf.int32, name="categorical"),
-        ]
-    )
-    def score(dense, categorical):
-        return tf.sigmoid(model({"dense": dense, "categorical": categorical}, training=False))
+    def embed(categorical, weights=None):
+        vectors = tf.gather(table, row_numbers(config, categorical))
+        if not config.has_bags:
+            return vectors
+        return sum_places(config, vectors * place_weights(config, categorical, weights)[:, :, tf.newaxis])
+
+    model, specs = model_around(embed, config, reader.dense), input_specs(config)
+
+    @tf.function(input_signature=list(specs.values()))
+    def score(*inputs):
+        return tf.sigmoid(model(dict(zip(specs, inputs)), training=False))
 
     frozen = convert_variables_to_constants_v2(score.get_concrete_function())
     graph = frozen.graph.as_graph_def()

@@ -4,17 +4,19 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.features import DENSE_PREPROCESSING
+from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.errors import UsageError, require
 from dlrm_tf.export.savedmodel.metadata import METADATA, VOCABULARY
-from dlrm_tf.export.savedmodel.served_model import ServedModel, warmup_inputs, write_method_names
-from dlrm_tf.export.vocabulary import load_vocabulary
+from dlrm_tf.export.savedmodel.served_model import ServedModel, write_method_names
+from dlrm_tf.export.vocabulary import bags_of, load_vocabulary
 from dlrm_tf.files import StrPath, atomic_dir, sha256_file
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import load
+from dlrm_tf.model.inputs import zero_inputs
 from dlrm_tf.versions import WARMUP_FILE, versions_on_disk
 from dlrm_tf.weights.reader import WeightsReader
 
@@ -31,6 +33,7 @@ def export_savedmodel(
     name: str = "dlrm",
     version: Optional[int] = None,
     vocabulary: Optional[StrPath] = None,
+    spec: Union[None, StrPath, FeatureSpec] = None,
     warmup_batches: Sequence[int] = WARMUP_BATCHES,
 ) -> str:
     """Writes `out_dir/name/version`, servable by TF Serving and `dlrm-tf serve`.
@@ -44,6 +47,8 @@ def export_savedmodel(
       version: a positive number; by default one more than the newest version there.
       vocabulary: a vocabulary file; adds the signature `raw` and is copied into the version. Its fingerprint must be the weights'
         (where those have one), its sizes the model's.
+      spec: the columns of the log, or their JSON file; wanted with a vocabulary where features have several keys, for their
+        separators.
       warmup_batches: batch sizes of the warm-up requests, run by the server before the version becomes available; with
         batching, its allowed_batch_sizes.
 
@@ -51,10 +56,11 @@ def export_savedmodel(
       The version's directory.
 
     Raises:
-      UsageError: `name` is not a plain folder name, or `version` or a batch size is not positive.
+      UsageError: `name` is not a plain folder name, `version` or a batch size is not positive, or there is no `spec` where one
+        is wanted.
       FileExistsError: the version is already there.
       CheckpointError: `weights` is not a weights file.
-      DataError: the vocabulary is not the one the weights were trained with.
+      DataError: the vocabulary or the spec is not the one the weights were trained with.
     """
     if not name or name != os.path.basename(name) or name.startswith("."):
         raise UsageError(f"--name: wanted a plain folder name. Received {name!r}")
@@ -70,12 +76,13 @@ def export_savedmodel(
     with WeightsReader(weights) as reader:
         config, trained_with = reader.config, reader.attributes["vocabulary_fingerprint"]
     known = None if vocabulary is None else load_vocabulary(vocabulary, config, trained_with, weights=weights)
+    bags = {} if known is None else bags_of(spec, config, known, weights=weights)
     target = os.path.join(model_dir, str(version))
     if os.path.exists(target):
         raise FileExistsError(f"{target}: already exists; choose another version")
     model = load(weights)
     with atomic_dir(target) as folder:
-        served = ServedModel(model, known)
+        served = ServedModel(model, known, bags=bags)
         tf.saved_model.save(served, folder, signatures=served.signatures())
         write_method_names(folder)
         os.makedirs(os.path.join(folder, "assets.extra"))
@@ -88,6 +95,7 @@ def export_savedmodel(
             "source_sha256": model.source_sha256,
             "vocabulary_fingerprint": model.vocabulary_fingerprint,
             "dense_preprocessing": DENSE_PREPROCESSING,
+            **({"bags": {bag_name: bag.to_dict() for bag_name, bag in bags.items()}} if bags else {}),
         }
         with open(os.path.join(folder, METADATA), "w", encoding="utf-8") as f:
             json.dump(metadata, f, indent=1)
@@ -101,6 +109,6 @@ def _write_warmup(path: str, prediction_log: Any, config: DLRMConfig, name: str,
             request = log.predict_log.request
             request.model_spec.name = name
             request.model_spec.signature_name = "serving_default"
-            for key, value in warmup_inputs(config, batch).items():
+            for key, value in zero_inputs(config, batch).items():
                 request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
             writer.write(log.SerializeToString())

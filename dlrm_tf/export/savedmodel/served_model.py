@@ -1,15 +1,17 @@
 """ServedModel: the functions a served DLRM offers, traced over the model's variables, with names that clients rely on."""
 
+from collections.abc import Mapping
 from typing import Any, Optional
 
-import numpy as np
-
-from dlrm_tf.config import DLRMConfig
+from dlrm_tf.config import UNUSED_PLACE
+from dlrm_tf.data.bag import Bag
 from dlrm_tf.data.features import log_dense_tensor
 from dlrm_tf.data.vocabulary import Vocabulary
+from dlrm_tf.export.savedmodel.bag_strings import BagStrings
 from dlrm_tf.export.savedmodel.string_ids import StringIds
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import DLRM
+from dlrm_tf.model.inputs import input_specs, named_inputs
 
 tf = tensorflow()
 
@@ -23,50 +25,63 @@ class ServedModel(tf.Module):
 
     Signatures, all with a free batch size:
       serving_default: `dense` float32 `[B, dense_dim]`, already log(max(x, 0) + 1), and `categorical` int32 `[B, F]`
-        -> `probability` and `logit`, float32 `[B, 1]`.
+        -> `probability` and `logit`, float32 `[B, 1]`. Of a model with bags, the inputs of `DLRMConfig.inputs`.
       raw (with a vocabulary): `dense` float32 `[B, dense_dim]` as in the log, and `categorical` string `[B, F]` -> the same two.
-        NaN and infinity count as missing; a missing category is ''.
+        NaN and infinity count as missing; a missing category is ''. A bag's string is its text in the log (`a|b`).
       classify: `inputs`, serialized tf.Example `[B]` with `dense` (dense_dim floats as in the log) and `categorical`
         (F int64 ids) -> `classes` string `[B, 2]` ("0", "1"), `scores` `[B, 2]`.
       regress: the same `inputs` -> `outputs` float32 `[B]`, the probability.
 
+    With bags, a tf.Example has as many ids as serving_default, and `weights` with them. If there is a vocabulary it has keys
+    instead: a bytes list NAME for each categorical feature, and a float list NAME_weights for one whose keys have weights.
+
     Args:
       model: a `dlrm_tf.DLRM`.
       vocabulary: a `dlrm_tf.Vocabulary`, or None.
+      bags: how the texts of features with several keys are read, by name; wanted of a model with bags that has a vocabulary.
     """
 
-    def __init__(self, model: DLRM, vocabulary: Optional[Vocabulary] = None):
+    def __init__(self, model: DLRM, vocabulary: Optional[Vocabulary] = None, *, bags: Optional[Mapping[str, Bag]] = None):
         super().__init__()
-        self._score = lambda dense, ids: model({"dense": dense, "categorical": ids}, training=False)
+        self._score = lambda inputs: model(inputs, training=False)
         self._config = model.config
         # Tracked here, since the closure above is not.
         self.model_variables = list(model.trainable_variables)
-        self.string_ids = None if vocabulary is None else StringIds(vocabulary)
+        self.string_ids = None if vocabulary is None else StringIds(vocabulary, model.config.column_features)
+        self._bag_strings = None
+        if vocabulary is not None and model.config.has_bags:
+            self._bag_strings = BagStrings(model.config, vocabulary.names, bags or {})
 
     def signatures(self) -> dict[str, Any]:
         """Name -> traced function, for `tf.saved_model.save`."""
-        dense = tf.TensorSpec([None, self._config.dense_dim], tf.float32, name="dense")
-        ids = tf.TensorSpec([None, self._config.num_categorical], tf.int32, name="categorical")
+        inputs = input_specs(self._config)
         strings = tf.TensorSpec([None, self._config.num_categorical], tf.string, name="categorical")
         examples = tf.TensorSpec([None], tf.string, name="inputs")
         functions = {
-            "serving_default": tf.function(self.predict).get_concrete_function(dense, ids),
+            "serving_default": tf.function(self.predict).get_concrete_function(**inputs),
             "classify": tf.function(self.classify).get_concrete_function(examples),
             "regress": tf.function(self.regress).get_concrete_function(examples),
         }
         if self.string_ids is not None:
-            functions["raw"] = tf.function(self.raw).get_concrete_function(dense, strings)
+            functions["raw"] = tf.function(self.raw).get_concrete_function(inputs["dense"], strings)
         return functions
 
-    def predict(self, dense: Any, categorical: Any) -> dict[str, Any]:
-        """The signature `serving_default`: `dense` and `categorical` of prepared rows."""
-        logit = self._score(dense, categorical)
+    def predict(self, dense: Any, categorical: Any, weights: Optional[Any] = None) -> dict[str, Any]:
+        """The signature `serving_default`: `dense`, `categorical` and of a weighted model `weights` of prepared rows."""
+        logit = self._score(named_inputs(dense, categorical, weights))
         return {"probability": tf.sigmoid(logit), "logit": logit}
 
     def raw(self, dense: Any, categorical: Any) -> dict[str, Any]:
         """The signature `raw`: `dense` and `categorical` of rows as in the log."""
         assert self.string_ids is not None  # else there is no such signature
-        return self.predict(log_dense_tensor(dense), self.string_ids(categorical))
+        keys = self._ids_of_bags(*self._bag_strings.split(categorical)) if self._bag_strings else (self.string_ids(categorical),)
+        return self.predict(log_dense_tensor(dense), *keys)
+
+    def _ids_of_bags(self, keys: Any, used: Any, weights: Optional[Any]) -> tuple[Any, ...]:
+        assert self.string_ids is not None
+        ids = self.string_ids(keys)
+        ids = tf.where(used, ids, tf.fill(tf.shape(ids), UNUSED_PLACE))
+        return (ids,) if weights is None else (ids, weights)
 
     def classify(self, inputs: Any) -> dict[str, Any]:
         """The signature `classify`: `inputs`, tf.Examples, to the two classes and their probabilities."""
@@ -79,15 +94,18 @@ class ServedModel(tf.Module):
         return {"outputs": tf.squeeze(self._from_examples(inputs), axis=1)}
 
     def _from_examples(self, inputs: Any) -> Any:
-        parsed = tf.io.parse_example(
-            inputs,
-            {
-                "dense": tf.io.FixedLenFeature([self._config.dense_dim], tf.float32),
-                "categorical": tf.io.FixedLenFeature([self._config.num_categorical], tf.int64),
-            },
-        )
-        # int64 ids go in as they are: the model compares them before it narrows them.
-        return self.predict(log_dense_tensor(parsed["dense"]), parsed["categorical"])["probability"]
+        dense = {"dense": tf.io.FixedLenFeature([self._config.dense_dim], tf.float32)}
+        if self._bag_strings is not None:
+            parsed = tf.io.parse_example(inputs, {**dense, **self._bag_strings.example_features()})
+            keys = self._ids_of_bags(*self._bag_strings.of_examples(parsed))
+        else:
+            # int64 ids go in as they are: the model compares them before it narrows them.
+            types = {"categorical": tf.int64, "weights": tf.float32}
+            names = [name for name in self._config.inputs if name in types]
+            rows = {name: tf.io.FixedLenFeature([self._config.id_columns], types[name]) for name in names}
+            parsed = tf.io.parse_example(inputs, {**dense, **rows})
+            keys = tuple(parsed[name] for name in names)
+        return self.predict(log_dense_tensor(parsed["dense"]), *keys)["probability"]
 
 
 def write_method_names(export_dir: str) -> None:
@@ -96,11 +114,3 @@ def write_method_names(export_dir: str) -> None:
     for signature, method in METHOD_NAMES.items():
         updater.replace_method_name(signature_key=signature, method_name=method, tags=["serve"])
     updater.save()
-
-
-def warmup_inputs(config: DLRMConfig, batch: int) -> dict[str, np.ndarray]:
-    """Inputs of one `serving_default` warm-up request of `batch` rows, of the shapes in `config`."""
-    return {
-        "dense": np.zeros((batch, config.dense_dim), np.float32),
-        "categorical": np.zeros((batch, config.num_categorical), np.int32),
-    }

@@ -1,7 +1,7 @@
 """Category strings to ids inside a TensorFlow graph, with two sorted arrays instead of a hash table."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Optional
 
 import numpy as np
 
@@ -20,7 +20,7 @@ _HEX_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
 
 
 class StringIds(tf.Module):
-    """Maps `[B, F]` strings to `[B, F]` ids as `Vocabulary.lookup` does; an unknown string gives the feature's size (OOV).
+    """Maps strings to ids as `Vocabulary.lookup` does; an unknown string gives the feature's size (OOV).
 
     A key is kept as a 63-bit FarmHash fingerprint, salted by its feature: 12 bytes per key (405 MB for Criteo's
     33.8 M), restored like any variable, where a hash table of strings would take several GB and minutes to fill. That no two
@@ -29,12 +29,13 @@ class StringIds(tf.Module):
 
     Args:
       vocabulary: a `dlrm_tf.Vocabulary`.
+      columns: the feature of each column of strings; None: one column per feature.
 
     Raises:
       DataError: two keys share a fingerprint.
     """
 
-    def __init__(self, vocabulary: Vocabulary):
+    def __init__(self, vocabulary: Vocabulary, columns: Optional[Sequence[int]] = None):
         super().__init__()
         total = sum(vocabulary.sizes)
         hashes, ids = np.empty(total, np.int64), np.empty(total, np.int32)
@@ -51,11 +52,12 @@ class StringIds(tf.Module):
             raise DataError("two keys of the vocabulary share a 63-bit fingerprint; the signature 'raw' can't tell them apart")
         self.hashes = tf.Variable(hashes, trainable=False, name="key_fingerprints")
         self.ids = tf.Variable(ids, trainable=False, name="key_ids")
-        self._sizes = np.asarray(vocabulary.sizes, np.int32)
+        self._columns = range(len(vocabulary.sizes)) if columns is None else columns
+        self._sizes = np.asarray(vocabulary.sizes, np.int32)[np.asarray(self._columns)]
 
     def __call__(self, strings: Any) -> Any:
-        """int32 `[B, F]` ids of string `[B, F]`."""
-        wanted = _fingerprint(strings, range(len(self._sizes)))
+        """int32 `[B, columns]` ids of string `[B, columns]`."""
+        wanted = _fingerprint(strings, self._columns)
         flat = tf.reshape(wanted, [-1])
         keys = self.hashes.read_value()
         position = tf.minimum(tf.searchsorted(keys, flat), tf.size(keys) - 1)

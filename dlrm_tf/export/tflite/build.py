@@ -1,6 +1,6 @@
 """A TFLite file's graph and metadata, and the ids that a budget of bytes leaves room for."""
 
-import dataclasses
+import json
 from typing import Any, Optional
 
 import numpy as np
@@ -74,10 +74,10 @@ def describe_file(source: ExportSource, config: DLRMConfig, quantization: dict) 
     """
     metadata: dict[str, Any] = {
         "format": FORMAT,
-        "config": dataclasses.asdict(config),
-        "inputs": {"dense": "float32 [batch_size, dense_dim]", "categorical": "int32 [batch_size, F]"},
+        "config": json.loads(config.to_json()),
+        "inputs": _inputs(config),
         "outputs": {"probability": "float32 [batch_size, 1]"},
-        "preprocessing": PREPROCESSING,
+        "preprocessing": PREPROCESSING + ("; -1 is an unused place of a bag" if config.has_bags else ""),
         "quantization": quantization,
         "source_sha256": source.attributes["source_sha256"],
         "vocabulary_fingerprint": source.attributes["vocabulary_fingerprint"],
@@ -87,9 +87,17 @@ def describe_file(source: ExportSource, config: DLRMConfig, quantization: dict) 
         metadata["features"] = {"dense": list(spec.dense_names), "categorical": list(spec.categorical_names)}
     elif source.vocabulary is not None:
         metadata["features"] = {"categorical": list(source.vocabulary.names)}
+    if source.bags:
+        metadata["features"]["bags"] = {name: bag.to_dict() for name, bag in source.bags.items()}
     if config != source.config:
         metadata["original_sizes"] = list(source.config.categorical_feature_sizes)
     return metadata
+
+
+def _inputs(config: DLRMConfig) -> dict[str, str]:
+    """The inputs in words; those of a model with bags are told apart from the ones that all files had before."""
+    widths = {"dense": "dense_dim", "categorical": "sum(hot_sizes)" if config.has_bags else "F", "weights": "sum(hot_sizes)"}
+    return {name: f"{dtype} [batch_size, {widths[name]}]" for name, (dtype, _) in config.inputs.items()}
 
 
 def choose_ids(source: ExportSource, max_size: int, mlp: str, bits: int) -> Optional[list[np.ndarray]]:

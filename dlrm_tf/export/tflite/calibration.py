@@ -1,6 +1,7 @@
 """Statistics of the dense layers' inputs, and what they correct: the bias and the outliers of int8 layers."""
 
 import dataclasses
+from typing import Optional
 
 import numpy as np
 
@@ -36,13 +37,14 @@ class Calibration:
     interaction_rms: np.ndarray
 
 
-def calibrate(weights: str, dense: np.ndarray, categorical: np.ndarray) -> Calibration:
+def calibrate(weights: str, dense: np.ndarray, categorical: np.ndarray, key_weights: Optional[np.ndarray] = None) -> Calibration:
     """Runs the float model and collects statistics of what its dense layers read.
 
     Args:
       weights: a `.weights.h5` file.
       dense: float32 `[n, dense_dim]`, already log(max(x, 0) + 1); the first `CALIBRATION_ROWS` rows are used.
-      categorical: int32 `[n, F]`, ids of that file.
+      categorical: int32 `[n, id_columns]`, ids of that file.
+      key_weights: float32 `[n, id_columns]`, the input `weights` of a weighted model.
     """
     dense, categorical = dense[:CALIBRATION_ROWS], categorical[:CALIBRATION_ROWS]
     with WeightsReader(weights) as reader:
@@ -55,7 +57,8 @@ def calibrate(weights: str, dense: np.ndarray, categorical: np.ndarray) -> Calib
         means[mlp, layer] = tf.reduce_mean(x, axis=0).numpy()
         rms[mlp, layer] = tf.sqrt(tf.reduce_mean(x**2, axis=0)).numpy()
 
-    model.head(tf.constant(dense), model.embedding(renumber(categorical, kept)), observe=observe)
+    keys = [renumber(categorical, kept, model.config), *([] if key_weights is None else [key_weights[:CALIBRATION_ROWS]])]
+    model.head(tf.constant(dense), model.embedding(*map(tf.constant, keys)), observe=observe)
     return Calibration(len(dense), means, rms[INTERACTION_LAYER])
 
 

@@ -9,6 +9,7 @@ from typing import Optional, Union
 import numpy as np
 
 from dlrm_tf.data.records import Records
+from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.errors import UsageError, require
 from dlrm_tf.export.budget import prune_weights
 from dlrm_tf.export.tflite import flatbuffer, graph
@@ -38,6 +39,7 @@ def export_tflite(
     max_auc_loss: Optional[float] = None,
     data: Union[None, StrPath, Records] = None,
     vocabulary: Optional[StrPath] = None,
+    spec: Union[None, StrPath, FeatureSpec] = None,
     quiet: bool = False,
     rows: Optional[str] = None,
 ) -> TFLiteReport:
@@ -54,14 +56,17 @@ def export_tflite(
         the layer that reads the interactions).
       table_dtype: `"int8"`, or `"int4"`: half the size, some ten times the error; needs labels, and is refused when it costs more
         than `max_auc_loss` (0.001 unless given).
-      evaluation: `(dense float32 [n, dense_dim], categorical int32 [n, F])` or that and `label [n]`, rows on which to compare
-        with the float model; `dense` already log(max(x, 0) + 1). By default the test split of `data`.
+      evaluation: `(dense float32 [n, dense_dim], categorical int32 [n, id_columns])`, of a weighted model also `weights float32
+        [n, id_columns]`, or that and `label [n]`: rows on which to compare with the float model; `dense` already
+        log(max(x, 0) + 1). By default the test split of `data`.
       max_size: bytes the file may have. When the model is larger, the ids whose loss costs least become out of vocabulary; needs
         `data`.
       max_auc_loss: how far AUC may fall below the float model's; a worse file is not written. Needs labels.
       data: a folder made by `prepare`, or opened `Records`. Inputs of its train split (else those of `evaluation`) also calibrate
         int8 layers, which lowers their error.
       vocabulary: path of the vocabulary; its keys (of the ids kept) go into the file, and `Scorer.score_raw` takes raw rows.
+      spec: the columns of the log, or their JSON file; by default those of `data`. Wanted with a vocabulary where features have
+        several keys, for their separators.
       quiet: show no progress.
       rows: deprecated name of `table_dtype`.
 
@@ -77,7 +82,7 @@ def export_tflite(
     if rows is not None:
         warnings.warn("export_tflite: rows is now called table_dtype", DeprecationWarning, stacklevel=2)
         table_dtype = rows
-    exporter = TFLiteExporter(weights, evaluation=evaluation, data=data, vocabulary=vocabulary, quiet=quiet)
+    exporter = TFLiteExporter(weights, evaluation=evaluation, data=data, vocabulary=vocabulary, spec=spec, quiet=quiet)
     return exporter.export(path, mlp=mlp, table_dtype=table_dtype, max_size=max_size, max_auc_loss=max_auc_loss)
 
 
@@ -86,9 +91,10 @@ class TFLiteExporter:
 
     Args:
       weights: a `.weights.h5` file.
-      evaluation: `(dense, categorical)` or `(dense, categorical, label)`, as for `export_tflite`.
+      evaluation: rows to compare on, as for `export_tflite`.
       data: a folder made by `prepare`, or opened `Records`.
       vocabulary: path of the vocabulary, or None.
+      spec: the columns of the log, as for `export_tflite`.
       quiet: show no progress.
 
     Attributes:
@@ -106,10 +112,11 @@ class TFLiteExporter:
         evaluation: Optional[tuple] = None,
         data: Union[None, StrPath, Records] = None,
         vocabulary: Optional[StrPath] = None,
+        spec: Union[None, StrPath, FeatureSpec] = None,
         quiet: bool = False,
     ):
         require("ai_edge_litert", "lite")
-        self.source = ExportSource(weights, evaluation=evaluation, data=data, vocabulary=vocabulary, quiet=quiet)
+        self.source = ExportSource(weights, evaluation=evaluation, data=data, vocabulary=vocabulary, spec=spec, quiet=quiet)
 
     def export(
         self,

@@ -8,10 +8,11 @@ import numpy as np
 
 from dlrm_tf.data.features import log_dense
 from dlrm_tf.data.records import Records
+from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.errors import DataError
 from dlrm_tf.export.budget import IdRanking, count_ids, id_values, loss_of_dropping
 from dlrm_tf.export.tflite.calibration import CALIBRATION_ROWS, LEAST_ROWS, Calibration, calibrate
-from dlrm_tf.export.vocabulary import load_vocabulary
+from dlrm_tf.export.vocabulary import bags_of, load_vocabulary
 from dlrm_tf.files import StrPath
 from dlrm_tf.model.subset import float_probabilities
 from dlrm_tf.train.evaluate import check_fits
@@ -28,9 +29,12 @@ class ExportSource:
 
     Args:
       weights: a `.weights.h5` file.
-      evaluation: `(dense [n, dense_dim], categorical [n, F])` or that and `label [n]`; by default the test split of `data`.
+      evaluation: `(dense [n, dense_dim], categorical [n, id_columns])`, of a weighted model also `weights [n, id_columns]`, or
+        that and `label [n]`; by default the test split of `data`.
       data: a folder made by `prepare`, or opened `Records`, or None.
       vocabulary: path of the vocabulary, or None.
+      spec: the columns of the log, or their JSON file; by default those of `data`. Wanted with a vocabulary where features have
+        several keys.
       quiet: show no progress.
 
     Attributes:
@@ -39,13 +43,16 @@ class ExportSource:
       attributes: its attributes (`WeightsReader.attributes`).
       records: the prepared data, or None.
       vocabulary: the `Vocabulary`, or None.
-      evaluation: `(dense float32 [n, dense_dim], categorical int32 [n, F])`, or None.
+      bags: how the texts of features with several keys are read, by name; empty without a vocabulary.
+      evaluation: `(dense float32 [n, dense_dim], categorical int32 [n, id_columns])` and of a weighted model `weights float32
+        [n, id_columns]`, or None.
       label: float32 `[n]` of these rows, or None.
       quiet: show no progress.
 
     Raises:
       CheckpointError: not a weights file, or one that belongs to other data.
-      DataError: evaluation rows of another shape than the model takes, or a vocabulary of other sizes.
+      DataError: evaluation rows of another shape than the model takes, a vocabulary of other sizes, or another spec.
+      UsageError: no spec where one is wanted.
     """
 
     def __init__(
@@ -55,6 +62,7 @@ class ExportSource:
         evaluation: Optional[tuple] = None,
         data: Union[None, StrPath, Records] = None,
         vocabulary: Optional[StrPath] = None,
+        spec: Union[None, StrPath, FeatureSpec] = None,
         quiet: bool = False,
     ):
         self.weights, self.quiet = os.fspath(weights), quiet
@@ -64,12 +72,14 @@ class ExportSource:
         self.records = data if data is None or isinstance(data, Records) else Records.open(data)
         if self.records is not None:
             check_fits(self.config, trained_with, self.records, self.weights)
-        self.vocabulary = None
+        self.vocabulary, self.bags = None, {}
         if vocabulary is not None:
             self.vocabulary = load_vocabulary(vocabulary, self.config, trained_with, weights=self.weights)
+            spec = self.records.spec if spec is None and self.records is not None else spec
+            self.bags = bags_of(spec, self.config, self.vocabulary, weights=self.weights)
         if evaluation is None and self.records is not None and self.records.rows("test"):
-            dense, categorical, label = self.records.numpy("test", 0, EVALUATION_ROWS)
-            evaluation = log_dense(dense), categorical, label
+            dense, categorical, label, *key_weights = self.records.numpy("test", 0, EVALUATION_ROWS)
+            evaluation = log_dense(dense), categorical, *key_weights, label
         self.evaluation, self.label = self._checked(evaluation)
 
     @functools.cached_property
@@ -86,7 +96,9 @@ class ExportSource:
     @functools.cached_property
     def ranking(self) -> IdRanking:
         """The ids, the most valuable first."""
-        measured = loss_of_dropping(self.weights, *self._training_rows(RANKING_ROWS), self.counts, quiet=self.quiet)
+        dense, categorical, *key_weights = self._training_rows(RANKING_ROWS)
+        weighted = {"key_weights": key_weights[0]} if key_weights else {}
+        measured = loss_of_dropping(self.weights, dense, categorical, self.counts, quiet=self.quiet, **weighted)
         return IdRanking(id_values(*measured, self.counts))
 
     def calibrate(self, weights: str, kept: Optional[list[np.ndarray]]) -> Optional[Calibration]:
@@ -100,33 +112,37 @@ class ExportSource:
           The statistics, or None when there are too few rows for them.
         """
         if self.records is not None and self.records.rows("train"):
-            dense, categorical = self._training_rows(CALIBRATION_ROWS)
+            dense, categorical, *key_weights = self._training_rows(CALIBRATION_ROWS)
         elif self.evaluation is not None:
-            dense, categorical = self.evaluation
+            dense, categorical, *key_weights = self.evaluation
         else:
             return None
         if len(dense) < LEAST_ROWS:
             return None
-        return calibrate(weights, dense, categorical if kept is None else renumber(categorical, kept))
+        ids = categorical if kept is None else renumber(categorical, kept, self.config)
+        return calibrate(weights, dense, ids, *key_weights)
 
-    def _training_rows(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """`(dense, categorical)` of the last rows of the train split: the most recent ones of a log."""
+    def _training_rows(self, rows: int) -> tuple[np.ndarray, ...]:
+        """`(dense, categorical)` and any weights of the last rows of the train split: the most recent ones of a log."""
         assert self.records is not None
         total = self.records.rows("train")
-        dense, categorical, _ = self.records.numpy("train", max(total - rows, 0), total)
-        return log_dense(dense), categorical
+        dense, categorical, _, *key_weights = self.records.numpy("train", max(total - rows, 0), total)
+        return log_dense(dense), categorical, *key_weights
 
     def _checked(self, evaluation) -> tuple:
-        """Evaluation rows as `((dense, categorical) or None, label or None)`, of the right types and shapes."""
+        """Evaluation rows as `((dense, categorical, any weights) or None, label or None)`, of the right types and shapes."""
         if evaluation is None or not len(evaluation[0]):
             return None, None
-        dense, categorical = np.asarray(evaluation[0], np.float32), np.asarray(evaluation[1])
-        wanted = (len(dense), self.config.dense_dim), (len(dense), self.config.num_categorical)
-        if (dense.shape, categorical.shape) != wanted:
-            raise DataError(
-                f"evaluation rows: wanted shapes {wanted[0]} and {wanted[1]}. Received {dense.shape} and {categorical.shape}"
-            )
-        label = np.asarray(evaluation[2], np.float32).reshape(-1) if len(evaluation) > 2 else None
-        if label is not None and len(label) != len(dense):
-            raise DataError(f"evaluation rows: wanted {len(dense)} labels. Received {len(label)}")
-        return (dense, categorical.astype(np.int32)), label
+        inputs, rows = self.config.inputs, len(evaluation[0])
+        arrays, wanted = [np.asarray(values) for values in evaluation[: len(inputs)]], [(rows, c) for _, c in inputs.values()]
+        shapes = [array.shape for array in arrays]
+        if shapes != wanted:
+            raise DataError(f"evaluation rows: wanted shapes {_shown(wanted)}. Received {_shown(shapes)}")
+        label = np.asarray(evaluation[len(inputs)], np.float32).reshape(-1) if len(evaluation) > len(inputs) else None
+        if label is not None and len(label) != rows:
+            raise DataError(f"evaluation rows: wanted {rows} labels. Received {len(label)}")
+        return tuple(array.astype(dtype) for array, (dtype, _) in zip(arrays, inputs.values())), label
+
+
+def _shown(shapes: list) -> str:
+    return " and ".join(map(str, shapes))

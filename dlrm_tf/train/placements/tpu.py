@@ -5,15 +5,16 @@ Never run on a TPU here: the tests run TFRS's layer in its CPU mode, and compile
 
 import functools
 import os
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import numpy as np
 
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import UsageError
 from dlrm_tf.keras2 import recommenders, tensorflow
+from dlrm_tf.model.bags import place_weights, sum_places, used_places
 from dlrm_tf.model.dlrm import DLRM
-from dlrm_tf.model.embedding import row_numbers
+from dlrm_tf.model.embedding import row_numbers, rows_of_keys
 from dlrm_tf.model.optimizers import legacy
 from dlrm_tf.train.placements.base import Placement
 from dlrm_tf.weights.layout import table_chunks
@@ -86,9 +87,21 @@ class TPUFusedEmbedding(tf.keras.layers.Layer):
         """The table's variable, float32 `[table_rows, D]`."""
         return self._lookup.embedding_tables[self._table_config]
 
-    def call(self, rows: tf.Tensor) -> tf.Tensor:
-        """Row numbers int32 `[batch_size, F]` -> embedding rows float32 `[batch_size, F, D]`."""
-        return self._lookup(rows)
+    def call(self, rows: tf.Tensor, weights: Optional[tf.Tensor] = None) -> tf.Tensor:
+        """Looks rows up, and pools those of a bag.
+
+        Args:
+          rows: row numbers int32 `[batch_size, id_columns]`.
+          weights: of a model with bags, what each place counts for, float32 `[batch_size, id_columns]`: both are what
+            `with_row_numbers` makes. None, when the model is built: 1.
+
+        Returns:
+          float32 `[batch_size, F, D]`.
+        """
+        vectors = self._lookup(rows)
+        if not self.config.has_bags:
+            return vectors
+        return sum_places(self.config, vectors if weights is None else vectors * weights[:, :, tf.newaxis])
 
     def read_rows(self, start: int, stop: int) -> np.ndarray:
         """Rows `start` to `stop` of the table, float32 `[stop - start, D]`."""
@@ -109,7 +122,8 @@ def tpu_model(model: DLRM, optimizer: Any) -> DLRM:
 
 
 def with_row_numbers(config: DLRMConfig, batches: Callable[[], tf.data.Dataset]) -> tf.data.Dataset:
-    """A dataset with its ids replaced by rows of the table, which is what a `TPUFusedEmbedding` takes.
+    """A dataset with its ids replaced by rows of the table, which is what a `TPUFusedEmbedding` takes; of bags also what each
+    place counts for, as `weights`.
 
     Args:
       config: the model's configuration.
@@ -117,7 +131,12 @@ def with_row_numbers(config: DLRMConfig, batches: Callable[[], tf.data.Dataset])
     """
 
     def map_ids(features, label):
-        return {**features, "categorical": row_numbers(config, features["categorical"])}, label
+        ids = features["categorical"]
+        rows = row_numbers(config, ids)
+        if not config.has_bags:
+            return {**features, "categorical": rows}, label
+        share = place_weights(config, ids, features.get("weights"))
+        return {**features, "categorical": rows_of_keys(rows, used_places(ids)), "weights": share}, label
 
     return batches().map(map_ids)
 

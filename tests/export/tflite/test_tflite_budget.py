@@ -169,7 +169,7 @@ def test_ids_and_raw_rows_get_the_same_scores(trained, exporter, tmp_path):
     # The pruned float model, whose rows the file holds quantized.
     kept = choose_ids(exporter.source, 150_000, "float32", 8)
     prune_weights(weights, tmp_path / "p.weights.h5", kept=kept, counts=exporter.source.counts, quiet=True)
-    pruned = float_probabilities(tmp_path / "p.weights.h5", np.log1p(dense), renumber(categorical, kept))
+    pruned = float_probabilities(tmp_path / "p.weights.h5", np.log1p(dense), renumber(categorical, kept, exporter.source.config))
     np.testing.assert_allclose(from_ids, pruned, atol=5e-3)
 
 

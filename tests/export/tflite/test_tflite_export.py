@@ -266,4 +266,8 @@ def test_subset_reads_what_the_whole_table_holds(weights):
 def test_renumbering_by_hand():
     kept = [np.array([2, 5, 9]), np.array([0])]
     ids = np.array([[5, 0], [9, 1], [3, -1], [10, 0], [-4, 0], [2, 7]])
-    np.testing.assert_array_equal(renumber(ids, kept), [[1, 0], [2, 1], [3, 1], [3, 0], [3, 0], [0, 1]])
+    config = dlrm_tf.DLRMConfig((10, 8))
+    np.testing.assert_array_equal(renumber(ids, kept, config), [[1, 0], [2, 1], [3, 1], [3, 0], [3, 0], [0, 1]])
+    bags = dlrm_tf.DLRMConfig((10, 8), hot_sizes=(2, 1))
+    ids = np.array([[5, -1, 0], [9, 3, -1], [-1, -2, 7]])
+    np.testing.assert_array_equal(renumber(ids, kept, bags), [[1, -1, 0], [2, 3, -1], [-1, 3, 1]])
