@@ -10,8 +10,10 @@ from typing import Optional, Union
 import numpy as np
 
 from dlrm_tf.config import CRITEO_KAGGLE_SIZES
+from dlrm_tf.data.bag import Bag
 from dlrm_tf.data.late_labels import LateLabels
-from dlrm_tf.data.row_text import lines
+from dlrm_tf.data.row_text import BAR, lines
+from dlrm_tf.data.spec import CRITEO
 from dlrm_tf.data.world import BLOCK, CATEGORICAL
 from dlrm_tf.data.world_one import WorldOne
 from dlrm_tf.data.world_two import WorldTwo
@@ -163,5 +165,14 @@ def synth(
         new_key_share=source.new_keys / source.keys if isinstance(source, WorldTwo) and day else None,
         late_positives=late.count,
     )
+    if sizes is not None:
+        _write_spec(path, sizes)
     write_file(f"{os.fspath(path)}.json", json.dumps(dataclasses.asdict(report), indent=1))
     return report
+
+
+def _write_spec(path: StrPath, hot_sizes: Sequence[int]) -> None:
+    """Writes the feature spec of rows with several keys; world 2 adds up the effects of a row's keys."""
+    sizes = zip(CRITEO.categorical_names, hot_sizes)
+    spec = dataclasses.replace(CRITEO, bags={name: Bag(chr(BAR), size, "sum") for name, size in sizes if size > 1})
+    write_file(f"{os.fspath(path)}.spec.json", json.dumps(spec.to_dict(), indent=1))

@@ -9,7 +9,7 @@ import pytest
 from dlrm_tf import synth
 from dlrm_tf.config import CRITEO_KAGGLE_SIZES
 from dlrm_tf.data.parse import parse_block
-from dlrm_tf.data.spec import CRITEO
+from dlrm_tf.data.spec import CRITEO, FeatureSpec
 from dlrm_tf.data.synthetic import _CARDINALITIES
 from dlrm_tf.data.world_tables import IMMORTAL, LOGIT_UNIT, UNIT, DayTables, _generations
 from dlrm_tf.data.world_two import WorldTwo
@@ -25,7 +25,11 @@ class Truth(WorldTwo):
 
     def _rows(self, rows):
         self.slots, self.courses = [], []
-        return super()._rows(rows)
+        result = super()._rows(rows)
+        self.feature_of = np.repeat(np.arange(26), self._hot_sizes)
+        # '' has an effect, a place behind a bag's last key has none.
+        self.used = result[-1] | (np.diff(self.feature_of, prepend=-1) > 0)
+        return result
 
     def _keys(self, f, slot, present):
         key, course = super()._keys(f, slot, present)
@@ -34,8 +38,9 @@ class Truth(WorldTwo):
         return key, course
 
     def effects(self):
-        """What each key adds to the logit, `[rows, 26]`, without the vectors."""
-        return self._tables.effect[np.stack(self.courses, 1)] * self._tables.strength / LOGIT_UNIT
+        """What each key adds to the logit, `[rows, columns]`, without the vectors."""
+        strength = self._tables.strength[self.feature_of]
+        return self._tables.effect[np.stack(self.courses, 1)] * strength * self.used / LOGIT_UNIT
 
 
 @pytest.fixture(scope="module")
@@ -62,20 +67,25 @@ def test_files_come_again_on_every_machine(tmp_path):
     assert 0.02 < block.empty.mean() < 0.4
 
 
-def test_a_logit_is_the_sum_of_its_parts(world):
+# Features 4 and 7 are two of those that act together.
+@pytest.mark.parametrize("hot_sizes", [ONE_KEY, (1, 1, 1, 1, 2, 1, 1, 3, 1, 1, 1, 6, *[1] * 14)])
+def test_a_logit_is_the_sum_of_its_parts(hot_sizes):
     """Of some rows, from the tables, in floating point."""
-    made, block = world
+    made = Truth(1, 0, SMALL, hot_sizes)
     tables = made._tables
+    block = made.draw(1000)
     vectors = tables.vector.view(np.int16).reshape(len(tables.vector), -1) / UNIT
-    effects = made.effects()
-    for row in range(0, ROWS, 5000):
-        sides = [sum(vectors[made.courses[f][row]] for f in range(26) if tables.side[f] == side) for side in (0, 1)]
+    effects, columns = made.effects(), range(sum(hot_sizes))
+    for row in range(0, 1000, 20):
+        sides = [
+            sum(vectors[made.courses[c][row]] * made.used[row, c] for c in columns if tables.side[made.feature_of[c]] == side)
+            for side in (0, 1)
+        ]
         dense = 0.0
         for f in range(13):
-            text = block.numbers[row, f].view(np.uint64)[0]
-            places = np.flatnonzero(tables.number_fields[f] == text)
-            assert len(set(tables.number_effects[f][places])) == 1  # equal numbers, equal effects
-            dense += tables.number_effects[f][places[0]] / LOGIT_UNIT
+            effect = tables.number_effects[f][tables.number_fields[f] == block.numbers[row, f].view(np.uint64)[0]]
+            assert len(set(effect)) == 1  # equal numbers, equal effects
+            dense += effect[0] / LOGIT_UNIT
         expected = made._bias / LOGIT_UNIT + dense + effects[row].sum() + sides[0] @ sides[1]
         assert logit(block.probability[row]) == pytest.approx(expected, abs=1e-6)
 
@@ -201,6 +211,21 @@ def test_late_labels(tmp_path):
     assert len(late) == pytest.approx(0.05 * report.positive_rate * ROWS, rel=0.15)
     assert np.median(late_lines) > 0.9 * ROWS
     assert (arrival >= 4).all() and (arrival - 4).mean() == pytest.approx(0.05, rel=0.2)
+
+
+def test_rows_of_several_keys(tmp_path):
+    """The spec beside the rows reads them; bags are within their sizes, and never hold the key of an empty field."""
+    report = synth(tmp_path / "hot.tsv", 20_000, seed=1, world=2, hot_sizes="some")
+    spec = FeatureSpec.load(tmp_path / "hot.tsv.spec.json")
+    assert spec.hot_sizes == report.hot_sizes == tuple({2: 5, 11: 3, 15: 8, 20: 4}.get(f, 1) for f in range(26))
+    fields = [line.split(b"\t")[14:] for line in (tmp_path / "hot.tsv").read_bytes().splitlines()]
+    for f, size in enumerate(report.hot_sizes):
+        bags = [row[f].split(b"|") for row in fields]
+        assert max(map(len, bags)) == size
+        assert all(bag == [b""] or b"" not in bag for bag in bags)
+    block = parse_block((tmp_path / "hot.tsv").read_bytes(), spec)
+    assert (block.lines, len(block.bad)) == (20_000, 0)
+    assert 0.7 < report.best_auc < 0.9
 
 
 def test_memory_is_that_of_the_tables_whatever_the_cardinalities():
