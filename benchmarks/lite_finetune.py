@@ -49,7 +49,13 @@ def main(argv=None) -> None:
     with tempfile.TemporaryDirectory(prefix="dlrm_tf_bench_") as folder:
         for name, call in (("float rows", _lookup), ("8-bit rows", simulated(8)), ("4-bit rows", simulated(4))):
             FusedEmbedding.call = call
-            settings = {"epochs": 1, "learning_rate": args.learning_rate, "validate": False, "quiet": True}
+            settings = {
+                "optimizer": "adagrad",
+                "epochs": 1,
+                "learning_rate": args.learning_rate,
+                "validate": False,
+                "quiet": True,
+            }
             trained = fit(args.data, os.path.join(folder, name), weights=args.weights, **settings)
             FusedEmbedding.call = _lookup
             exporter = TFLiteExporter(trained.weights, data=args.data, quiet=True)

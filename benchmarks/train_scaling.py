@@ -105,7 +105,9 @@ def measure_cluster(strategy: str, workers: int, ps: int, folder: str) -> None:
     config = dlrm_tf.DLRMConfig(records.sizes, embedding_dim=CLUSTER_WIDTH, bottom_mlp=(512, 256, CLUSTER_WIDTH))
     with tempfile.TemporaryDirectory(dir=folder) as run, contextlib.ExitStack() as stack:
         folders = (records.folder, os.path.join(run, "run"))
-        options = dlrm_tf.FitOptions(config=config, batch_size=BATCH, validate=False, quiet=True, strategy=strategy)
+        options = dlrm_tf.FitOptions(
+            config=config, optimizer="adagrad", batch_size=BATCH, validate=False, quiet=True, strategy=strategy
+        )
         others = {}
         if strategy != "default":
             others = stack.enter_context(local_cluster(*folders, options=options, workers=workers, ps=ps))

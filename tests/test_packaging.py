@@ -12,6 +12,7 @@ import zipfile
 import pytest
 
 import dlrm_tf
+from dlrm_tf.train.recipe import RECIPES
 
 ROOT = pathlib.Path(__file__).parent.parent
 VERSION = dlrm_tf.__version__
@@ -62,7 +63,8 @@ def test_the_wheel_holds_the_package_and_its_licence(built):
     info = f"dlrm_tf-{VERSION}.dist-info"
     tracked = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dlrm_tf").rglob("*.py")}
     golden = {f"dlrm_tf/checkpoints/golden/tiny.{end}" for end in ("init.ckpt", "trained.ckpt", "json", "npz")}
-    assert tracked | golden | {"dlrm_tf/py.typed", f"{info}/licenses/LICENSE", f"{info}/licenses/NOTICE"} <= names
+    recipes = {f"dlrm_tf/train/recipes/{name}.json" for name in RECIPES}
+    assert tracked | golden | recipes | {"dlrm_tf/py.typed", f"{info}/licenses/LICENSE", f"{info}/licenses/NOTICE"} <= names
     assert {name.split("/")[0] for name in names} == {"dlrm_tf", info}
     assert "License-Expression: Apache-2.0" in metadata
 

@@ -191,6 +191,18 @@ class AscendDevice:
             weights = model.trainable_variables
             self._npu.distribute.broadcast([*weights, *_state(model.optimizer, weights), *extra], root_rank=0)
 
+    def agree(self, numbers: list[float]) -> list[float]:
+        """The chief's numbers in every process.
+
+        Args:
+          numbers: as many as the chief has; they travel as float32.
+        """
+        if self.world_size == 1:
+            return numbers
+        shared = tf.Variable(numbers, dtype=tf.float32, trainable=False, name="agreed")
+        self._npu.distribute.broadcast([shared], root_rank=0)
+        return [float(number) for number in shared.numpy()]
+
     def local_batch_size(self, batch_size: int) -> int:
         """Rows a step of this process.
 

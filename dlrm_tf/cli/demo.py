@@ -84,6 +84,7 @@ def demo(folder: str, *, rows: int = ROWS, seed: int = SEED) -> Any:
         from dlrm_tf import fit
 
         trained = fit(records, path("run"), weights=path("converted.weights.h5"), seed=seed, **TRAINING)
+        step.figure("validation rows, AUC", _validation(trained))
         step.figure("rows a second", f"{trained.history[-1]['rows_per_second']:,.0f}")
     with report.step("evaluate, trained") as step:
         after = evaluate(records, trained.best_weights, quiet=False)
@@ -112,6 +113,12 @@ def demo(folder: str, *, rows: int = ROWS, seed: int = SEED) -> Any:
     )
     report.save()
     return report
+
+
+def _validation(trained: Any) -> str:
+    """Rows and AUC of the measurement that chose the weights."""
+    figures = trained.history[-1]["validation"]
+    return f"{figures['rows']:,}, {figures['auc']:.4f}" if figures else "none"
 
 
 def _clear(folder: str) -> None:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import os
+from typing import Optional
 
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.errors import require
@@ -49,10 +50,15 @@ def run(args: argparse.Namespace) -> None:
 
         plot_history(trained.history, os.path.join(args.output, "training.png"))
         plot_quality(measure(args.data, trained.best_weights, quiet=args.quiet), os.path.join(args.output, "quality.png"))
-    print("epoch      loss    rows/s       AUC   logloss        NE  calibration")
+    print("epoch    step      loss    rows/s       AUC   logloss        NE  calibration (validation rows)")
     for entry in trained.history:
-        v = entry["validation"]
-        names = ("auc", "logloss", "normalized_entropy", "calibration")
-        figures = "".join(f"{v[name]:>10.5f}" if v and v[name] is not None else f"{'-':>10}" for name in names)
-        print(f"{entry['epoch']:>5}{entry['loss']:>10.5f}{entry['rows_per_second']:>10,.0f}{figures}")
+        figures = _figures(entry["validation"])
+        print(f"{entry['epoch']:>5}{entry['step']:>8}{entry['loss']:>10.5f}{entry['rows_per_second']:>10,.0f}{figures}")
+    if trained.test:
+        print(f"{'test rows, best weights':<33}{_figures(trained.test)}")
     print(f"last weights: {trained.weights}\nbest weights: {trained.best_weights}")
+
+
+def _figures(measured: Optional[dict]) -> str:
+    names = ("auc", "logloss", "normalized_entropy", "calibration")
+    return "".join(f"{measured[name]:>10.5f}" if measured and measured[name] is not None else f"{'-':>10}" for name in names)

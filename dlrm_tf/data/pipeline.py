@@ -37,7 +37,7 @@ def build(
 
     Args:
       records: the opened `Records`; not annotated, because its module imports this one.
-      split: `train` or `test`.
+      split: `train`, `validation` or `test`.
       batch_size: rows a batch.
       shuffle_seed: of the order of rows; None is the order of the log.
       repeat: epoch after epoch, without end.
@@ -161,17 +161,17 @@ def _group_reader(
 
 def _blocks(records: Any, split: str, index: int, count: int, share: str) -> list[tuple[str, int, int, int]]:
     """A worker's share of a split as `(path, first row there, rows, rows of the whole shard)`, in the order of the log."""
-    shards = records.shards[split]
+    pieces, rows = records.pieces(split), records.rows(split)
     if share == "files":
-        shards, first_row, last_row = shards[index::count], 0, records.rows(split)
+        pieces, first_row, last_row = pieces[index::count], 0, rows
     elif share == "rows":
-        first_row, last_row = (records.rows(split) * i // count for i in (index, index + 1))
+        first_row, last_row = (rows * i // count for i in (index, index + 1))
     else:
         raise DataError(f"share must be 'rows' or 'files'. Received {share!r}")
-    blocks, shard_first = [], 0
-    for shard in shards:
-        begin, end = max(first_row - shard_first, 0), min(last_row - shard_first, shard.rows)
-        path = os.path.abspath(os.path.join(records.folder, shard.path))
-        blocks += [(path, at, min(_BLOCK_ROWS, end - at), shard.rows) for at in range(begin, end, _BLOCK_ROWS)]
-        shard_first += shard.rows
+    blocks, before = [], 0
+    for piece in pieces:
+        begin, end = piece.first + max(first_row - before, 0), piece.first + min(last_row - before, piece.rows)
+        path = os.path.abspath(piece.path)
+        blocks += [(path, at, min(_BLOCK_ROWS, end - at), piece.file_rows) for at in range(begin, end, _BLOCK_ROWS)]
+        before += piece.rows
     return blocks

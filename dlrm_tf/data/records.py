@@ -10,7 +10,7 @@ Layout of a folder:
 import dataclasses
 import json
 import os
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
@@ -24,6 +24,8 @@ FORMAT, FORMAT_WITH_BAGS = 1, 2  # what has no bags stays readable for earlier v
 MANIFEST = "manifest.json"
 VOCABULARY = "vocabulary.npz"
 SPLITS = ("train", "test")
+# The split that `Records.with_validation` cuts off the end of `train`; no folder has it.
+VALIDATION = "validation"
 
 
 def row_dtype(spec: FeatureSpec) -> np.dtype:
@@ -51,6 +53,22 @@ class Shard:
     rows: int
     positives: int
     sha256: str
+
+
+class Piece(NamedTuple):
+    """Neighbouring rows of one split in one file.
+
+    Attributes:
+      path: the file.
+      first: number of the first row, in the file.
+      rows: number of rows.
+      file_rows: number of rows of the whole file.
+    """
+
+    path: str
+    first: int
+    rows: int
+    file_rows: int
 
 
 def write_rows(path: str, rows: np.ndarray) -> None:
@@ -121,6 +139,7 @@ class Records:
         self.spec = FeatureSpec.from_dict(manifest["spec"])
         self.sizes = tuple(int(size) for size in manifest["vocabulary"]["sizes"])
         self.shards = {split: tuple(Shard(**shard) for shard in manifest["shards"][split]) for split in SPLITS}
+        self._validation_rows = 0
         self.dtype = row_dtype(self.spec)
 
     @classmethod
@@ -187,9 +206,50 @@ class Records:
             )
         return vocabulary
 
+    def with_validation(self, rows: int) -> "Records":
+        """The same data with a third split: `validation` is the last `rows` rows of `train`, which then ends before them.
+
+        Nothing is written: the rows stay where they are. They are those nearest in time to the test split.
+
+        Args:
+          rows: number of validation rows; 0 gives no such split.
+
+        Raises:
+          DataError: more rows than `train` has.
+        """
+        total = sum(shard.rows for shard in self.shards["train"])
+        if not 0 <= rows <= total:
+            raise DataError(f"{self.folder}: wanted validation rows among the {total} of train. Received {rows}")
+        view = Records(self.folder, self.manifest)
+        view._validation_rows = rows
+        return view
+
     def rows(self, split: str) -> int:
-        """Number of rows of `train` or `test`."""
-        return sum(shard.rows for shard in self._split(split))
+        """Number of rows of `train`, `validation` (0 without `with_validation`) or `test`."""
+        return sum(piece.rows for piece in self.pieces(split))
+
+    def pieces(self, split: str) -> list["Piece"]:
+        """Where the rows of a split lie, in the order of the log.
+
+        Args:
+          split: `train`, `validation` or `test`.
+
+        Raises:
+          DataError: no such split.
+        """
+        if split not in (*SPLITS, VALIDATION):
+            raise DataError(f"{self.folder}: wanted one of the splits {', '.join(SPLITS)}. Received {split!r}")
+        shards = self.shards["test" if split == "test" else "train"]
+        total = sum(shard.rows for shard in shards)
+        cut = total if split == "test" else total - self._validation_rows
+        first, last = (cut, total) if split == VALIDATION else (0, cut)
+        found, at = [], 0
+        for shard in shards:
+            begin, end = max(first - at, 0), min(last - at, shard.rows)
+            if begin < end:
+                found.append(Piece(os.path.join(self.folder, shard.path), begin, end - begin, shard.rows))
+            at += shard.rows
+        return found
 
     def config_fields(self) -> dict[str, Any]:
         """The fields of a `DLRMConfig` that the data decides, by name: for `dataclasses.replace`."""
@@ -204,7 +264,7 @@ class Records:
         """Rows `[start, stop)` of a split, in the order of the log.
 
         Args:
-          split: `train` or `test`.
+          split: `train`, `validation` or `test`.
           start: number of the first row.
           stop: number of the row after the last; None is the end of the split, as is any number beyond it.
 
@@ -221,16 +281,16 @@ class Records:
             raise DataError(f"{split}: wanted a range of its {total} rows. Received [{start}, {stop})")
         parts = [np.empty(0, self.dtype)]
         first = 0
-        for shard in self._split(split):
-            low, high = max(start - first, 0), min(stop - first, shard.rows)
+        for piece in self.pieces(split):
+            low, high = max(start - first, 0), min(stop - first, piece.rows)
             if low < high:
-                path = os.path.join(self.folder, shard.path)
-                with open(path, "rb") as file:
-                    file.seek(low * self.dtype.itemsize)
+                with open(piece.path, "rb") as file:
+                    file.seek((piece.first + low) * self.dtype.itemsize)
                     parts.append(np.fromfile(file, self.dtype, high - low))
                 if len(parts[-1]) < high - low:  # it was whole when the folder was opened
-                    raise DataError(f"{path}: wanted rows {low} to {high}. Received {len(parts[-1])}: the file was cut meanwhile")
-            first += shard.rows
+                    wanted = f"rows {piece.first + low} to {piece.first + high}"
+                    raise DataError(f"{piece.path}: wanted {wanted}. Received {len(parts[-1])}: the file was cut meanwhile")
+            first += piece.rows
         rows = np.concatenate(parts)
         arrays = rows["dense"].copy(), rows["categorical"].copy(), rows["label"][:, None].copy()
         return (*arrays, rows["weights"].copy()) if self.spec.weighted else arrays
@@ -253,7 +313,7 @@ class Records:
         is a third feature.
 
         Args:
-          split: `train` or `test`.
+          split: `train`, `validation` or `test`.
           batch_size: rows a batch, B.
           shuffle_seed: order of the rows: None is the order of the log; a number gives the same order each time it is given, and
             with `repeat` another one in every epoch.
@@ -293,8 +353,3 @@ class Records:
                 if sha256 != shard.sha256:
                     raise DataError(f"{path}: wanted sha256 {shard.sha256}. Received {sha256}; prepare the data again")
         self.vocabulary()
-
-    def _split(self, split: str) -> tuple[Shard, ...]:
-        if split not in self.shards:
-            raise DataError(f"{self.folder}: wanted one of the splits {', '.join(SPLITS)}. Received {split!r}")
-        return self.shards[split]

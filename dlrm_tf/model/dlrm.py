@@ -15,6 +15,7 @@ from dlrm_tf.model.inputs import zero_inputs
 from dlrm_tf.model.interaction import CatInteraction, DotInteraction
 from dlrm_tf.model.mlp import MLP
 from dlrm_tf.model.optimizers import sparse_safe
+from dlrm_tf.model.regularization import Regularization
 from dlrm_tf.model.saving import load_weights, save_weights
 from dlrm_tf.weights.reader import WeightsReader
 
@@ -37,6 +38,10 @@ class DLRM(tfrs.models.Model):
       embedding: a layer in place of `FusedEmbedding`, called with `categorical` and, where the inputs have them, `weights`, for
         `[batch_size, F, D]`: a TPU holds the table in another way.
       name: the Keras model's name.
+
+    Attributes:
+      regularization: dropout, label smoothing and clipping of training steps (`Regularization`), none at first; set it before
+        the first step.
 
     Raises:
       ValueError: an unknown initializer.
@@ -61,6 +66,7 @@ class DLRM(tfrs.models.Model):
             raise ValueError(f"initializer must be 'mindspore' or 'zeros'. Received {initializer!r}")
         self.config = config
         self.source_sha256 = self.vocabulary_fingerprint = ""
+        self.regularization = Regularization()
         self.bottom_mlp = MLP(config.bottom_mlp, activation="relu", final_activation="relu")
         self.embedding = embedding
         if embedding is None:
@@ -131,8 +137,12 @@ class DLRM(tfrs.models.Model):
         # B X (D + pairs)
         features = tf.concat([bottom, self.interaction(stack, training=training)], axis=1)
         # B X 1
-        logits = self.top_mlp(features, observe=observe and functools.partial(observe, "top_mlp"))
+        drop = self._drop if training and self.regularization.dropout else None
+        logits = self.top_mlp(features, observe=observe and functools.partial(observe, "top_mlp"), drop=drop)
         return tf.cast(logits, tf.float32)
+
+    def _drop(self, layer, values):
+        return self.regularization.drop(layer, values, self.optimizer.iterations)
 
     def compile(self, optimizer: Any = "sgd", loss: None = None, **kwargs) -> None:
         """Keras's `compile`; the loss is the model's own (`compute_loss`).
@@ -165,10 +175,11 @@ class DLRM(tfrs.models.Model):
           float32 scalar, nats.
         """
         features, label, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(inputs)
-        return self._mean_loss(label, self(features, training=training), sample_weight)
+        return self._mean_loss(label, self(features, training=training), sample_weight, training)
 
-    def _mean_loss(self, label, logits, sample_weight):
+    def _mean_loss(self, label, logits, sample_weight, training=False):
         label = tf.reshape(tf.cast(label, tf.float32), [-1, 1])
+        label = self.regularization.smooth(label) if training else label
         if sample_weight is not None:
             sample_weight = tf.reshape(tf.cast(sample_weight, tf.float32), [-1])
         losses = self._task(labels=label, predictions=logits, sample_weight=sample_weight)
@@ -184,10 +195,24 @@ class DLRM(tfrs.models.Model):
         features, label, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
             logits = self(features, training=True)
-            loss = self._mean_loss(label, logits, sample_weight)
+            loss = self._mean_loss(label, logits, sample_weight, training=True)
             share = loss * self._share_of_batch(logits)
-        self.optimizer.minimize(share, self.trainable_variables, tape=tape)
+        self.minimize(share, tape)
         return self._update_metrics(label, logits, sample_weight, loss)
+
+    def minimize(self, loss: tf.Tensor, tape: tf.GradientTape) -> None:
+        """One optimizer step of all trainable variables.
+
+        Args:
+          loss: float32 scalar.
+          tape: the tape that recorded it.
+        """
+        variables = self.trainable_variables
+        if not self.regularization.clip_norm:
+            self.optimizer.minimize(loss, variables, tape=tape)  # which a loss scale does in its own way
+            return
+        gradients = self.regularization.clip(tape.gradient(loss, variables))
+        self.optimizer.apply_gradients(zip(gradients, variables))
 
     @staticmethod
     def _share_of_batch(logits):

@@ -117,8 +117,7 @@ class FusedEmbedding(tf.keras.layers.Layer):
         )
         self.built = True
         if initializer != "zeros" and not whole:
-            for start, rows in _uniform_rows(config, seed):
-                self.write_rows(start, rows)
+            self.draw(seed)
 
     def call(self, categorical: tf.Tensor, weights: Optional[tf.Tensor] = None, training: Optional[bool] = None) -> tf.Tensor:
         """Looks ids up, and pools those of a bag.
@@ -188,6 +187,15 @@ class FusedEmbedding(tf.keras.layers.Layer):
             return tf.gather(vectors, place), gradient
 
         return spread(tf.gather(self.table, distinct))
+
+    def draw(self, seed: Optional[int]) -> None:
+        """Overwrites the ids' rows with those of a new table; OOV rows stay.
+
+        Args:
+          seed: of the uniform draw, or None.
+        """
+        for start, rows in _uniform_rows(self.config, seed):
+            self.write_rows(start, rows)
 
     def read_rows(self, start: int, stop: int) -> np.ndarray:
         """Rows `[stop - start, D]` of the table as NumPy, without copying the whole table."""

@@ -78,7 +78,10 @@ def _fresh_copy(optimizer):
     rate = optimizer._hyper.get("learning_rate")
     if callable(rate):  # a schedule: Adagrad's from_config does not rebuild one from its description
         config["learning_rate"] = rate
-    return type(optimizer).from_config(config)
+    copy = type(optimizer).from_config(config)
+    if getattr(optimizer, "l2", 0.0):
+        copy.l2 = optimizer.l2
+    return copy
 
 
 def _has_slot(optimizer, variable, slot) -> bool:

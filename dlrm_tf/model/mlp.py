@@ -15,12 +15,18 @@ class MLP(tfrs.layers.blocks.MLP):
         """The Dense layer with this number, from 0."""
         return self._sublayers[layer]
 
-    def call(self, x: tf.Tensor, observe: Optional[Callable[[int, tf.Tensor], None]] = None) -> tf.Tensor:
+    def call(
+        self,
+        x: tf.Tensor,
+        observe: Optional[Callable[[int, tf.Tensor], None]] = None,
+        drop: Optional[Callable[[int, tf.Tensor], tf.Tensor]] = None,
+    ) -> tf.Tensor:
         """Runs all layers.
 
         Args:
           x: `[batch_size, in]`.
           observe: function `(layer, its input)`, called before each layer runs.
+          drop: function `(layer, its output)` that makes what the next layer reads; not called for the last layer.
 
         Returns:
           `[batch_size, units[-1]]`.
@@ -29,4 +35,6 @@ class MLP(tfrs.layers.blocks.MLP):
             if observe is not None:
                 observe(i, x)
             x = layer(x)
+            if drop is not None and i < len(self._sublayers) - 1:
+                x = drop(i, x)
         return x

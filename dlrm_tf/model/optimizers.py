@@ -25,6 +25,7 @@ def make_optimizer(
     initial_accumulator: float = 0.1,
     dense: Union[None, str, legacy.Optimizer] = None,
     dense_learning_rate: Optional[LearningRate] = None,
+    l2: float = 0.0,
 ) -> legacy.Optimizer:
     """An optimizer that touches only the table's rows in the batch.
 
@@ -37,6 +38,8 @@ def make_optimizer(
       initial_accumulator: with the Adagrads, the accumulators' start, > 0.
       dense: another optimizer for the MLPs: `"sgd"`, `"adagrad"`, `"adam"`, or an `OptimizerV2`.
       dense_learning_rate: with a name as `dense`; the table's learning rate when None.
+      l2: adds `l2 * row` to the gradient of every distinct row of the table that a step uses, before the optimizer sees it:
+        the penalty `l2 / 2 * sum(row ** 2)` over those rows, beside the mean loss of the batch. The MLPs have none.
 
     Returns:
       A `tf.keras.optimizers.legacy.Optimizer` (TF 2.6: `tf.keras.optimizers.Optimizer`).
@@ -57,6 +60,8 @@ def make_optimizer(
         raise ValueError(f"momentum must be in [0, 1). Received {momentum}")
     if initial_accumulator <= 0:
         raise ValueError(f"initial_accumulator must be positive. Received {initial_accumulator}")
+    if not 0 <= l2 < float("inf"):
+        raise ValueError(f"l2 must be a number of at least 0. Received {l2}")
     if dense_learning_rate is not None and not isinstance(dense, str):
         raise ValueError(f"dense must be a name with dense_learning_rate. Received {dense!r}")
     rate = DEFAULT_LEARNING_RATES[name] if learning_rate is None else learning_rate
@@ -79,6 +84,7 @@ def make_optimizer(
         "rowwise_adagrad": lambda: RowwiseAdagrad(rate, initial_accumulator=initial_accumulator),
         "lazy_adam": lambda: LazyAdam(rate),
     }[name]()
+    table.l2 = l2
     return table if dense is None else TableAndDense(table, dense)
 
 

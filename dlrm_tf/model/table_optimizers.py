@@ -18,12 +18,20 @@ class _SumsDuplicates:
     """Mixed into an `OptimizerV2`: `_resource_apply_sparse` gets every row of a batch once, with the sum of its gradients.
 
     The sums are those of `OptimizerV2`, in the order of the batch; rows that are distinct already are not summed again.
+
+    Attributes:
+      l2: gradient of every row of a batch, per unit of the row: the penalty is `l2 / 2 * sum(row ** 2)` over the distinct rows
+        that the step uses. It reaches sparse gradients only, which a table's are.
     """
+
+    l2 = 0.0
 
     def _resource_apply_sparse_duplicate_indices(self, grad, var, indices, **kwargs):
         if not _are_distinct(indices):
             indices, place = tf.unique(indices)
             grad = tf.math.unsorted_segment_sum(grad, place, tf.shape(indices)[0])
+        if self.l2:  # here, where replicas' gradients are one already and a row comes once
+            grad += self.l2 * tf.gather(var, indices)
         return self._resource_apply_sparse(grad, var, indices, **kwargs)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from dlrm_tf.errors import require
 from dlrm_tf.files import atomic_file
 from dlrm_tf.train.metrics import ClickMetrics
+from dlrm_tf.train.stopping import best_entry, measured
 
 
 def roc_curve(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -60,28 +61,29 @@ def plot_quality(metrics: ClickMetrics, path: str) -> None:
 
 
 def plot_history(history: Sequence[dict[str, Any]], path: str) -> None:
-    """Loss and AUC over the epochs of a run, as a PNG.
+    """Loss and AUC over the steps of a run, as a PNG.
 
     Args:
-      history: `Trained.history`, one dict an epoch.
+      history: `Trained.history`, one dict a measurement.
       path: the PNG file.
 
     Raises:
       MissingExtraError: matplotlib is not installed.
     """
-    epochs = [entry["epoch"] for entry in history]
-    measured = [entry for entry in history if entry["validation"]]
+    shown = measured(history)
+    steps = [entry["step"] for entry in shown]
     figure, (left, right) = _figure(2)
-    left.plot(epochs, [entry["loss"] for entry in history], marker="o", label="training")
-    left.plot(
-        [entry["epoch"] for entry in measured], [entry["validation"]["logloss"] for entry in measured], marker="o", label="test"
-    )
-    left.set(xlabel="epoch", ylabel="logloss", title="Loss")
+    left.plot([entry["step"] for entry in history], [entry["loss"] for entry in history], marker="o", label="training")
+    left.plot(steps, [entry["validation"]["logloss"] for entry in shown], marker="o", label="validation")
+    best = best_entry(history)
+    if best:
+        left.axvline(best["step"], linestyle=":", color="gray", label=f"best weights, epoch {best['epoch']}")
+    left.set(xlabel="step", ylabel="logloss", title="Loss")
     left.legend()
     # An undefined AUC (None) leaves a gap.
-    auc = [np.nan if entry["validation"]["auc"] is None else entry["validation"]["auc"] for entry in measured]
-    right.plot([entry["epoch"] for entry in measured], auc, marker="o")
-    right.set(xlabel="epoch", ylabel="AUC", title="AUC on the test split")
+    auc = [np.nan if entry["validation"]["auc"] is None else entry["validation"]["auc"] for entry in shown]
+    right.plot(steps, auc, marker="o")
+    right.set(xlabel="step", ylabel="AUC", title="AUC on the validation rows")
     _save(figure, path)
 
 

@@ -13,6 +13,7 @@ from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import DLRM
 from dlrm_tf.progress import Progress
 from dlrm_tf.train.checkpoints import RunCheckpoints
+from dlrm_tf.train.position import EpochPosition
 
 tf = tensorflow()
 
@@ -22,66 +23,6 @@ _SUMMARY_STEPS = 50
 
 class TrainingError(DLRMError):
     """Training can't continue: a number is NaN or infinite."""
-
-
-class EpochPosition(tf.keras.callbacks.Callback):
-    """Where in the run the loop is; the other callbacks read it, so it comes first in the list.
-
-    Args:
-      rows: rows of an epoch.
-      batch_size: rows of a whole batch.
-
-    Attributes:
-      step: optimizer steps done since the run began.
-      saved: step of the run's last checkpoint, 0 when there is none.
-      epoch: index of the epoch.
-      batch: batches done in the epoch.
-      loss_sum: sum of the row losses in the epoch so far.
-      last_rows, last_loss: rows of the last step, and their mean loss.
-    """
-
-    def __init__(self, rows: int, batch_size: int):
-        super().__init__()
-        self.rows, self.batch_size = rows, batch_size
-        self.batches = -(-rows // batch_size)
-        self.step = self.saved = self.epoch = self.batch = 0
-        self.loss_sum = 0.0
-        self.last_rows, self.last_loss = 0, math.nan
-
-    def start(self, step: int, loss_sum: float) -> None:
-        """Sets the position at the beginning of one `model.fit`: at a checkpoint, or at step 0.
-
-        Args:
-          step: optimizer steps done.
-          loss_sum: sum of the row losses in the unfinished epoch so far; 0 at the start of one.
-        """
-        self.step = self.saved = step
-        self.epoch, self.batch = divmod(step, self.batches)
-        # Keras reports the mean since fit began, hence the sum of what came before is kept apart.
-        self._before, self._first = loss_sum, self.batch
-        self.loss_sum = loss_sum
-
-    def rows_until(self, batch: int) -> int:
-        """Rows in the first `batch` batches of an epoch."""
-        return min(batch * self.batch_size, self.rows)
-
-    def on_train_batch_end(self, batch, logs=None):
-        done = self._first + batch + 1
-        self.last_rows = self.rows_until(done) - self.rows_until(self.batch)
-        loss_sum = self._before + float(logs["loss"]) * (self.rows_until(done) - self.rows_until(self._first))
-        self.last_loss = (loss_sum - self.loss_sum) / self.last_rows
-        self.step += done - self.batch
-        self.batch, self.loss_sum = done, loss_sum
-
-    @property
-    def mean_loss(self) -> float:
-        """Mean loss of the epoch's rows so far."""
-        return self.loss_sum / max(self.rows_until(self.batch), 1)
-
-    @property
-    def what_is_saved(self) -> str:
-        """The end of a message that says why training stopped."""
-        return f"the checkpoint of step {self.saved} was written before that" if self.saved else "nothing was saved"
 
 
 class StopAtNonFiniteLoss(tf.keras.callbacks.Callback):
@@ -284,10 +225,10 @@ class SaveRun(tf.keras.callbacks.Callback):
         self._asked = number
 
     def save(self) -> None:
-        """Writes a checkpoint; at the end of an epoch, call it after the epoch's figures are in the history."""
+        """Writes a checkpoint; at the end of a stretch, call it after the stretch's figures are in the history."""
         p = self._position
         self._finite.check()
-        self._checkpoints.save(p.step, 0.0 if p.batch == p.batches else p.loss_sum)
+        self._checkpoints.save(p.step, 0.0 if p.batch == p.stop else p.loss_sum)
         p.saved = p.step
 
     @property
@@ -301,7 +242,7 @@ class SaveRun(tf.keras.callbacks.Callback):
             raise KeyboardInterrupt(f"stopped at step {self._position.step}; continue with --resume")
 
     def on_train_batch_end(self, batch, logs=None):
-        if self._position.batch == self._position.batches:
+        if self._position.batch == self._position.stop:
             return  # the loop validates, writes the history and saves
         due = self._every and self._position.step // self._every > self._seen // self._every
         if due or self.stopping:

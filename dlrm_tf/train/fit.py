@@ -8,21 +8,28 @@ import sys
 import time
 from typing import Any, Optional, Union
 
-from dlrm_tf.config import DLRMConfig
-from dlrm_tf.data.records import Records
+from dlrm_tf.data.records import VALIDATION, Records
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import DLRM, load
-from dlrm_tf.model.optimizers import DEFAULT_LEARNING_RATES, make_optimizer
+from dlrm_tf.model.optimizers import make_optimizer
+from dlrm_tf.model.regularization import Regularization
 from dlrm_tf.progress import Progress
 from dlrm_tf.train import callbacks
+from dlrm_tf.train.advice import advice
 from dlrm_tf.train.checkpoints import RunCheckpoints
 from dlrm_tf.train.evaluate import check_fits, evaluate
 from dlrm_tf.train.metrics import NonFiniteLogits
 from dlrm_tf.train.optimizer_state import continue_with_state, save_with_optimizer_state
-from dlrm_tf.train.options import FitOptions
+from dlrm_tf.train.options import FitOptions, ResolvedOptions
 from dlrm_tf.train.placements import PLACEMENTS
-from dlrm_tf.train.run_folder import BEST, LAST, TENSORBOARD, end_epoch, open_run, read_history, run_settings
+from dlrm_tf.train.placements.base import Placement
+from dlrm_tf.train.position import EpochPosition
+from dlrm_tf.train.reset_table import reset_table
+from dlrm_tf.train.resolve import new_config, resolve
+from dlrm_tf.train.run_folder import BEST, LAST, TENSORBOARD, TEST, end_stretch, open_run, read_history, run_settings, write_json
 from dlrm_tf.train.schedules import WarmUpThenDecay
+from dlrm_tf.train.stopping import best_entry
+from dlrm_tf.train.watch import Watch
 
 tf = tensorflow()
 
@@ -32,16 +39,23 @@ class Trained:
     """What `fit` made.
 
     Attributes:
-      model: the trained `dlrm_tf.DLRM` (the last weights).
+      model: the trained `dlrm_tf.DLRM` with the best weights; its optimizer's state is that of the last ones.
       weights: path of the last weights.
       best_weights: path of the weights with the lowest validation logloss; the last ones when there was no validation.
-      history: one dict per epoch: `epoch`, `step`, `loss`, `seconds`, `rows_per_second`, `validation` (see `evaluate`) or None.
+      history: one dict per measurement, which is one an epoch unless `validations_per_epoch` says more: `epoch`, `step`, `loss`
+        (of the rows since the one before), `seconds`, `rows_per_second`, `validation` (see `evaluate`) or None.
+      test: figures of the best weights on the test split (see `evaluate`); None without validation or without test rows.
+      options: the run's options, with the recipe's values in place.
+      advice: what the figures say went wrong and what to do about it, a line each.
     """
 
     model: DLRM
     weights: str
     best_weights: str
     history: list[dict]
+    test: Optional[dict]
+    options: ResolvedOptions
+    advice: tuple[str, ...]
 
 
 def fit(
@@ -51,11 +65,12 @@ def fit(
     options: Optional[FitOptions] = None,
     **changes: Any,
 ) -> Trained:
-    """Trains on the `train` split and measures on the `test` split after every epoch.
+    """Trains on the `train` split without its last rows, which choose the best weights; measures these on the `test` split.
 
     Args:
       data: a folder made by `prepare`, or opened `Records`.
-      run_dir: folder of the run: checkpoints/, tensorboard/, history.json, settings.json, model.weights.h5, best.weights.h5.
+      run_dir: folder of the run: checkpoints/, tensorboard/, history.json, settings.json, test.json, model.weights.h5,
+        best.weights.h5.
       options: how to train; the defaults of `FitOptions` when None.
       **changes: options by name (the attributes of `FitOptions`), in place of those in `options`.
 
@@ -66,7 +81,7 @@ def fit(
       AscendError: the plugin, its environment or the NPU is not ready.
       CheckpointError: `weights` does not fit the data, or the run folder holds another run.
       DataError: `data` is not prepared data, or has no training rows.
-      TrainingError: the loss, a weight of the MLPs or a logit of the test split became NaN or infinite.
+      TrainingError: the loss, a weight of the MLPs or a logit of the validation rows became NaN or infinite.
       TypeError: an option that does not exist.
       UsageError: an option out of range, or options that exclude each other.
       KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after a checkpoint was written.
@@ -74,23 +89,25 @@ def fit(
     Example:
       trained = dlrm_tf.fit("data", "run", optimizer="sgd", learning_rate=0.15, epochs=2)
     """
-    options = dataclasses.replace(options or FitOptions(), **changes)
-    if options.learning_rate is None:
-        options = dataclasses.replace(options, learning_rate=DEFAULT_LEARNING_RATES[options.optimizer])
-    records, run_dir = data if isinstance(data, Records) else Records.open(data), os.fspath(run_dir)
+    given = dataclasses.replace(options or FitOptions(), **changes)
+    plan = resolve(given, data if isinstance(data, Records) else Records.open(data))
+    options, records, run_dir = plan.options, plan.records, os.fspath(run_dir)
     placement = PLACEMENTS[options.strategy](options, sum(records.sizes) + len(records.sizes))
     chief, rows = placement.is_chief, placement.epoch_rows(records)
-    position = callbacks.EpochPosition(rows, options.batch_size)
+    position = EpochPosition(rows, options.batch_size, options.validations_per_epoch)
+    _say(plan.line, options, chief)
 
     total_steps = position.batches * options.epochs
-    model = placement.build(lambda: _model(records, options), lambda: _optimizer(options, total_steps))
+    watch = Watch(options)
+    model = placement.build(lambda: _model(records, options), lambda: _optimizer(options, total_steps, watch))
+    model.regularization = Regularization(options.dropout, options.label_smoothing, options.clip_norm, options.seed)
     checkpoints = RunCheckpoints(run_dir, model, model.optimizer, write=chief)
     if chief:
         open_run(run_dir, checkpoints, options.resume, run_settings(options, model.config, records, rows))
     if placement.allows_optimizer_state and options.weights and not (options.resume and checkpoints.steps()):
         _continue_with_state(model, options)
-    step = placement.restore(model, checkpoints)
-    history = read_history(run_dir, step) if options.resume and chief else []
+    position.start(placement.restore(model, checkpoints), checkpoints.loss_sum)
+    history = read_history(run_dir, position.step) if options.resume and chief else []
 
     batches = functools.partial(
         records.dataset,
@@ -100,11 +117,11 @@ def fit(
         repeat=True,
         drop_remainder=placement.needs_whole_batches,
     )
-    finite = callbacks.FiniteWeights(model, position, step)
+    finite = callbacks.FiniteWeights(model, position, position.step)
     with contextlib.ExitStack() as stack:
-        done = step // position.batches * rows + step % position.batches * options.batch_size
         quiet = options.quiet or not chief
-        progress = stack.enter_context(Progress("train", total=rows * options.epochs, unit="rows", quiet=quiet, done=done))
+        total = rows * options.epochs
+        progress = stack.enter_context(Progress("train", total=total, unit="rows", quiet=quiet, done=position.rows_of_run))
         every_step = [position, callbacks.StopAtNonFiniteLoss(position), callbacks.ProgressLine(position, progress)]
         if chief and options.profile:
             profiler = callbacks.ProfileSteps(position, os.path.join(run_dir, TENSORBOARD), *options.profile)
@@ -116,30 +133,36 @@ def fit(
         saver = callbacks.SaveRun(position, checkpoints, finite, options.checkpoint_steps, placement.catches_signals)
         stack.enter_context(saver)
 
-        for epoch in range(step // position.batches, options.epochs):
-            position.start(step, checkpoints.loss_sum if step % position.batches else 0.0)
-            started, rows_before = time.monotonic(), position.rows_until(position.batch)
-            placement.run_epoch(model, batches, position, every_step, saver)
+        while position.step < total_steps and not watch.stops(history, placement):
+            if options.reset_table_each_epoch and position.batch == 0 and position.epoch > 0:
+                reset_table(model, seed=options.seed + position.epoch)
+            started, rows_before = time.monotonic(), position.rows_of_run
+            placement.run_stretch(model, batches, position, every_step, saver)
             finite.check()
-            trained, step, seconds = placement.host_model(model), position.step, time.monotonic() - started
-            entry: dict[str, Any] = {"epoch": epoch + 1, "step": step, "loss": position.mean_loss, "seconds": seconds}
-            entry["rows_per_second"] = (rows - rows_before) / seconds
-            measure = options.validate and chief and records.rows("test") > 0
-            entry["validation"] = _validate(records, trained, position) if measure else None
-            history = [earlier for earlier in history if earlier["epoch"] != epoch + 1] + [entry]
+            trained, seconds = placement.host_model(model), time.monotonic() - started
+            entry: dict[str, Any] = {"epoch": position.epoch + 1, "step": position.step, "loss": position.mean_loss}
+            entry.update(seconds=seconds, rows_per_second=(position.rows_of_run - rows_before) / seconds)
+            entry["validation"] = _validate(records, trained, position) if chief and records.rows(VALIDATION) else None
+            history = [*history, entry]
             if chief:
-                end_epoch(run_dir, trained, history, summaries)
+                end_stretch(run_dir, trained, history, summaries)
                 saver.save()
                 saver.stop_if_asked()
-    return _save(placement.host_model(model), run_dir, history, options, write=chief)
+            position.start(position.step, 0.0)
+    return _finish(placement, model, run_dir, history, options, records)
 
 
-def _model(records: Records, options: FitOptions) -> DLRM:
+def _say(line: str, options: ResolvedOptions, chief: bool = True) -> None:
+    if chief and not options.quiet:
+        print(line, file=sys.stderr)
+
+
+def _model(records: Records, options: ResolvedOptions) -> DLRM:
     """The model to train: read from the weights file, or new."""
     if options.weights is not None:
         model = load(options.weights)
     else:
-        config = options.config or dataclasses.replace(DLRMConfig.preset("criteo_kaggle"), **records.config_fields())
+        config = new_config(options, records)
         check_fits(config, "", records, "the configuration")
         model = DLRM(config, seed=options.seed)
     check_fits(model.config, model.vocabulary_fingerprint, records, options.weights or "the model")
@@ -147,14 +170,17 @@ def _model(records: Records, options: FitOptions) -> DLRM:
     return model
 
 
-def _optimizer(options: FitOptions, total_steps: int) -> tf.keras.optimizers.Optimizer:
+def _optimizer(options: ResolvedOptions, total_steps: int, watch: Watch) -> tf.keras.optimizers.Optimizer:
     """The optimizer of a whole training of `total_steps` steps."""
+    factor = watch.make_rate_factor()
 
     def scheduled(rate):
-        if rate is None or not options.scheduled:
+        if rate is None or not (options.scheduled or factor is not None):
             return rate
         decay_steps = int(total_steps * options.decay)
-        return WarmUpThenDecay(rate, total_steps, warmup_steps=options.warmup_steps, decay_steps=decay_steps, power=1.0)
+        return WarmUpThenDecay(
+            rate, total_steps, warmup_steps=options.warmup_steps, decay_steps=decay_steps, power=1.0, factor=factor
+        )
 
     return make_optimizer(
         options.optimizer,
@@ -162,33 +188,44 @@ def _optimizer(options: FitOptions, total_steps: int) -> tf.keras.optimizers.Opt
         momentum=options.momentum,
         dense=options.dense_optimizer,
         dense_learning_rate=scheduled(options.dense_learning_rate),
+        l2=options.l2,
     )
 
 
-def _continue_with_state(model: DLRM, options: FitOptions) -> None:
+def _continue_with_state(model: DLRM, options: ResolvedOptions) -> None:
     """Restores the optimizer state of the weights file, unless the options say no; a line on stderr tells the outcome."""
     if options.weights is not None and options.optimizer_state is not False:
-        note = continue_with_state(model, options.weights, required=options.optimizer_state is True, scheduled=options.scheduled)
-        if not options.quiet:
-            print(note, file=sys.stderr)
+        required = options.optimizer_state is True
+        _say(continue_with_state(model, options.weights, required=required, scheduled=options.scheduled), options)
 
 
-def _validate(records: Records, model: DLRM, position: callbacks.EpochPosition) -> dict:
+def _validate(records: Records, model: DLRM, position: EpochPosition) -> dict:
     try:
-        return evaluate(records, model, quiet=True)
+        return evaluate(records, model, split=VALIDATION, quiet=True)
     except NonFiniteLogits as e:
         raise callbacks.TrainingError(
-            f"after step {position.step} (epoch {position.epoch + 1}) the test split can't be measured: {e}; lower the learning "
-            "rate; nothing of this epoch's end was saved"
+            f"after step {position.step} (epoch {position.epoch + 1}) the validation rows can't be measured: {e}; lower the "
+            "learning rate; nothing of this epoch's end was saved"
         ) from e
 
 
-def _save(model: DLRM, run_dir: str, history: list[dict], options: FitOptions, *, write: bool) -> Trained:
-    """Writes the last weights, if this process writes, and names what the run folder holds."""
-    last, best = os.path.join(run_dir, LAST), os.path.join(run_dir, BEST)
-    if write and options.save_optimizer_state:
-        save_with_optimizer_state(model, model.optimizer, last)
-    elif write:
-        model.save_weights(last)
-    measured = any(entry["validation"] for entry in history) and os.path.exists(best)
-    return Trained(model, last, best if measured else last, history)
+def _finish(
+    placement: Placement, model: DLRM, run_dir: str, history: list[dict], options: ResolvedOptions, records: Records
+) -> Trained:
+    """Writes the last weights, measures the best ones on the test split, and says what the run folder holds."""
+    last, best, host, test = os.path.join(run_dir, LAST), os.path.join(run_dir, BEST), placement.host_model(model), None
+    entry = best_entry(history)
+    if placement.is_chief:
+        if options.save_optimizer_state:
+            save_with_optimizer_state(host, host.optimizer, last)
+        else:
+            host.save_weights(last)
+        if entry and entry is not history[-1]:
+            host.load_weights(best)
+        if options.validate and records.rows("test"):
+            test = evaluate(records, host, quiet=True)
+            write_json(os.path.join(run_dir, TEST), {"step": (entry or history[-1])["step"], **test})
+    said = tuple(advice(history, test, options, records))
+    for line in said:
+        _say(line, options, placement.is_chief)
+    return Trained(host, last, best if entry else last, history, test, options, said)

@@ -5,19 +5,25 @@ import os
 from typing import Any
 
 from dlrm_tf.config import DLRMConfig
-from dlrm_tf.data.records import Records
+from dlrm_tf.data.records import VALIDATION, Records
 from dlrm_tf.errors import CheckpointError
 from dlrm_tf.files import atomic_file
 from dlrm_tf.model.dlrm import DLRM
 from dlrm_tf.train.callbacks import Summaries
 from dlrm_tf.train.checkpoints import RunCheckpoints
-from dlrm_tf.train.options import FitOptions
+from dlrm_tf.train.options import ResolvedOptions
+from dlrm_tf.train.recipe_options import ARCHITECTURE, OFF
+from dlrm_tf.train.stopping import best_entry
 
 LAST, BEST, HISTORY, SETTINGS = "model.weights.h5", "best.weights.h5", "history.json", "settings.json"
-TENSORBOARD = "tensorboard"
+TEST, TENSORBOARD = "test.json", "tensorboard"
+# Options that a resumed run may be given otherwise, or that stand in the settings in another form.
+_MAY_CHANGE = {*ARCHITECTURE, "epochs", "patience", "warmup", "decay", "validation_share"}
+# What the settings of a run of 0.1.0, which lack it, mean.
+_BEFORE: dict[str, Any] = {**OFF, "validation_rows": 0}
 
 
-def run_settings(options: FitOptions, config: DLRMConfig, records: Records, rows: int) -> dict[str, Any]:
+def run_settings(options: ResolvedOptions, config: DLRMConfig, records: Records, rows: int) -> dict[str, Any]:
     """What must stay the same when a run is resumed, as settings.json holds it.
 
     Args:
@@ -26,15 +32,14 @@ def run_settings(options: FitOptions, config: DLRMConfig, records: Records, rows
       records: the data.
       rows: rows of an epoch.
     """
-    names = ("optimizer", "learning_rate", "momentum", "dense_optimizer", "dense_learning_rate", "warmup_steps")
     return {
         "config": json.loads(config.to_json()),
         "vocabulary": records.manifest["vocabulary"]["fingerprint"],
         "rows": rows,
-        **{name: getattr(options, name) for name in names},
+        "validation_rows": records.rows(VALIDATION),
+        **{name: getattr(options, name) for name in OFF if name not in _MAY_CHANGE},
         # The steps of a decay depend on the number of epochs; without a decay, a run may be given more epochs.
         "decay": [options.decay, options.epochs if options.decay else 0],
-        "batch_size": options.batch_size,
         "seed": options.seed,
     }
 
@@ -55,8 +60,7 @@ def open_run(run_dir: str, checkpoints: RunCheckpoints, resume: bool, settings: 
     if not os.path.exists(path):
         if checkpoints.steps():
             raise CheckpointError(f"{run_dir}: has checkpoints but no {SETTINGS}; choose another folder")
-        with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as f:
-            json.dump(settings, f, indent=1)
+        write_json(path, settings)
         return
     if not resume:
         raise CheckpointError(f"{run_dir}: already holds a run; resume it (--resume) or choose another folder")
@@ -66,7 +70,8 @@ def open_run(run_dir: str, checkpoints: RunCheckpoints, resume: bool, settings: 
     except ValueError as e:
         raise CheckpointError(f"{path}: damaged ({e}); this run can't be resumed") from e
     wanted = json.loads(json.dumps(settings))
-    differ = [f"{name} was {before.get(name)}, now {wanted[name]}" for name in wanted if before.get(name) != wanted[name]]
+    was = {name: before.get(name, _BEFORE.get(name)) for name in wanted}
+    differ = [f"{name} was {was[name]}, now {wanted[name]}" for name in wanted if was[name] != wanted[name]]
     if differ:
         raise CheckpointError(f"{run_dir}: can't resume with other settings: {'; '.join(differ)}")
 
@@ -91,13 +96,13 @@ def read_history(run_dir: str, step: int) -> list[dict]:
         raise CheckpointError(f"{path}: damaged ({e}); remove it to resume without the earlier epochs' figures") from e
 
 
-def end_epoch(run_dir: str, model: DLRM, history: list[dict], summaries: Summaries) -> None:
-    """Writes the figures of the last epoch, and its weights if their validation logloss is the lowest so far.
+def end_stretch(run_dir: str, model: DLRM, history: list[dict], summaries: Summaries) -> None:
+    """Writes the figures of the last stretch, and its weights if their validation logloss is the lowest so far.
 
     Args:
       run_dir: the run's folder.
-      model: the model as it is after the epoch.
-      history: the figures of all epochs, the last one included.
+      model: the model as it is after the stretch.
+      history: the figures of all stretches, the last one included.
       summaries: where TensorBoard's events are written.
     """
     entry = history[-1]
@@ -106,7 +111,12 @@ def end_epoch(run_dir: str, model: DLRM, history: list[dict], summaries: Summari
     if entry["validation"]:
         scalars = {name: v for name, v in entry["validation"].items() if not isinstance(v, list)}
         summaries.write(entry["step"], scalars, "validation/")
-        if entry["validation"]["logloss"] <= min(e["validation"]["logloss"] for e in history if e["validation"]):
+        if best_entry(history) is entry:
             model.save_weights(os.path.join(run_dir, BEST))
-    with atomic_file(os.path.join(run_dir, HISTORY)) as temporary, open(temporary, "w", encoding="utf-8") as f:
-        json.dump(history, f, indent=1)
+    write_json(os.path.join(run_dir, HISTORY), history)
+
+
+def write_json(path: str, value: Any) -> None:
+    """Writes a JSON file, which appears whole or not at all."""
+    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as f:
+        json.dump(value, f, indent=1)

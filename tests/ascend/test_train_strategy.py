@@ -35,7 +35,18 @@ def arguments(records, config):
     """The command line; every rank has an output folder of its own."""
     return [
         *("-m", "dlrm_tf", "train", "--data", str(records.folder), "-o", "run{rank}", "--config", str(config), "--quiet"),
-        *("--strategy", "ascend", "--optimizer", "adagrad", "--learning-rate", "0.05", "--batch-size", str(BATCH)),
+        *(
+            "--strategy",
+            "ascend",
+            "--recipe",
+            "mindspore",
+            "--optimizer",
+            "adagrad",
+            "--learning-rate",
+            "0.05",
+            "--batch-size",
+            str(BATCH),
+        ),
     ]
 
 
@@ -44,6 +55,8 @@ def assert_equals_one_process(records, config, tmp_path, weights, epochs):
         records,
         tmp_path / "alone",
         config=dlrm_tf.DLRMConfig.read(str(config)),
+        recipe="mindspore",
+        optimizer="adagrad",
         learning_rate=0.05,
         epochs=epochs,
         batch_size=BATCH,

@@ -10,8 +10,10 @@ import pytest
 import dlrm_tf
 from dlrm_tf.cli import main
 from dlrm_tf.data.records import Records
-from dlrm_tf.train.callbacks import EpochPosition, FiniteWeights, SaveRun, StopAtNonFiniteLoss, TrainingError
+from dlrm_tf.errors import CheckpointError
+from dlrm_tf.train.callbacks import FiniteWeights, SaveRun, StopAtNonFiniteLoss, TrainingError
 from dlrm_tf.train.checkpoints import RunCheckpoints
+from dlrm_tf.train.position import EpochPosition
 
 
 @pytest.fixture
@@ -43,13 +45,13 @@ def test_nan_in_the_data_is_never_saved(with_nan, small_config, tmp_path, option
     with pytest.raises(
         TrainingError, match=r"at step 1 \(epoch 1, batch.* 1 of 1.*look for non-finite values.*; nothing was saved$"
     ):
-        dlrm_tf.fit(records, tmp_path / "run", config=small_config, batch_size=5000, quiet=True, **options)
+        dlrm_tf.fit(records, tmp_path / "run", config=small_config, recipe="mindspore", batch_size=5000, quiet=True, **options)
     assert saved(tmp_path / "run") == []
 
 
 def test_the_bad_batch_and_the_checkpoint_before_it_are_named(with_nan, small_config, tmp_path):
     records = with_nan(0)
-    options = {"config": small_config, "batch_size": 500, "quiet": True}  # 6 batches
+    options = {"config": small_config, "recipe": "mindspore", "batch_size": 500, "quiet": True}  # 6 batches
     dense = [features["dense"] for features, _ in records.dataset("train", 500, shuffle_seed=0)]
     (bad,) = (step for step, values in enumerate(dense, 1) if np.isnan(values).any())
     with pytest.raises(TrainingError, match=rf"at step {bad} \(epoch 1, batch.* {bad} of 6") as every_step:
@@ -121,21 +123,20 @@ def test_a_learning_rate_that_overflows_is_one_line(prepared, tmp_path, capsys):
     command = ["train", "--data", prepared.folder, "-o", str(tmp_path / "run"), "--optimizer", "sgd", "--learning-rate", "3e38"]
     assert main.main([*command, "--batch-size", "20000", "--quiet"]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert re.match(r"dlrm-tf: after step 1 \(epoch 1\) the test split can't be measured: \d+ of 428 rows have a NaN", error)
+    assert re.match(r"dlrm-tf: after step 1 \(epoch 1\) the validation rows can't be measured: \d+ of 257 rows have a NaN", error)
     assert saved(tmp_path / "run") == []
 
 
 @pytest.mark.slow
 def test_best_weights_without_validation_are_the_last(prepared, small_config, tmp_path):
-    options = {"config": small_config, "batch_size": 500, "quiet": True}
-    dlrm_tf.fit(prepared, tmp_path / "run", validate=False, **options)
-    again = dlrm_tf.fit(prepared, tmp_path / "run", resume=True, **options)
-    assert again.best_weights == again.weights == str(tmp_path / "run" / "model.weights.h5")
-    more = dlrm_tf.fit(prepared, tmp_path / "run", resume=True, epochs=2, **options)
-    assert more.best_weights == str(tmp_path / "run" / "best.weights.h5") and os.path.exists(more.best_weights)
-    # Measured before, not now: the best is still the best.
-    last = dlrm_tf.fit(prepared, tmp_path / "run", resume=True, epochs=2, validate=False, **options)
-    assert last.best_weights == more.best_weights
+    options = {"config": small_config, "optimizer": "sgd", "batch_size": 500, "quiet": True}
+    trained = dlrm_tf.fit(prepared, tmp_path / "run", validate=False, **options)
+    assert trained.best_weights == trained.weights == str(tmp_path / "run" / "model.weights.h5")
+    assert trained.test is None and trained.history[0]["validation"] is None
+    assert trained.history[0]["step"] == 6  # of all 2,572 rows
+    # Other rows are trained on: this would be another run.
+    with pytest.raises(CheckpointError, match="rows was 2572, now 2315; validation_rows was 0, now 257"):
+        dlrm_tf.fit(prepared, tmp_path / "run", resume=True, **options)
 
 
 @pytest.mark.parametrize("option", ["--batch-size", "--epochs", "--steps-per-execution", "--checkpoint-steps"])

@@ -18,7 +18,7 @@ from dlrm_tf.train.checkpoints import RunCheckpoints
 from dlrm_tf.train.fit import fit
 from dlrm_tf.train.options import FitOptions
 
-OPTIONS = {"batch_size": 20, "seed": 3, "quiet": True, "epochs": 2, "checkpoint_steps": 20, "optimizer": "sgd"}
+OPTIONS = {"batch_size": 20, "seed": 3, "quiet": True, "epochs": 2, "checkpoint_steps": 20, "recipe": "mindspore"}
 PROGRAM = """
 import json, signal, sys
 import dlrm_tf

@@ -132,7 +132,7 @@ def test_a_file_without_state(prepared, small_config, tmp_path, capsys):
 def test_a_schedule_counts_steps_from_0_again(prepared, adagrad_file, tmp_path, capsys):
     """Adagrad's accumulators are taken over, its steps are not: the decay is of the new run's steps."""
     options = {"weights": adagrad_file, "batch_size": BATCH, "validate": False, "decay": 1.0}
-    trained = dlrm_tf.fit(prepared, tmp_path / "run", **options)
+    trained = dlrm_tf.fit(prepared, tmp_path / "run", optimizer="adagrad", **options)
     assert "continues with its state after 6 steps" in capsys.readouterr().err
     assert int(trained.model.optimizer.iterations) == 6
     accumulators = trained.model.optimizer.get_slot(trained.model.embedding.table, "accumulator").numpy()

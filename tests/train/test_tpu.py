@@ -60,14 +60,14 @@ def test_a_training_step_compiles_with_xla():
 
 @pytest.mark.slow
 def test_fit_with_strategy_tpu(prepared, small_config, tmp_path, monkeypatch):
-    options = {"config": small_config, "optimizer": "adagrad", "batch_size": 100, "seed": 3, "quiet": True, "validate": True}
+    options = {"config": small_config, "optimizer": "adagrad", "batch_size": 100, "epochs": 1, "seed": 3, "quiet": True}
     with pytest.raises(UsageError, match="strategy tpu: no TPU found .* name one in TPU_NAME"):
         dlrm_tf.fit(prepared, tmp_path / "run", strategy="tpu", **options)
     # All but the hardware: the default strategy in place of a TPUStrategy.
     monkeypatch.setattr(TPUPlacement, "make_strategy", Placement.make_strategy)
     trained = dlrm_tf.fit(prepared, tmp_path / "run", strategy="tpu", **options)
-    assert trained.history[0]["step"] == 25  # the last batch, which is not full, is left out
-    measured = dlrm_tf.evaluate(prepared, trained.weights, quiet=True)
+    assert trained.history[0]["step"] == 23  # the last batch, which is not full, is left out
+    measured = dlrm_tf.evaluate(prepared.with_validation(257), trained.weights, split="validation", quiet=True)
     assert measured["logloss"] == pytest.approx(trained.history[0]["validation"]["logloss"], abs=1e-6)
     with pytest.raises(UsageError, match="the optimizer must be sgd or adagrad. Received LazyAdam"):
         dlrm_tf.fit(prepared, tmp_path / "other", strategy="tpu", **{**options, "optimizer": "lazy_adam"})

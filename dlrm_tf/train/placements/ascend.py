@@ -6,9 +6,10 @@ from typing import Any, Callable
 from dlrm_tf.ascend.device import open_device
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import DLRM
-from dlrm_tf.train.callbacks import EpochPosition, SaveRun
+from dlrm_tf.train.callbacks import SaveRun
 from dlrm_tf.train.checkpoints import RunCheckpoints
 from dlrm_tf.train.placements.base import Placement
+from dlrm_tf.train.position import EpochPosition
 
 tf = tensorflow()
 
@@ -22,6 +23,8 @@ class AscendPlacement(Placement):
 
     allows_precision = True
     needs_whole_batches = True
+    # L2 and the norm want the distinct rows of a batch, which are no static shape; dropout's draws were not tried on an NPU.
+    refused = ("l2", "clip_norm", "dropout", "reset_table_each_epoch")
 
     def make_strategy(self, table_rows: int) -> tf.distribute.Strategy:
         """See `Placement.make_strategy`; no `tf.distribute` on an NPU."""
@@ -50,12 +53,16 @@ class AscendPlacement(Placement):
         self._device.broadcast(model, [checkpoints.step])
         return int(checkpoints.step.numpy())
 
-    def run_epoch(
+    def agree(self, numbers: list[float]) -> list[float]:
+        """See `Placement.agree`; the chief's are broadcast."""
+        return self._device.agree(numbers)
+
+    def run_stretch(
         self, model: DLRM, batches: Callable, position: EpochPosition, callbacks: Sequence[Any], saver: SaveRun
     ) -> None:
-        """See `Placement.run_epoch`."""
+        """See `Placement.run_stretch`."""
         loop_size = self._device.loop_callback(self.options.steps_per_execution)
-        super().run_epoch(model, batches, position, [*callbacks, loop_size], saver)
+        super().run_stretch(model, batches, position, [*callbacks, loop_size], saver)
 
     def dataset(self, model: DLRM, batches: Callable[[], tf.data.Dataset]) -> Any:
         """See `Placement.dataset`; the rows are shared out by rank."""

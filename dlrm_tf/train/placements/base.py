@@ -8,9 +8,10 @@ from dlrm_tf.data.records import Records
 from dlrm_tf.errors import DataError, UsageError
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import DLRM
-from dlrm_tf.train.callbacks import EpochPosition, SaveRun
+from dlrm_tf.train.callbacks import SaveRun
 from dlrm_tf.train.checkpoints import RunCheckpoints
-from dlrm_tf.train.options import FitOptions
+from dlrm_tf.train.options import ResolvedOptions
+from dlrm_tf.train.position import EpochPosition
 
 tf = tensorflow()
 
@@ -38,16 +39,24 @@ class Placement:
     allows_profile = True
     allows_optimizer_state = False
     allows_precision = False
+    # Options of `fit` that this placement has no way to follow; each is off when it is 0 or false.
+    refused: tuple[str, ...] = ()
     # Whether all batches must have the same shape, so that a last one that is not full is left out.
     needs_whole_batches = False
 
-    def __init__(self, options: FitOptions, table_rows: int):
+    def __init__(self, options: ResolvedOptions, table_rows: int):
         self.options = options
         if options.steps_per_execution > 1 and not self.allows_steps_per_execution:
             raise UsageError(
                 f"steps_per_execution must be 1 with strategy {options.strategy!r}: TensorFlow's collectives take no last "
                 f"batch that is smaller in a loop. Received {options.steps_per_execution}"
             )
+        for name in self.refused:
+            if getattr(options, name):
+                raise UsageError(
+                    f"{name} does not go with strategy {options.strategy!r}. Received {getattr(options, name)}; set it to 0, "
+                    "or take strategy 'default'"
+                )
         if options.profile and not self.allows_profile:
             raise UsageError(f"profile does not go with strategy {options.strategy!r}. Received {options.profile}")
         if (options.optimizer_state or options.save_optimizer_state) and not self.allows_optimizer_state:
@@ -130,10 +139,10 @@ class Placement:
         """
         return checkpoints.restore() if self.options.resume else 0
 
-    def run_epoch(
+    def run_stretch(
         self, model: DLRM, batches: Callable, position: EpochPosition, callbacks: Sequence[Any], saver: SaveRun
     ) -> None:
-        """Trains from `position` to the end of its epoch.
+        """Trains from `position` to the end of its stretch.
 
         Args:
           model: the compiled model.
@@ -144,7 +153,7 @@ class Placement:
           saver: the callback that writes checkpoints; comes last.
         """
         dataset = self.dataset(model, functools.partial(batches, start_batch=position.step))
-        steps = position.batches - position.batch
+        steps = position.stop - position.batch
         model.fit(dataset, steps_per_epoch=steps, callbacks=[*callbacks, saver], verbose=0)
 
     def dataset(self, model: DLRM, batches: Callable[[], tf.data.Dataset]) -> Any:
@@ -177,6 +186,14 @@ class Placement:
             return batches().flat_map(share).prefetch(2)
 
         return self.strategy.distribute_datasets_from_function(per_process)
+
+    def agree(self, numbers: list[float]) -> list[float]:
+        """The chief's numbers, in every process; each calls it at the same place. Exact for what a float32 holds.
+
+        Args:
+          numbers: this process's numbers, as many as the chief has.
+        """
+        return numbers
 
     def host_model(self, model: DLRM) -> DLRM:
         """The ordinary `DLRM` with a trained model's weights, which is measured and saved.

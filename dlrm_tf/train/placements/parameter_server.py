@@ -16,10 +16,11 @@ from dlrm_tf.errors import DLRMError
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import DLRM
 from dlrm_tf.model.optimizers import parts
-from dlrm_tf.train.callbacks import EpochPosition, SaveRun
-from dlrm_tf.train.options import FitOptions
+from dlrm_tf.train.callbacks import SaveRun
+from dlrm_tf.train.options import ResolvedOptions
 from dlrm_tf.train.placements import tf_config
 from dlrm_tf.train.placements.base import Placement
+from dlrm_tf.train.position import EpochPosition
 
 tf = tensorflow()
 # Before TF 2.7 both are experimental.
@@ -37,8 +38,9 @@ class ParameterServerPlacement(Placement):
     """The coordinator of `TF_CONFIG`'s cluster. In a process that is one of its `ps` or `worker`, making it never returns."""
 
     allows_profile = False
+    refused = ("reset_table_each_epoch",)
 
-    def __init__(self, options: FitOptions, table_rows: int):
+    def __init__(self, options: ResolvedOptions, table_rows: int):
         self._run_chunk: Optional[Callable] = None
         super().__init__(options, table_rows)
 
@@ -58,10 +60,10 @@ class ParameterServerPlacement(Placement):
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         return _distribute.ParameterServerStrategy(resolver, variable_partitioner=partitioner)
 
-    def run_epoch(
+    def run_stretch(
         self, model: DLRM, batches: Callable, position: EpochPosition, callbacks: Sequence[Any], saver: SaveRun
     ) -> None:
-        """See `Placement.run_epoch`; a step of the callbacks is a chunk, and a signal ends the epoch early.
+        """See `Placement.run_stretch`; a step of the callbacks is a chunk, and a signal ends the stretch early.
 
         The saver is called only when no chunk is under way, so that weights and position belong together.
 
@@ -70,7 +72,7 @@ class ParameterServerPlacement(Placement):
         """
         if self._run_chunk is None:
             self._start_workers(model, batches)
-        every, end = self.options.checkpoint_steps, (position.epoch + 1) * position.batches
+        every, end = self.options.checkpoint_steps, position.epoch * position.batches + position.stop
         while position.step < end:
             stop = min(end, (position.step // every + 1) * every) if every else end
             position.start(position.step, position.loss_sum)
@@ -145,5 +147,5 @@ def _step(model, features, label):
     """One optimizer step; returns the sum of the rows' losses, float64."""
     with tf.GradientTape() as tape:
         loss = model.compute_loss((features, label), training=True)
-    model.optimizer.minimize(loss, model.trainable_variables, tape=tape)
+    model.minimize(loss, tape)
     return tf.cast(loss, tf.float64) * tf.cast(tf.shape(label)[0], tf.float64)

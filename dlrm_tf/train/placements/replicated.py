@@ -11,6 +11,7 @@ class MirroredPlacement(Placement):
     """All GPUs of this machine, or all logical CPU devices when there is none."""
 
     allows_steps_per_execution = False
+    refused = ("clip_norm",)  # the norm is that of the sum over replicas, which is made later
 
     def make_strategy(self, table_rows: int) -> tf.distribute.Strategy:
         """See `Placement.make_strategy`."""
@@ -22,6 +23,7 @@ class MultiWorkerPlacement(Placement):
     """The workers of `TF_CONFIG`, one process each; its first worker is the chief."""
 
     allows_steps_per_execution = False
+    refused = MirroredPlacement.refused
 
     def make_strategy(self, table_rows: int) -> tf.distribute.Strategy:
         """See `Placement.make_strategy`."""
@@ -37,3 +39,15 @@ class MultiWorkerPlacement(Placement):
     def catches_signals(self) -> bool:
         """False: the other workers may be gone from the all-reduce."""
         return False
+
+    def agree(self, numbers: list[float]) -> list[float]:
+        """See `Placement.agree`; the sum over replicas of the chief's numbers and zeros."""
+
+        @tf.function
+        def in_replicas():
+            context = tf.distribute.get_replica_context()
+            own = tf.where(context.replica_id_in_sync_group == 0, tf.constant(numbers, tf.float32), 0.0)
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, own)
+
+        agreed = self.strategy.experimental_local_results(self.strategy.run(in_replicas))[0]
+        return [float(number) for number in agreed.numpy()]

@@ -27,6 +27,7 @@ class TPUPlacement(Placement):
     """The TPU that the environment variable `TPU_NAME` names, or the local one."""
 
     needs_whole_batches = True
+    refused = ("l2", "clip_norm", "reset_table_each_epoch")  # the table and its gradient are the embedding hardware's
 
     def make_strategy(self, table_rows: int) -> tf.distribute.Strategy:
         """See `Placement.make_strategy`."""
