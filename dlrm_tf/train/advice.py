@@ -55,7 +55,7 @@ def advice(
     if not history:
         return
     rows, batch, steps = records.rows("train"), options.batch_size, history[-1]["step"]
-    if steps < FEW_STEPS and rows * options.epochs > FEW_STEPS:
+    if steps < FEW_STEPS and options.weights is None and rows * options.epochs > FEW_STEPS:
         wanted = max(1, rows * options.epochs // FEW_STEPS)
         yield (
             f"few steps: {rows:,} rows in batches of {batch:,} made {steps} optimizer steps, too few to learn from: take "

@@ -13,7 +13,15 @@ _AUTO = ("batch_size", "validation_share")
 # Options, what they must be, and whether a value is.
 _RANGES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     (
-        ("epochs", "batch_size", "steps_per_execution", "checkpoint_steps", "validations_per_epoch", "plateau_patience"),
+        (
+            "embedding_dim",
+            "epochs",
+            "batch_size",
+            "steps_per_execution",
+            "checkpoint_steps",
+            "validations_per_epoch",
+            "plateau_patience",
+        ),
         "positive",
         lambda n: n >= 1,
     ),

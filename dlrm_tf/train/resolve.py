@@ -9,7 +9,7 @@ from dlrm_tf.errors import DataError, UsageError
 from dlrm_tf.model.optimizers import DEFAULT_LEARNING_RATES
 from dlrm_tf.train.options import FitOptions, ResolvedOptions
 from dlrm_tf.train.recipe import DEFAULT, Recipe
-from dlrm_tf.train.recipe_options import ARCHITECTURE, OFF
+from dlrm_tf.train.recipe_options import ARCHITECTURE, OFF, RecipeOptions
 
 # What an optimizer that the recipe does not name comes without.
 _OF_THE_OPTIMIZER = ("learning_rate", "dense_optimizer", "dense_learning_rate", "momentum")
@@ -112,6 +112,10 @@ def _values(recipe: Recipe, options: FitOptions) -> dict[str, Any]:
         unknown = sorted(set(values) - set(OFF))
         if unknown:
             raise DataError(f"recipe {recipe.name}: {where}: wanted options of a recipe. Received {', '.join(unknown)[:200]}")
+        try:
+            RecipeOptions(**values)
+        except (TypeError, UsageError) as e:
+            raise DataError(f"recipe {recipe.name}: {where}: {e}") from e
     given = options.flags
     theirs = {**OFF, **recipe.options}
     if options.weights is not None:

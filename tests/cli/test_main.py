@@ -48,7 +48,10 @@ def test_every_verb_has_help_without_tensorflow(verb):
         (["export"], "the following arguments are required"),
         (["export", "onnx", "--weights", "a"], "'onnx'"),
         (["train", "--epochs", "many"], "--epochs: invalid int value: 'many' (see dlrm-tf train --help)"),
-        (["train", "--data", "a", "-o", "b", "--dense-learning-rate", "1"], "dense_learning_rate needs dense_optimizer"),
+        (
+            ["train", "--data", "a", "-o", "b", "--weights", "w", "--embedding-dim", "8"],
+            "weights must come without embedding_dim",
+        ),
         (["prepare", "a.tsv", "-o", "b", "--test-fraction", "3"], "--test-fraction must be from 0 to below 1"),
         (["bench", "none"], "none"),
     ],

@@ -71,6 +71,36 @@ def test_order_of_the_log(records, split):
     np.testing.assert_allclose(read(dataset), expected(records, split), rtol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [0, 172, 700, 2572])
+def test_a_validation_split_is_the_end_of_train(records, rows):
+    view = records.with_validation(rows)
+    assert (view.rows("train"), view.rows("validation"), view.rows("test")) == (2572 - rows, rows, records.rows("test"))
+    np.testing.assert_array_equal(expected(view), expected(records, stop=2572 - rows))
+    np.testing.assert_array_equal(expected(view, "validation"), expected(records, start=2572 - rows))
+    for split in ("train", "validation"):
+        if view.rows(split):
+            np.testing.assert_allclose(read(view.dataset(split, 100)), expected(view, split), rtol=1e-6)
+            assert_same_rows(read(view.dataset(split, 100, shuffle_seed=4)), expected(view, split))
+    assert records.rows("train") == 2572 and records.rows("validation") == 0  # the folder is as it was
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", ["rows", "files"])
+def test_workers_share_a_validation_split_too(records, share):
+    view = records.with_validation(700)
+    np.testing.assert_array_equal(expected(view, "validation", 1, 100), expected(records, start=1872)[1:100])
+    for split in ("train", "validation"):
+        parts = [read(view.dataset(split, 64, worker=(i, 3), share=share)) for i in range(3)]
+        assert_same_rows(np.concatenate(parts), expected(view, split))
+
+
+def test_more_validation_rows_than_there_are(records):
+    for rows in (2573, -1):
+        with pytest.raises(DataError, match=f"wanted validation rows among the 2572 of train. Received {rows}"):
+            records.with_validation(rows)
+
+
 def test_types_and_shapes(records):
     features, label = records.dataset("train", 64, drop_remainder=True).element_spec
     assert (features["dense"].shape, features["dense"].dtype.name) == ((64, 13), "float32")

@@ -201,6 +201,20 @@ def test_command_line(prepared, small_config, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_flags_of_recipe_and_architecture(prepared, tmp_path, capsys):
+    command = ["train", "--data", prepared.folder, "-o", str(tmp_path / "run"), "--recipe", "mindspore", "--batch-size", "500"]
+    assert main.main([*command, "--embedding-dim", "4", "--bottom-mlp", "8,4", "--top-mlp", "16", "--interaction", "cat"]) == 0
+    printed = capsys.readouterr()
+    assert "recipe mindspore: 2,572 rows: batch 500, sgd 0.15, 1 epoch of 6 steps; no validation rows" in printed.err
+    assert "few steps: 2,572 rows in batches of 500 made 6 optimizer steps" in printed.err
+    assert "test rows, best weights" in printed.out
+    config = dlrm_tf.load(tmp_path / "run" / "model.weights.h5").config
+    assert (config.embedding_dim, config.bottom_mlp, config.top_mlp, config.interaction) == (4, (8, 4), (16, 1), "cat")
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert (settings["batch_size"], settings["learning_rate"], settings["validation_rows"]) == (500, 0.15, 0)
+
+
+@pytest.mark.slow
 def test_pictures(prepared, small_config, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     (tmp_path / "small.json").write_text(small_config.to_json())

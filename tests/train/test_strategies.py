@@ -68,7 +68,7 @@ def alone(prepared, small_config, tmp_path_factory):
 def fit_in_a_process(program, prepared, tmp_path, cluster=0, **options):
     """Runs `FIT` and `program` with these options of `fit` and `tmp_path/run` as the run's folder."""
     folders = [prepared.folder, str(tmp_path / "run")]
-    return run(FIT + program, folders=folders, cluster=cluster, options=FitOptions(**OPTIONS, **options).to_json())
+    return run(FIT + program, folders=folders, cluster=cluster, options=FitOptions(**{**OPTIONS, **options}).to_json())
 
 
 @pytest.mark.cluster
@@ -85,6 +85,20 @@ def test_replicas_in_step_equal_one_process(strategy, replicas, alone, prepared,
     trained = dlrm_tf.load(tmp_path / "run" / "model.weights.h5")
     for mine, theirs in zip(trained.trainable_variables, alone.model.trainable_variables):
         np.testing.assert_allclose(mine.numpy(), theirs.numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.cluster
+def test_workers_stop_early_together_and_lower_their_rates_together(prepared, small_config, tmp_path):
+    """The chief alone measures; both workers end after the same step, or they would wait for each other for ever."""
+    options = {"optimizer": "sgd", "learning_rate": 3.0, "batch_size": 50, "epochs": 30, "patience": 3, "plateau_factor": 0.5}
+    options = {**options, "config": small_config}
+    assert fit_in_a_process(MULTI_WORKER, prepared, tmp_path, 2, strategy="multi_worker", **options) == 2
+    history = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert 4 <= len(history) < 30
+    one = dlrm_tf.fit(prepared, tmp_path / "one", **{**OPTIONS, **options})
+    assert [e["step"] for e in one.history] == [e["step"] for e in history]
+    for mine, theirs in zip(one.history, history):
+        assert mine["validation"]["logloss"] == pytest.approx(theirs["validation"]["logloss"], abs=1e-3)
 
 
 PARAMETER_SERVER = """
