@@ -1,12 +1,9 @@
 """A page that shows a prepared data folder: cardinality, frequency of categories, missing cells, label rate over the log."""
 
-import base64
 import dataclasses
-import html
-import io
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 
@@ -15,6 +12,7 @@ from dlrm_tf.data.describe import describe_records
 from dlrm_tf.data.records import SPLITS, Records
 from dlrm_tf.errors import UsageError, require
 from dlrm_tf.files import StrPath, write_file
+from dlrm_tf.reports.picture_page import picture_page, png
 
 _SEGMENTS = 100  # equal parts of the log, for the label rate
 _CURVES = 6  # features whose frequency curve is drawn: those with the most categories
@@ -130,17 +128,10 @@ def write_page(folder: StrPath, path: StrPath) -> None:
     """
     suffix = page_suffix(path)
     records = Records.open(folder)
-    picture = io.BytesIO()
-    _figure(records, _count(records)).savefig(picture, format="png", dpi=110)
-    content = picture.getvalue()
+    picture = png(_figure(records, _count(records)))
+    content: Union[str, bytes] = picture
     if suffix == ".html":
-        table = html.escape("\n".join(describe_records(folder)))
-        image = base64.b64encode(content).decode()
-        title = html.escape(os.path.basename(os.path.abspath(folder)))
-        content = (
-            f'<!doctype html><meta charset="utf-8"><title>{title}</title>'
-            "<style>body{font:14px sans-serif;max-width:1200px;margin:2em auto}img{width:100%}</style>"
-            f'<h1>{title}</h1><img alt="cardinality, frequency, missing cells, label rate" src="data:image/png;base64,{image}">'
-            f"<pre>{table}</pre>\n"
-        ).encode()
+        title = os.path.basename(os.path.abspath(folder))
+        alt, text = "cardinality, frequency, missing cells, label rate", "\n".join(describe_records(folder))
+        content = picture_page(title, picture, alt=alt, text=text)
     write_file(path, content)

@@ -1,5 +1,6 @@
-"""synth: the format, the known AUC, the frequencies, determinism."""
+"""synth: the format, the known AUC and logloss, the frequencies, determinism."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 from dlrm_tf import synth
 from dlrm_tf.config import CRITEO_KAGGLE_SIZES
 from dlrm_tf.data.parse import parse_block
+from dlrm_tf.data.row_text import TAB, key_fields, lines, number_fields
 from dlrm_tf.data.spec import CRITEO
-from dlrm_tf.data.synthetic import _Signal, _text
+from dlrm_tf.data.world_one import WorldOne
 from dlrm_tf.errors import UsageError
 from dlrm_tf.probability import histogram_auc
 
@@ -61,11 +63,22 @@ def test_report_beside(made):
     assert report.best_auc_test == pytest.approx(report.best_auc, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    "seed, cardinalities, rows, sha256",
+    [
+        (3, "small", 70_000, "2f35da01c7047616cb609db020b2d9a93e8fc05669b36491156cc9aa8f1a5e82"),
+        (1, "criteo", 1000, "a34a1b70ca986fbf92588d475d1ccdcd6ad4a51ba0d43fafcf58f211d254156d"),
+        (7, [9] * 26, 300, "c03f826e868a9fcff39e31113f33a2563bd4aac6e253d6b45e7bc19b537d2200"),
+    ],
+)
+def test_files_of_earlier_versions_come_again(tmp_path, seed, cardinalities, rows, sha256):
+    synth(tmp_path / "rows.tsv", rows, seed=seed, cardinalities=cardinalities)
+    assert hashlib.sha256((tmp_path / "rows.tsv").read_bytes()).hexdigest() == sha256
+
+
 def test_best_auc_is_that_of_the_probabilities_labels_are_drawn_from():
     """Against all pairs, on the very rows; and labels are as frequent as the probabilities say."""
-    rng = np.random.default_rng(5)
-    signal = _Signal(rng, (50,) * 26)
-    _, probability, label = signal.draw(rng, 3000)
+    probability, label, _, _ = WorldOne(5, (50,) * 26).draw(3000)
     positive, negative = probability[label], probability[~label]
     by_pairs = np.mean((positive[:, None] > negative) + 0.5 * (positive[:, None] == negative))
     counts = np.zeros((2, 1 << 20), np.int64)
@@ -79,10 +92,10 @@ def test_text_of_a_row():
     absent = np.array([[False] * 6 + [True] + [False] * 6])
     keys = np.arange(26, dtype=np.uint32)[None] * np.uint32(0x1010101)
     blank = np.array([[True] + [False] * 25])
-    text = _text(np.array([True]), numbers, absent, keys, blank)
+    text = lines(np.array([True]), number_fields(numbers, absent), key_fields(keys, ~blank, TAB))
     expected = ["1", "0", "-3", "7", "10", "1234567", "99", "", "0", "0", "0", "0", "0", "42", ""]
     expected += [f"{key:08x}" for key in keys[0, 1:]]
-    assert text[text != 0].tobytes().decode() == "\t".join(expected) + "\n"
+    assert text.decode() == "\t".join(expected) + "\n"
 
 
 def test_cardinalities(tmp_path):
@@ -95,7 +108,21 @@ def test_cardinalities(tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"rows": 0}, {"seed": -1}, {"cardinalities": "large"}, {"cardinalities": [5] * 25}, {"cardinalities": [0] * 26}],
+    [
+        {"rows": 0},
+        {"seed": -1},
+        {"cardinalities": "large"},
+        {"cardinalities": [5] * 25},
+        {"cardinalities": [0] * 26},
+        {"world": 3},
+        {"day": 1},
+        {"hot_sizes": "some"},
+        {"label_delay": 0.1},
+        {"world": 2, "day": -1},
+        {"world": 2, "label_delay": -0.5},
+        {"world": 2, "hot_sizes": [2] * 25},
+        {"world": 2, "hot_sizes": [0] * 26},
+    ],
 )
 def test_arguments_out_of_range(tmp_path, arguments):
     with pytest.raises(UsageError):
