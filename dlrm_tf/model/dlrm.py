@@ -35,6 +35,7 @@ class DLRM(tfrs.models.Model):
       config: the architecture.
       initializer: `"mindspore"`: kernels N(0, 2/(in+out) variance), biases N(0, 1/out), tables U(+-sqrt(1/size_f));
         `"zeros"`: for a model whose weights are loaded next.
+      table_init_scale: what the tables' range is multiplied by.
       seed: makes the initial weights repeatable.
       embedding: a layer in place of `FusedEmbedding`, called with `categorical` and, where the inputs have them, `weights`, for
         `[batch_size, F, D]`: a TPU holds the table in another way.
@@ -58,6 +59,7 @@ class DLRM(tfrs.models.Model):
         config: DLRMConfig,
         *,
         initializer: str = "mindspore",
+        table_init_scale: float = 1.0,
         seed: Optional[int] = None,
         embedding: Any = None,
         name: str = "dlrm",
@@ -72,7 +74,7 @@ class DLRM(tfrs.models.Model):
         self.embedding = embedding
         if embedding is None:
             drawn = "zeros" if initializer == "zeros" else "uniform"
-            self.embedding = FusedEmbedding(config, initializer=drawn, seed=seed)
+            self.embedding = FusedEmbedding(config, initializer=drawn, scale=table_init_scale, seed=seed)
         if config.interaction == "dot":
             self.interaction = DotInteraction(config.num_categorical + 1, config.self_interaction)
         elif config.interaction == "cross":

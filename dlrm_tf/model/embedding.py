@@ -91,8 +91,8 @@ class FusedEmbedding(tf.keras.layers.Layer):
 
     Args:
       config: the model's configuration.
-      initializer: `"uniform"`, U(-sqrt(1/size_f), sqrt(1/size_f)) a feature as in MindSpore's model (research/recommend/dlrm),
-        or `"zeros"`, for a table that is loaded next.
+      initializer: `"uniform"`, U(-s sqrt(1/size_f), s sqrt(1/size_f)) a feature, or `"zeros"`, for a table that is loaded next.
+      scale: s; 1 is MindSpore's draw (research/recommend/dlrm). A small one lets rows say nothing before they have learned.
       seed: seed of the uniform draw, or None.
 
     Attributes:
@@ -102,9 +102,11 @@ class FusedEmbedding(tf.keras.layers.Layer):
         default on CPUs; not measured on a GPU.
     """
 
-    def __init__(self, config: DLRMConfig, *, initializer: str = "uniform", seed: Optional[int] = None, **kwargs):
+    def __init__(
+        self, config: DLRMConfig, *, initializer: str = "uniform", scale: float = 1.0, seed: Optional[int] = None, **kwargs
+    ):
         super().__init__(**kwargs)
-        self.config = config
+        self.config, self._scale = config, scale
         on_tpu = isinstance(tf.distribute.get_strategy(), (tf.distribute.TPUStrategy, tf.distribute.experimental.TPUStrategy))
         self.deduplicate = not on_tpu and not tf.config.get_visible_devices("GPU")
         # An initializer holds the table three times, but only it works in a graph, and gives all workers the same draw.
@@ -113,7 +115,7 @@ class FusedEmbedding(tf.keras.layers.Layer):
             name="table",
             shape=(config.table_rows, config.embedding_dim),
             dtype=tf.float32,
-            initializer=_Uniform(config, seed) if initializer != "zeros" and whole else "zeros",
+            initializer=_Uniform(config, scale, seed) if initializer != "zeros" and whole else "zeros",
         )
         self.built = True
         if initializer != "zeros" and not whole:
@@ -194,7 +196,7 @@ class FusedEmbedding(tf.keras.layers.Layer):
         Args:
           seed: of the uniform draw, or None.
         """
-        for start, rows in _uniform_rows(self.config, seed):
+        for start, rows in _uniform_rows(self.config, self._scale, seed):
             self.write_rows(start, rows)
 
     def read_rows(self, start: int, stop: int) -> np.ndarray:
@@ -209,22 +211,22 @@ class FusedEmbedding(tf.keras.layers.Layer):
 class _Uniform(tf.keras.initializers.Initializer):
     """The table of `_uniform_rows`; OOV rows are zero (the absent feature)."""
 
-    def __init__(self, config: DLRMConfig, seed: Optional[int]):
-        self._config, self._seed = config, seed
+    def __init__(self, config: DLRMConfig, scale: float, seed: Optional[int]):
+        self._config, self._scale, self._seed = config, scale, seed
 
     def __call__(self, shape, dtype=tf.float32, **kwargs):
         table = np.zeros(shape, np.float32)
-        for start, rows in _uniform_rows(self._config, self._seed):
+        for start, rows in _uniform_rows(self._config, self._scale, self._seed):
             table[start : start + len(rows)] = rows
         return tf.constant(table, dtype)
 
 
-def _uniform_rows(config: DLRMConfig, seed: Optional[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """U(-sqrt(1/size_f), sqrt(1/size_f)) for every feature's ids: pieces of the table as `(first row, rows)`."""
+def _uniform_rows(config: DLRMConfig, scale: float, seed: Optional[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """U(-scale sqrt(1/size_f), scale sqrt(1/size_f)) for every feature's ids: pieces of the table as `(first row, rows)`."""
     generator = np.random.default_rng(seed)
     for size, offset in zip(config.categorical_feature_sizes, config.block_offsets):
         for start in range(0, size, _DRAWN_ROWS):
             rows = generator.random((min(_DRAWN_ROWS, size - start), config.embedding_dim), np.float32)
             rows -= 0.5
-            rows *= 2 * np.sqrt(1.0 / size)
+            rows *= 2 * scale * np.sqrt(1.0 / size)
             yield offset + start, rows

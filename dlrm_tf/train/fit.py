@@ -164,7 +164,7 @@ def _model(records: Records, options: ResolvedOptions) -> DLRM:
     else:
         config = new_config(options, records)
         check_fits(config, "", records, "the configuration")
-        model = DLRM(config, seed=options.seed)
+        model = DLRM(config, table_init_scale=options.table_init_scale, seed=options.seed)
     check_fits(model.config, model.vocabulary_fingerprint, records, options.weights or "the model")
     model.vocabulary_fingerprint = records.manifest["vocabulary"]["fingerprint"]
     return model

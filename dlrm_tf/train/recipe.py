@@ -3,7 +3,7 @@
 A file is an object with `title`, `source`, `expected` (figures, each with the data it belongs to), `options` (fields of
 `FitOptions`) and, where wanted:
 
-* `rules`: what `"auto"` means and how rates follow the batch (`BatchRule`, `RateRule`, `ValidationRule`);
+* `rules`: what `"auto"` means and how rates follow the batch (`BatchRule`, `EpochRule`, `RateRule`, `ValidationRule`);
 * `fine_tune`: options that replace those of `options` in a training that starts from weights;
 * `without_validation`: the same for a training without validation rows;
 * `by_strategy`: the same for some strategies, by name.
@@ -49,6 +49,27 @@ class BatchRule:
         while size * 2 <= self.max and rows >= size * 2 * self.steps_per_epoch:
             size *= 2
         return size
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochRule:
+    """Epochs `"auto"`: as few as make `steps` steps together.
+
+    Attributes:
+      steps: steps that a training should have.
+      max: the most epochs: more of them overfit.
+    """
+
+    steps: int
+    max: int
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.max) < 1:
+            raise ValueError(f"wanted steps >= 1 and max >= 1. Received {dataclasses.asdict(self)}")
+
+    def epochs(self, batches: int) -> int:
+        """Epochs of a training with `batches` steps an epoch."""
+        return min(-(-self.steps // batches), self.max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +131,7 @@ class Recipe:
       without_validation: those that differ where there are no validation rows.
       by_strategy: by the name of a strategy, those that differ with it.
       batch_rule: what batch size `"auto"` means, or None.
+      epoch_rule: what epochs `"auto"` means, or None.
       rate_rule: how rates follow the batch size; None: they don't.
       validation_rule: what validation share `"auto"` means, or None.
     """
@@ -123,6 +145,7 @@ class Recipe:
     without_validation: dict[str, Any]
     by_strategy: dict[str, dict[str, Any]]
     batch_rule: Optional[BatchRule]
+    epoch_rule: Optional[EpochRule]
     rate_rule: Optional[RateRule]
     validation_rule: Optional[ValidationRule]
 
@@ -155,7 +178,7 @@ class Recipe:
         for key, kind in {**wanted, **may}.items():
             if not isinstance(fields.setdefault(key, kind()), kind):
                 raise DataError(f"{path}: {key} must be a JSON {kind.__name__}. Received {fields[key]!r}")
-        kinds = {"batch_size": BatchRule, "learning_rate": RateRule, "validation_share": ValidationRule}
+        kinds = {"batch_size": BatchRule, "epochs": EpochRule, "learning_rate": RateRule, "validation_share": ValidationRule}
         rules: dict[str, Any] = dict.fromkeys(kinds)
         for key, value in fields.pop("rules").items():
             if key not in kinds:
@@ -164,8 +187,10 @@ class Recipe:
                 rules[key] = kinds[key](**value)
             except (TypeError, ValueError) as e:
                 raise DataError(f"{path}: rule of {key}: {e}") from e
-        batch_rule, rate_rule, validation_rule = rules.values()
-        return cls(name, **fields, batch_rule=batch_rule, rate_rule=rate_rule, validation_rule=validation_rule)
+        batch_rule, epoch_rule, rate_rule, validation_rule = rules.values()
+        return cls(
+            name, **fields, batch_rule=batch_rule, epoch_rule=epoch_rule, rate_rule=rate_rule, validation_rule=validation_rule
+        )
 
 
 DEFAULT = Recipe.read("default")

@@ -9,7 +9,7 @@ from dlrm_tf.train.option import number_or, recipe_option, units
 
 # The options that together are the architecture of a new model.
 ARCHITECTURE = ("embedding_dim", "bottom_mlp", "top_mlp", "interaction", "cross_layers", "cross_rank")
-_AUTO = ("batch_size", "validation_share")
+_AUTO = ("batch_size", "epochs", "validation_share")
 # Options, what they must be, and whether a value is.
 _RANGES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     (
@@ -30,6 +30,7 @@ _RANGES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     (("warmup_steps", "patience", "l2", "clip_norm"), "a number of at least 0", lambda x: 0 <= x < float("inf")),
     (("decay", "warmup"), "between 0 and 1", lambda x: 0 <= x <= 1),
     (("validation_share", "dropout", "label_smoothing"), "at least 0 and below 1", lambda x: 0 <= x < 1),
+    (("table_init_scale",), "a positive number", lambda x: 0 < x < float("inf")),
     (("plateau_factor",), "above 0 and at most 1", lambda x: 0 < x <= 1),
 )
 
@@ -79,6 +80,13 @@ class RecipeOptions:
         kind=int,
         metavar="N",
         unset="a full matrix",
+    )
+    table_init_scale: Optional[float] = recipe_option(
+        "table_init_scale",
+        1.0,
+        "range of a new table's rows, as a part of upstream's, which is +-sqrt(1 / ids of the feature)",
+        kind=float,
+        metavar="X",
     )
     optimizer: Optional[str] = recipe_option(
         "optimizer",
@@ -138,11 +146,12 @@ class RecipeOptions:
     plateau_patience: Optional[int] = recipe_option(
         "plateau_patience", 1, "validations without improvement after which plateau_factor applies", kind=int, metavar="N"
     )
-    epochs: Optional[int] = recipe_option(
+    epochs: Union[None, int, str] = recipe_option(
         "epochs",
         1,
-        "passes over the training rows, those before a resume included; with patience, the most there may be",
-        kind=int,
+        "passes over the training rows, those before a resume included; with patience, the most there may be; auto: one, more "
+        "where the rows are few",
+        kind=number_or("auto", int),
         metavar="N",
     )
     batch_size: Union[None, int, str] = recipe_option(

@@ -67,6 +67,11 @@ def resolve(options: FitOptions, records: Records) -> Plan:
     else:
         reasons.append(f"batch {values['batch_size']:,}")
     batches = -(-rows // values["batch_size"])
+    if values["epochs"] == "auto":
+        epochs = recipe.epoch_rule or DEFAULT.epoch_rule
+        if epochs is None:
+            raise DataError(f"recipe {recipe.name}: epochs auto needs the rule of epochs. Received none")
+        values["epochs"] = epochs.epochs(batches)
     _set_rates(values, given, recipe)
     if values["warmup_steps"] is None:
         total = batches * values["epochs"]
