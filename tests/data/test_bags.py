@@ -87,6 +87,13 @@ def test_prepare_by_hand(tmp_path):
     assert f"  {'tags':<12}{'6':>14}{'20.00%':>12}{'0.00%':>12}{'2.20':>12}{'20.00%':>12}" in text.splitlines()
 
 
+def test_shards_of_long_rows_have_fewer_lines(tmp_path):
+    """21 MB, as 2**17 of Criteo's rows have: here rows of 65,536 ids, 79 of them a shard."""
+    spec = FeatureSpec((("y", "label"), ("c", "categorical")), bags={"c": Bag("|", 1 << 16)})
+    records = prepare(log_of(tmp_path, ["1\ta|b"] * 200), tmp_path / "out", spec=spec, test_fraction=0)
+    assert [shard.rows for shard in records.shards["train"]] == [79, 79, 42]
+
+
 def test_without_weights_rows_have_none(tmp_path):
     log = log_of(tmp_path, [line.replace(":", "") for line in LINES])
     records = prepare(log, tmp_path / "out", spec=UNWEIGHTED, test_fraction=0)
