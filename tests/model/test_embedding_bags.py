@@ -149,6 +149,7 @@ def test_steps_are_those_of_the_same_keys_in_other_places(optimizer):
             np.testing.assert_allclose(a, b, rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "rowwise_adagrad", "lazy_adam"])
 @pytest.mark.parametrize("deduplicate", [True, False])
 def test_a_step_moves_only_the_rows_of_keys(optimizer, deduplicate):

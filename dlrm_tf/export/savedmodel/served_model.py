@@ -49,7 +49,7 @@ class ServedModel(tf.Module):
         self.model_variables = list(model.trainable_variables)
         self.string_ids = None if vocabulary is None else StringIds(vocabulary, model.config.column_features)
         self._bag_strings = None
-        if vocabulary is not None and model.config.has_bags:
+        if vocabulary is not None and (bags or model.config.has_bags):  # a bag of one key is split too
             self._bag_strings = BagStrings(model.config, vocabulary.names, bags or {})
 
     def signatures(self) -> dict[str, Any]:

@@ -113,3 +113,17 @@ def test_a_vocabulary_needs_the_spec_of_the_model(case, tmp_path):
     with pytest.raises(DataError, match=r"evaluation rows: wanted shapes .*\(60, 8\).*Received .*\(60, 3\)"):
         TFLiteExporter(case.weights, evaluation=(case.dense, case.encoded[1][:, :3], *case.encoded[2:]), quiet=True)
     assert not os.listdir(tmp_path)
+
+
+def test_of_a_bag_of_one_key_the_first_counts(tmp_path):
+    spec = FeatureSpec.of(["x"], ["a", "b"], bags={"a": Bag("|", 1)})
+    vocabulary = dlrm_tf.Vocabulary.from_keys({"a": ["p", "q"], "b": ["p|q", "q"]})
+    model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig((2, 2), 1, 4, (4,), (1,), hot_sizes=spec.hot_sizes), seed=1)
+    assert not model.config.has_bags
+    model.save_weights(tmp_path / "m.weights.h5")
+    vocabulary.save(tmp_path / "v.npz")
+    path = export_savedmodel(tmp_path / "m.weights.h5", tmp_path, vocabulary=tmp_path / "v.npz", spec=spec, warmup_batches=(1,))
+    raw = tf.saved_model.load(path).signatures["raw"]
+    came = raw(dense=tf.zeros([1, 1]), categorical=tf.constant([["q|p", "p|q"]]))["logit"]
+    wanted = model({"dense": np.zeros((1, 1), np.float32), "categorical": np.array([[1, 0]], np.int32)})
+    np.testing.assert_allclose(came, wanted, atol=1e-6)
