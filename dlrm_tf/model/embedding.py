@@ -103,7 +103,7 @@ class FusedEmbedding(tf.keras.layers.Layer):
         """
         # Looked up as one vector: a table that is partitioned over parameter servers takes no other shape.
         rows = tf.reshape(row_numbers(self.config, categorical), [-1])
-        looked_up = self._distinct(rows) if training and self.deduplicate else tf.gather(self.table, rows)
+        looked_up = self._distinct(rows) if training and self.deduplicate else self._gather(rows)
         shape = [-1, self.config.num_categorical, self.config.embedding_dim]
         return tf.cast(tf.reshape(looked_up, shape), self.compute_dtype)
 
@@ -118,7 +118,11 @@ class FusedEmbedding(tf.keras.layers.Layer):
 
             return tf.gather(vectors, place), gradient
 
-        return spread(tf.gather(self.table, distinct))
+        return spread(self._gather(distinct))
+
+    def _gather(self, rows):
+        # tf.gather of a table in parts on parameter servers returns the rows of one part after those of the other.
+        return tf.nn.embedding_lookup(self.table, rows) if hasattr(self.table, "variables") else tf.gather(self.table, rows)
 
     def draw(self, seed: Optional[int]) -> None:
         """Overwrites the ids' rows with those of a new table; OOV rows stay.

@@ -47,11 +47,15 @@ def resolve(options: FitOptions, records: Records) -> Plan:
     if not rows:
         raise DataError(f"{records.folder}: there are no training rows")
 
-    validation_rows = _validation_rows(recipe, values["validation_share"], rows) if options.validate else 0
-    if validation_rows >= rows:
-        raise UsageError(f"validation_share must leave rows to train on. Received {values['validation_share']} of {rows} rows")
+    validation_rows = records.rows(VALIDATION)  # records that come with a split of their own keep it
+    if options.validate and not validation_rows:
+        validation_rows = _validation_rows(recipe, values["validation_share"], rows)
+        if validation_rows >= rows:
+            raise UsageError(
+                f"validation_share must leave rows to train on. Received {values['validation_share']} of {rows} rows"
+            )
     records = records.with_validation(validation_rows)
-    if not validation_rows:
+    if not (options.validate and validation_rows):
         values = {**values, **recipe.without_validation, **given, **_without_validation(given)}
     rows = records.rows("train")
 
