@@ -41,7 +41,7 @@ def resolve(options: FitOptions, records: Records) -> Plan:
       DataError: no such recipe, a damaged one, or no rows to train on.
       UsageError: options that exclude each other, or need what is not there.
     """
-    recipe, given = Recipe.read(options.recipe), options.flags
+    recipe, given = Recipe.read(options.recipe), options.given
     values = _values(recipe, options)
     rows = records.rows("train")
     if not rows:
@@ -121,7 +121,7 @@ def _values(recipe: Recipe, options: FitOptions) -> dict[str, Any]:
             RecipeOptions(**values)
         except (TypeError, UsageError) as e:
             raise DataError(f"recipe {recipe.name}: {where}: {e}") from e
-    given = options.flags
+    given = options.given
     theirs = {**OFF, **recipe.options}
     if options.weights is not None:
         theirs.update(recipe.fine_tune)
