@@ -145,7 +145,7 @@ class FusedEmbedding(tf.keras.layers.Layer):
         else:
             # Looked up as one vector: a table that is partitioned over parameter servers takes no other shape.
             rows = tf.reshape(row_numbers(self.config, categorical), [-1])
-            pooled = self._distinct(rows) if training and self.deduplicate else tf.gather(self.table, rows)
+            pooled = self._distinct(rows) if training and self.deduplicate else self._gather(rows)
         shape = [-1, self.config.num_categorical, self.config.embedding_dim]
         return tf.cast(tf.reshape(pooled, shape), self.compute_dtype)
 
@@ -156,7 +156,7 @@ class FusedEmbedding(tf.keras.layers.Layer):
             return self._distinct_pooled(rows, weights, used)
         if training:
             rows = rows_of_keys(rows, used)
-        vectors = tf.cast(tf.gather(self.table, tf.reshape(rows, [-1])), tf.float32)
+        vectors = tf.cast(self._gather(tf.reshape(rows, [-1])), tf.float32)
         vectors = tf.reshape(vectors, [-1, config.id_columns, config.embedding_dim])
         return sum_places(config, vectors * weights[:, :, tf.newaxis])
 
@@ -175,7 +175,7 @@ class FusedEmbedding(tf.keras.layers.Layer):
 
             return sum_rows(tf.cast(vectors, tf.float32), bag, bags, chosen=place, weights=weights), gradient
 
-        return pool(tf.gather(self.table, distinct))
+        return pool(self._gather(distinct))
 
     def _distinct(self, rows):
         distinct, place = tf.unique(rows)
@@ -188,7 +188,11 @@ class FusedEmbedding(tf.keras.layers.Layer):
 
             return tf.gather(vectors, place), gradient
 
-        return spread(tf.gather(self.table, distinct))
+        return spread(self._gather(distinct))
+
+    def _gather(self, rows):
+        # tf.gather of a table in parts on parameter servers returns the rows of one part after those of the other.
+        return tf.nn.embedding_lookup(self.table, rows) if hasattr(self.table, "variables") else tf.gather(self.table, rows)
 
     def draw(self, seed: Optional[int]) -> None:
         """Overwrites the ids' rows with those of a new table; OOV rows stay.

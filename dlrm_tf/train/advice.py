@@ -72,7 +72,7 @@ def advice(
                 f"overfitting: from {where} to step {last['step']:,} the training loss fell from {best['loss']:.4f} to "
                 f"{last['loss']:.4f} while the validation logloss rose from {best['validation']['logloss']:.4f} to "
                 f"{last['validation']['logloss']:.4f}; best.weights.h5 has {where}. Click models often overfit as soon as the "
-                f"second epoch begins (arXiv 2209.06053): take {'--epochs 1' if last['epoch'] > 1 else 'a lower learning rate'}, "
+                f"second epoch begins (arXiv 2209.06053): take --epochs {best['epoch']}, "
                 "prepare --min-count 10, --l2 1e-5, or the experiment --reset-table-each-epoch"
             )
         else:

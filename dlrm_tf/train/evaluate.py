@@ -30,7 +30,7 @@ def evaluate(
     Args:
       data: a folder made by `prepare`, or opened `Records`.
       weights: a `.weights.h5`, or a `dlrm_tf.DLRM`.
-      split: `"test"` or `"train"`.
+      split: `"test"`, `"train"`, or `"validation"` of `Records.with_validation`.
       batch_size: rows per step; does not change the result.
       exact: keep every score, for an exact AUC and calibration bins; without it memory stays constant (see `ClickMetrics`).
       quiet: show no progress.
@@ -65,7 +65,7 @@ def measure(
     Args:
       data: a folder made by `prepare`, or opened `Records`.
       weights: a `.weights.h5`, or a `dlrm_tf.DLRM`.
-      split: `"test"` or `"train"`.
+      split: `"test"`, `"train"`, or `"validation"` of `Records.with_validation`.
       batch_size: rows per step; does not change the result.
       exact: keep every score.
       quiet: show no progress.

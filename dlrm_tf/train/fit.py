@@ -139,10 +139,9 @@ def fit(
             started, rows_before = time.monotonic(), position.rows_of_run
             placement.run_stretch(model, batches, position, every_step, saver)
             finite.check()
-            trained, seconds = placement.host_model(model), time.monotonic() - started
-            entry: dict[str, Any] = {"epoch": position.epoch + 1, "step": position.step, "loss": position.mean_loss}
-            entry.update(seconds=seconds, rows_per_second=(position.rows_of_run - rows_before) / seconds)
-            entry["validation"] = _validate(records, trained, position) if chief and records.rows(VALIDATION) else None
+            trained, entry = placement.host_model(model), _entry(position, rows_before, time.monotonic() - started)
+            if chief and options.validate and records.rows(VALIDATION):
+                entry["validation"] = _validate(records, trained, position)
             history = [*history, entry]
             if chief:
                 end_stretch(run_dir, trained, history, summaries)
@@ -197,6 +196,18 @@ def _continue_with_state(model: DLRM, options: ResolvedOptions) -> None:
     if options.weights is not None and options.optimizer_state is not False:
         required = options.optimizer_state is True
         _say(continue_with_state(model, options.weights, required=required, scheduled=options.scheduled), options)
+
+
+def _entry(position: EpochPosition, rows_before: int, seconds: float) -> dict[str, Any]:
+    """What the history says of a stretch that began at row `rows_before` of the run; not measured yet."""
+    return {
+        "epoch": position.epoch + 1,
+        "step": position.step,
+        "loss": position.mean_loss,
+        "seconds": seconds,
+        "rows_per_second": (position.rows_of_run - rows_before) / seconds,
+        "validation": None,
+    }
 
 
 def _validate(records: Records, model: DLRM, position: EpochPosition) -> dict:

@@ -226,7 +226,7 @@ class RecipeOptions:
                     raise UsageError(f"{name} must be {wanted}. Received {value}")
 
     @property
-    def flags(self) -> dict[str, Any]:
+    def given(self) -> dict[str, Any]:
         """The options that a recipe may set and that were given, by name."""
         values = {name: getattr(self, name) for name in OFF}
         return {name: value for name, value in values.items() if value is not None}

@@ -41,17 +41,21 @@ def resolve(options: FitOptions, records: Records) -> Plan:
       DataError: no such recipe, a damaged one, or no rows to train on.
       UsageError: options that exclude each other, or need what is not there.
     """
-    recipe, given = Recipe.read(options.recipe), options.flags
+    recipe, given = Recipe.read(options.recipe), options.given
     values = _values(recipe, options)
     rows = records.rows("train")
     if not rows:
         raise DataError(f"{records.folder}: there are no training rows")
 
-    validation_rows = _validation_rows(recipe, values["validation_share"], rows) if options.validate else 0
-    if validation_rows >= rows:
-        raise UsageError(f"validation_share must leave rows to train on. Received {values['validation_share']} of {rows} rows")
+    validation_rows = records.rows(VALIDATION)  # records that come with a split of their own keep it
+    if options.validate and not validation_rows:
+        validation_rows = _validation_rows(recipe, values["validation_share"], rows)
+        if validation_rows >= rows:
+            raise UsageError(
+                f"validation_share must leave rows to train on. Received {values['validation_share']} of {rows} rows"
+            )
     records = records.with_validation(validation_rows)
-    if not validation_rows:
+    if not (options.validate and validation_rows):
         values = {**values, **recipe.without_validation, **given, **_without_validation(given)}
     rows = records.rows("train")
 
@@ -123,7 +127,7 @@ def _values(recipe: Recipe, options: FitOptions) -> dict[str, Any]:
             RecipeOptions(**values)
         except (TypeError, UsageError) as e:
             raise DataError(f"recipe {recipe.name}: {where}: {e}") from e
-    given = options.flags
+    given = options.given
     theirs = {**OFF, **recipe.options}
     if options.weights is not None:
         theirs.update(recipe.fine_tune)

@@ -149,6 +149,11 @@ def test_what_needs_something_that_is_not_there(options, message, prepared):
         resolve(FitOptions(**options), prepared)
 
 
+def test_records_with_a_validation_split_of_their_own_keep_it(prepared):
+    plan = resolve(FitOptions(), prepared.with_validation(300))
+    assert (plan.records.rows("validation"), plan.records.rows("train")) == (300, 2272)
+
+
 @pytest.mark.parametrize(
     "text, message",
     [

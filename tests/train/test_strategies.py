@@ -164,6 +164,10 @@ with strategy.scope():
     embedding, optimizer = FusedEmbedding(config, initializer="zeros"), make_optimizer("sgd", 1.0)
 
 @tf.function
+def look_up(ids, training):
+    return strategy.run(lambda: embedding(ids, training=training)[:, :, 0])
+
+@tf.function
 def step():
     def in_worker():
         ids = tf.cast(tf.exp(tf.random.uniform([512, 4]) * np.log(20000.0)) - 1, tf.int32)  # some ids in every batch
@@ -173,6 +177,15 @@ def step():
     strategy.run(in_worker)
 
 coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+# Rows that lie in both parts, out of order: each id gets its own.
+rows = np.arange(config.table_rows, dtype=np.float32)
+embedding.write_rows(0, np.repeat(rows[:, None], config.embedding_dim, 1))
+ids = np.random.default_rng(0).integers(0, 20001, (64, 4)).astype(np.int32)
+for training in (False, True):
+    found = coordinator.schedule(look_up, args=(tf.constant(ids), training)).fetch()
+    assert np.array_equal(found, ids + np.array(config.block_offsets)), training
+embedding.write_rows(0, np.zeros((config.table_rows, config.embedding_dim), np.float32))
+
 for _ in range(200):
     coordinator.schedule(step)
 coordinator.join()
@@ -183,7 +196,7 @@ os._exit(0)
 
 
 @pytest.mark.cluster
-def test_workers_that_meet_in_a_row_lose_no_update():
+def test_rows_in_parts_are_found_and_workers_that_meet_in_one_lose_no_update():
     sockets = [socket.socket() for _ in range(6)]
     for listener in sockets:
         listener.bind(("localhost", 0))
