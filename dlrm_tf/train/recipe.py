@@ -4,6 +4,7 @@ A file is an object with `title`, `source`, `expected` (figures, each with the d
 `FitOptions`) and, where wanted:
 
 * `rules`: what `"auto"` means and how rates follow the batch (`BatchRule`, `EpochRule`, `RateRule`, `ValidationRule`);
+* `few_rows`: `{"below": rows, "options": {...}}`, options that replace those of `options` where there are fewer training rows;
 * `fine_tune`: options that replace those of `options` in a training that starts from weights;
 * `without_validation`: the same for a training without validation rows;
 * `by_strategy`: the same for some strategies, by name.
@@ -127,6 +128,7 @@ class Recipe:
       source: where its values come from.
       expected: figures, each a dict with the `data` it belongs to.
       options: values of fields of `FitOptions`.
+      few_rows: fewer training rows than this, and the options that then differ.
       fine_tune: those that differ in a training that starts from weights.
       without_validation: those that differ where there are no validation rows.
       by_strategy: by the name of a strategy, those that differ with it.
@@ -141,6 +143,7 @@ class Recipe:
     source: str
     expected: list[dict[str, Any]]
     options: dict[str, Any]
+    few_rows: tuple[int, dict[str, Any]]
     fine_tune: dict[str, Any]
     without_validation: dict[str, Any]
     by_strategy: dict[str, dict[str, Any]]
@@ -169,7 +172,7 @@ class Recipe:
         except (ValueError, RecursionError) as e:
             raise DataError(f"{path}: wanted a recipe, which is JSON. Received text that is not ({e})") from e
         wanted = {"title": str, "source": str, "expected": list, "options": dict}
-        may = {"rules": dict, "fine_tune": dict, "without_validation": dict, "by_strategy": dict}
+        may = {"rules": dict, "few_rows": dict, "fine_tune": dict, "without_validation": dict, "by_strategy": dict}
         if not isinstance(fields, dict) or set(wanted) - set(fields) or set(fields) - set(wanted) - set(may):
             received = ", ".join(map(repr, sorted(fields)))[:200] if isinstance(fields, dict) else type(fields).__name__
             raise DataError(
@@ -178,6 +181,10 @@ class Recipe:
         for key, kind in {**wanted, **may}.items():
             if not isinstance(fields.setdefault(key, kind()), kind):
                 raise DataError(f"{path}: {key} must be a JSON {kind.__name__}. Received {fields[key]!r}")
+        few = fields["few_rows"] or {"below": 0, "options": {}}
+        if set(few) != {"below", "options"} or not isinstance(few["below"], int) or not isinstance(few["options"], dict):
+            raise DataError(f"{path}: few_rows: wanted below, a number of rows, and options. Received {few!r}"[:300])
+        fields["few_rows"] = (few["below"], few["options"])
         kinds = {"batch_size": BatchRule, "epochs": EpochRule, "learning_rate": RateRule, "validation_share": ValidationRule}
         rules: dict[str, Any] = dict.fromkeys(kinds)
         for key, value in fields.pop("rules").items():

@@ -42,10 +42,10 @@ def resolve(options: FitOptions, records: Records) -> Plan:
       UsageError: options that exclude each other, or need what is not there.
     """
     recipe, given = Recipe.read(options.recipe), options.given
-    values = _values(recipe, options)
     rows = records.rows("train")
     if not rows:
         raise DataError(f"{records.folder}: there are no training rows")
+    values = _values(recipe, options, rows)
 
     validation_rows = records.rows(VALIDATION)  # records that come with a split of their own keep it
     if options.validate and not validation_rows:
@@ -116,9 +116,15 @@ def new_config(options: ResolvedOptions, records: Records) -> DLRMConfig:
         raise UsageError(str(e)) from e
 
 
-def _values(recipe: Recipe, options: FitOptions) -> dict[str, Any]:
-    """Every option that a recipe may set, by name, without what depends on the number of rows."""
-    sections = {"options": recipe.options, "fine_tune": recipe.fine_tune, "without_validation": recipe.without_validation}
+def _values(recipe: Recipe, options: FitOptions, rows: int) -> dict[str, Any]:
+    """Every option that a recipe may set, by name, without the sizes that follow from the number of rows."""
+    below, for_few_rows = recipe.few_rows
+    sections = {
+        "options": recipe.options,
+        "few_rows": for_few_rows,
+        "fine_tune": recipe.fine_tune,
+        "without_validation": recipe.without_validation,
+    }
     for where, values in {**sections, **recipe.by_strategy}.items():
         unknown = sorted(set(values) - set(OFF))
         if unknown:
@@ -131,6 +137,8 @@ def _values(recipe: Recipe, options: FitOptions) -> dict[str, Any]:
     theirs = {**OFF, **recipe.options}
     if options.weights is not None:
         theirs.update(recipe.fine_tune)
+    elif rows < below:
+        theirs.update(for_few_rows)
     theirs.update(recipe.by_strategy.get(options.strategy, {}))
     if options.weights is not None or options.config is not None:
         theirs.update(dict.fromkeys(ARCHITECTURE))

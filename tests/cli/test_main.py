@@ -47,7 +47,7 @@ def test_every_verb_has_help_without_tensorflow(verb):
         (["nonsense"], "unknown verb 'nonsense'"),
         (["export"], "the following arguments are required"),
         (["export", "onnx", "--weights", "a"], "'onnx'"),
-        (["train", "--epochs", "many"], "--epochs: invalid int value: 'many' (see dlrm-tf train --help)"),
+        (["train", "--epochs", "many"], "--epochs: wanted a number or auto. Received 'many' (see dlrm-tf train --help)"),
         (
             ["train", "--data", "a", "-o", "b", "--weights", "w", "--embedding-dim", "8"],
             "weights must come without embedding_dim",

@@ -11,8 +11,8 @@ import dlrm_tf
 from dlrm_tf.errors import DataError, UsageError
 from dlrm_tf.model.optimizers import DEFAULT_LEARNING_RATES
 from dlrm_tf.train.options import FitOptions
-from dlrm_tf.train.recipe import DEFAULT, RECIPES, BatchRule, RateRule, Recipe, ValidationRule
-from dlrm_tf.train.recipe_options import OFF
+from dlrm_tf.train.recipe import DEFAULT, RECIPES, BatchRule, EpochRule, RateRule, Recipe, ValidationRule
+from dlrm_tf.train.recipe_options import ARCHITECTURE, OFF
 from dlrm_tf.train.resolve import new_config, resolve
 
 EMPTY = {"title": "t", "source": "s", "expected": [], "options": {}}
@@ -39,11 +39,14 @@ def test_the_batch_is_the_largest_power_of_two_that_leaves_the_steps(rows, small
 
 def test_rules_of_rates_and_validation():
     assert [RateRule(512, scaling).factor(2048) for scaling in ("none", "sqrt", "linear")] == [1.0, 2.0, 4.0]
+    rule = EpochRule(steps=350, max=3)
+    assert [rule.epochs(batches) for batches in (1, 116, 117, 175, 349, 350, 10**6)] == [3, 3, 3, 2, 2, 1, 1]
     rule = ValidationRule(share=0.1, most_rows=1000, least_rows=50)
     assert [rule.validation_rows(rows) for rows in (0, 499, 500, 9_999, 10_000, 10**7)] == [0, 0, 50, 999, 1000, 1000]
     for make in (
         lambda: BatchRule(100, 200, 5),
         lambda: BatchRule(256, 128, 5),
+        lambda: EpochRule(0, 1),
         lambda: RateRule(0, "none"),
         lambda: RateRule(1, "cubic"),
         lambda: ValidationRule(1.0, 1, 1),
@@ -59,7 +62,7 @@ def test_a_recipe_of_the_package_makes_a_run(name, with_weights, prepared):
     assert recipe.title and recipe.source and all({"data", "measured_by"} <= set(e) for e in recipe.expected)
     options = resolve(FitOptions(recipe=name, weights="x.weights.h5" if with_weights else None), prepared).options
     for field in OFF:
-        may_be_none = field in ("embedding_dim", "bottom_mlp", "top_mlp", "interaction", "dense_optimizer", "dense_learning_rate")
+        may_be_none = field in (*ARCHITECTURE, "dense_optimizer", "dense_learning_rate")
         assert getattr(options, field) is not None or may_be_none, field
     assert options.batch_size > 0 and 0 < options.learning_rate < 1
     if not with_weights:
@@ -123,12 +126,14 @@ def test_sections_for_fine_tuning_no_validation_and_strategies(recipe, prepared)
             "validation_share": 0.1,
             "warmup": 0.5,
         },
+        few_rows={"below": 3000, "options": {"dropout": 0.5}},
         fine_tune={"learning_rate": 0.01, "warmup": 0.0},
         without_validation={"epochs": 2},
         by_strategy={"tpu": {"optimizer": "sgd", "learning_rate": 0.2}},
     )
     tuned = resolve(FitOptions(recipe=path, weights="x.weights.h5"), prepared).options
-    assert (tuned.learning_rate, tuned.warmup_steps, tuned.epochs) == (0.01, 0, 9)
+    assert (tuned.learning_rate, tuned.warmup_steps, tuned.epochs, tuned.dropout) == (0.01, 0, 9, 0.0)
+    assert resolve(FitOptions(recipe=path), prepared).options.dropout == 0.5  # 2,572 rows
     unmeasured = resolve(FitOptions(recipe=path, validate=False), prepared)
     assert (unmeasured.options.epochs, unmeasured.options.patience) == (2, 0)
     assert unmeasured.records.rows("train") == 2572
@@ -162,7 +167,13 @@ def test_records_with_a_validation_split_of_their_own_keep_it(prepared):
         ('{"title": "t"}', "wanted an object of .* Received 'title'"),
         (json.dumps({**EMPTY, "option": {}}), "wanted an object of .* 'option'"),
         (json.dumps({**EMPTY, "options": []}), r"options must be a JSON dict. Received \[\]"),
-        (json.dumps({**EMPTY, "rules": {"epochs": {}}}), "wanted rules of batch_size, .* Received one of 'epochs'"),
+        (json.dumps({**EMPTY, "rules": {"dropout": {}}}), "wanted rules of batch_size, .* Received one of 'dropout'"),
+        (json.dumps({**EMPTY, "rules": {"epochs": {"steps": 1}}}), "rule of epochs: .*'max'"),
+        (json.dumps({**EMPTY, "few_rows": {"below": 9}}), "few_rows: wanted below, a number of rows, and options. Received"),
+        (
+            json.dumps({**EMPTY, "few_rows": {"below": 9, "options": {"seed": 1}}}),
+            "few_rows: wanted options of a recipe. Received seed",
+        ),
         (json.dumps({**EMPTY, "rules": {"learning_rate": {"base": 1}}}), "rule of learning_rate: .*'base'"),
         (json.dumps({**EMPTY, "options": {"seed": 1}}), "options: wanted options of a recipe. Received seed"),
         (json.dumps({**EMPTY, "fine_tune": {"rate": 1}}), "fine_tune: wanted options of a recipe. Received rate"),
