@@ -169,11 +169,7 @@ def _to_mindspore(
         if config is not None and config != reader.config:
             raise CheckpointError(f"{source}: wanted the configuration {config.to_json()}. Received {reader.config.to_json()}")
         config = reader.config
-        if config.has_bags:
-            raise UsageError(
-                f"{source}: has several keys per feature, which MindSpore's network does not: it can't become {target}"
-            )
-        MINDSPORE.check(config, target)
+        MINDSPORE.check(config, target, to_write=True)
         before(config)
         shapes = weights_of(config)
         state = OptimizerStateReader(reader)

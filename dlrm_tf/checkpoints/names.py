@@ -60,8 +60,21 @@ class Naming:
         layers = {"bottom_mlp": len(config.bottom_mlp), "top_mlp": len(config.top_mlp)}
         return {weight: self.name(weight, layers.get(weight.part, 0)) for weight in weights_of(config)}
 
-    def check(self, config: DLRMConfig, path: str) -> None:
-        """Raises `CheckpointError`, which names the file `path`, for a network that the program does not have."""
+    def check(self, config: DLRMConfig, path: str, *, to_write: bool = False) -> None:
+        """Raises `CheckpointError`, which names the file `path`, for a network that the program does not have.
+
+        Bags show in no weight: a file to read may be given them by a configuration. One to write is for the program to run.
+
+        Args:
+          config: the model's configuration.
+          path: the file.
+          to_write: whether the file is to be written.
+        """
+        if to_write and config.has_bags:
+            raise CheckpointError(
+                f"{path}: wanted one key per feature: only MindSpore's checkpoints are written, and its network takes no more. "
+                f"Received hot_sizes {list(config.bag_sizes)}, weighted {str(config.weighted).lower()}"
+            )
         if config.interaction == "cross" and ("cross", "kernel") not in self.templates:
             raise CheckpointError(
                 f"{path}: wanted interaction 'dot' or 'cat': of the checkpoints known, only torchrec's have cross layers. "

@@ -13,12 +13,31 @@ from typing import Any, Optional
 import numpy as np
 
 from dlrm_tf.data.features import log_dense_tensor
+from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.errors import DataError
 from dlrm_tf.keras2 import tensorflow
 
 _BLOCK_ROWS = 4096  # rows that stay together until the group is permuted: one read, 655 KB for Criteo
 _GROUP_ROWS = 131072  # rows that are permuted together: 21 MB for Criteo
+_CRITEO_ROW_BYTES = 160
 _FOREVER = np.iinfo(np.int64).max
+
+
+def bounded_rows(rows: int, spec: FeatureSpec, row_bytes: int) -> int:
+    """`rows`, or of longer rows with bags as many as have the bytes of `rows` rows of Criteo.
+
+    Bags make rows of kilobytes (912 bytes with MLPerf's hot sizes). Without bags rows are what they are, so that the order in
+    which they are read, and the shards they lie in, stay what they were.
+
+    Args:
+      rows: number of rows of 160 bytes.
+      spec: the columns.
+      row_bytes: bytes a row.
+
+    Returns:
+      At least 1.
+    """
+    return min(rows, max(1, rows * _CRITEO_ROW_BYTES // row_bytes)) if spec.bags else rows
 
 
 def build(
@@ -66,9 +85,10 @@ def build(
         raise DataError(
             f"{records.folder}: wanted rows of {split} for a batch of {batch_size} for worker {index} of {count}. Received {rows}"
         )
-    group_batches = max(1, _GROUP_ROWS // batch_size)
+    group_batches = max(1, bounded_rows(_GROUP_ROWS, records.spec, records.dtype.itemsize) // batch_size)
     groups = -(-batches // group_batches)
-    read_group = _group_reader(blocks, records.dtype.itemsize, batch_size, min(rows, batches * batch_size), shuffle_seed)
+    stop_row = min(rows, batches * batch_size)
+    read_group = _group_reader(blocks, records.dtype.itemsize, group_batches * batch_size, stop_row, shuffle_seed)
 
     dense_width = len(records.spec.dense_columns)
 
@@ -106,19 +126,18 @@ def build(
 
 
 def _group_reader(
-    blocks: list[tuple[str, int, int, int]], width: int, batch_size: int, stop_row: int, shuffle_seed: Optional[int]
+    blocks: list[tuple[str, int, int, int]], width: int, group_rows: int, stop_row: int, shuffle_seed: Optional[int]
 ) -> Callable[[Any, Any], Any]:
     """Function `(epoch, group) -> Dataset` of one element, the group's rows as int32 `[n, width / 4]`.
 
     Args:
       blocks: what `_blocks` returned.
       width: bytes a row.
-      batch_size: rows a batch.
+      group_rows: rows a group.
       stop_row: rows of an epoch.
       shuffle_seed: of the order of rows; None is the order of the log.
     """
     tf = tensorflow()
-    group_rows = max(1, _GROUP_ROWS // batch_size) * batch_size
     groups = -(-stop_row // group_rows)
     paths = tf.constant([path for path, _, _, _ in blocks], tf.string)
     first, length, shard_rows = (tf.constant([block[i] for block in blocks], tf.int64) for i in (1, 2, 3))
@@ -168,10 +187,10 @@ def _blocks(records: Any, split: str, index: int, count: int, share: str) -> lis
         first_row, last_row = (rows * i // count for i in (index, index + 1))
     else:
         raise DataError(f"share must be 'rows' or 'files'. Received {share!r}")
-    blocks, before = [], 0
+    blocks, before, block_rows = [], 0, bounded_rows(_BLOCK_ROWS, records.spec, records.dtype.itemsize)
     for piece in pieces:
         begin, end = piece.first + max(first_row - before, 0), piece.first + min(last_row - before, piece.rows)
         path = os.path.abspath(piece.path)
-        blocks += [(path, at, min(_BLOCK_ROWS, end - at), piece.file_rows) for at in range(begin, end, _BLOCK_ROWS)]
+        blocks += [(path, at, min(block_rows, end - at), piece.file_rows) for at in range(begin, end, block_rows)]
         before += piece.rows
     return blocks

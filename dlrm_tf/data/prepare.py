@@ -11,6 +11,7 @@ from typing import Any, Optional, Union
 from dlrm_tf.data.encoder import check_features
 from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.finish import Finish
+from dlrm_tf.data.pipeline import bounded_rows
 from dlrm_tf.data.records import MANIFEST, Records, row_dtype
 from dlrm_tf.data.scan import Scan
 from dlrm_tf.data.spec import CRITEO, FeatureSpec
@@ -23,7 +24,6 @@ from dlrm_tf.files import StrPath
 # what it skips at the start of a file: rows of bags, 912 bytes with MLPerf's hot sizes, are read 1.4 times as fast from shards of
 # 21 MB as from shards of as many lines.
 SHARD_LINES = 1 << 17
-_SHARD_BYTES = SHARD_LINES * 160
 
 
 def prepare(
@@ -64,7 +64,7 @@ def prepare(
     paths = [os.fspath(path) for path in ([tsv_paths] if isinstance(tsv_paths, (str, os.PathLike)) else tsv_paths)]
     out_dir = os.fspath(out_dir)
     if shard_lines is None:
-        shard_lines = min(SHARD_LINES, max(1, _SHARD_BYTES // row_dtype(spec).itemsize)) if spec.bags else SHARD_LINES
+        shard_lines = bounded_rows(SHARD_LINES, spec, row_dtype(spec).itemsize)
     _check_paths(paths)
     for name, value in (("min_count", min_count), ("shard_lines", shard_lines), ("threads", threads)):
         if value is not None and value < 1:

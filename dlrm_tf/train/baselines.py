@@ -7,6 +7,7 @@ from typing import Any, Union
 
 import numpy as np
 
+from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.features import log_dense
 from dlrm_tf.data.records import Records
 from dlrm_tf.errors import DataError
@@ -45,7 +46,9 @@ def baselines(data: Union[str, os.PathLike, Records], *, split: str = "test", ex
     for needed in ("train", split):
         if not records.rows(needed):
             raise DataError(f"{records.folder}: wanted rows of {needed} for the baselines. Received none")
-    text = json.dumps([_VERSION, records.manifest["vocabulary"], records.manifest["shards"], split, exact], sort_keys=True)
+    text = json.dumps(
+        [_VERSION, *(records.manifest[name] for name in ("spec", "vocabulary", "shards")), split, exact], sort_keys=True
+    )
     key, path = hashlib.sha256(text.encode()).hexdigest(), os.path.join(records.folder, "baselines.json")
     kept = _kept(path)
     if key not in kept:
@@ -84,15 +87,14 @@ def _regression(records: Records, split: str, exact: bool) -> dict[str, Any]:
     first = max(0, rows - NEWEST_ROWS)
     cut = rows - (rows - first) // 10
     rate = np.clip(base_rate(records), 0.5 / rows, 1 - 0.5 / rows)
-    model = LogisticRegression(records.sizes, len(records.spec.dense_columns), bias=float(logit(rate)))
+    model = LogisticRegression(DLRMConfig(**records.config_fields()), bias=float(logit(rate)))
     generator, best, lowest = np.random.default_rng(0), model.weights.copy(), np.inf
     for _ in range(_PASSES):
         for start in range(first, cut, _READ):
-            dense, categorical, label = _rows(records, "train", start, min(start + _READ, cut))
-            order = generator.permutation(len(label))
+            rows_read = _rows(records, "train", start, min(start + _READ, cut))
+            order = generator.permutation(len(rows_read[0]))
             for at in range(0, len(order), _BATCH):
-                batch = order[at : at + _BATCH]
-                model.step(dense[batch], categorical[batch], label[batch])
+                model.step(*(array[order[at : at + _BATCH]] for array in rows_read))
         loss = _measure(records, "train", cut, rows, model, False)["logloss"] if cut < rows else 0.0
         if loss >= lowest:
             break
@@ -104,12 +106,12 @@ def _regression(records: Records, split: str, exact: bool) -> dict[str, Any]:
 def _measure(records: Records, split: str, start: int, stop: int, model: LogisticRegression, exact: bool) -> dict[str, Any]:
     metrics = ClickMetrics(exact=exact)
     for at in range(start, stop, _READ):
-        dense, categorical, label = _rows(records, split, at, min(at + _READ, stop))
-        metrics.update(label, model.logits(dense, categorical))
+        dense, categorical, label, *key_weights = _rows(records, split, at, min(at + _READ, stop))
+        metrics.update(label, model.logits(dense, categorical, *key_weights))
     return metrics.result()
 
 
-def _rows(records: Records, split: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows as a model takes them, the labels `[n]`."""
-    dense, categorical, label = records.numpy(split, start, stop)
-    return log_dense(dense), categorical, label[:, 0]
+def _rows(records: Records, split: str, start: int, stop: int) -> tuple[np.ndarray, ...]:
+    """Rows as a model takes them, the labels `[n]`, and where keys have weights these."""
+    dense, categorical, label, *key_weights = records.numpy(split, start, stop)
+    return (log_dense(dense), categorical, label[:, 0], *key_weights)

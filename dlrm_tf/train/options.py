@@ -169,6 +169,7 @@ class ResolvedOptions(FitOptions):
     label_smoothing: float
     clip_norm: float
     reset_table_each_epoch: bool
+    table_init_scale: float
 
 
 FitOptions.__doc__ = (
