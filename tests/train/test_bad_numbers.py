@@ -123,8 +123,8 @@ def test_weights_that_are_not_finite_are_counted_and_never_saved(small_config, t
 
 def test_a_learning_rate_that_overflows_is_one_line(prepared, tmp_path, capsys):
     """One step from finite weights to finite weights whose products are not; the loss of that step was still finite."""
-    command = ["train", "--data", prepared.folder, "-o", str(tmp_path / "run"), "--optimizer", "sgd", "--learning-rate", "3e38"]
-    assert main.main([*command, "--batch-size", "20000", "--quiet"]) == 1
+    command = ["train", "--data", prepared.folder, "-o", str(tmp_path / "run"), "--recipe", "mindspore", "--learning-rate"]
+    assert main.main([*command, "3e38", "--validation-share", "0.1", "--batch-size", "20000", "--quiet"]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.match(r"dlrm-tf: after step 1 \(epoch 1\) the validation rows can't be measured: \d+ of 257 rows have a NaN", error)
     assert saved(tmp_path / "run") == []
@@ -132,7 +132,7 @@ def test_a_learning_rate_that_overflows_is_one_line(prepared, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_best_weights_without_validation_are_the_last(prepared, small_config, tmp_path):
-    options = {"config": small_config, "optimizer": "sgd", "batch_size": 500, "quiet": True}
+    options = {"config": small_config, "recipe": "mindspore", "validation_share": 0.1, "batch_size": 500, "quiet": True}
     trained = dlrm_tf.fit(prepared, tmp_path / "run", validate=False, **options)
     assert trained.best_weights == trained.weights == str(tmp_path / "run" / "model.weights.h5")
     assert trained.test is None and trained.history[0]["validation"] is None

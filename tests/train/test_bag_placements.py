@@ -41,7 +41,7 @@ def config(records):
 
 @pytest.fixture(scope="module")
 def alone(records, config, tmp_path_factory):
-    return dlrm_tf.fit(records, tmp_path_factory.mktemp("alone") / "run", config=config, optimizer="adagrad", **OPTIONS)
+    return dlrm_tf.fit(records, tmp_path_factory.mktemp("alone") / "run", config=config, **OPTIONS)
 
 
 @pytest.mark.cluster

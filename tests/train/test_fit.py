@@ -18,7 +18,7 @@ from dlrm_tf.train.checkpoints import RunCheckpoints
 
 tf = tensorflow()
 # 257 of the 2,572 training rows are for validation: 24 steps an epoch, the last one of 15 rows.
-OPTIONS = {"optimizer": "sgd", "batch_size": 100, "epochs": 2, "seed": 3, "quiet": True}
+OPTIONS = {"recipe": "mindspore", "batch_size": 100, "epochs": 2, "validation_share": 0.1, "seed": 3, "quiet": True}
 
 
 def weights_of(path):
@@ -65,10 +65,10 @@ def test_the_epochs_loss_is_the_mean_over_its_rows(prepared, small_config, tmp_p
         prepared,
         tmp_path / "run",
         config=small_config,
-        optimizer="sgd",
+        recipe="mindspore",
         learning_rate=1e-30,
         batch_size=100,
-        epochs=1,
+        validation_share=0.1,
         quiet=True,
     )
     measured = dlrm_tf.evaluate(prepared.with_validation(257), trained.model, split="train", quiet=True)

@@ -101,7 +101,7 @@ def test_train_grow_train_goes_on_with_the_state(options, head, prepared, more_d
 
 @pytest.fixture
 def adagrad_file(prepared, small_config, tmp_path):
-    options = {"config": small_config, "batch_size": BATCH, "validate": False, "quiet": True}
+    options = {"config": small_config, "recipe": "mindspore", "batch_size": BATCH, "validate": False, "quiet": True}
     return dlrm_tf.fit(prepared, tmp_path / "first", optimizer="adagrad", save_optimizer_state=True, **options).weights
 
 
@@ -137,7 +137,7 @@ def test_a_file_without_state(prepared, small_config, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_schedule_counts_steps_from_0_again(prepared, adagrad_file, tmp_path, capsys):
     """Adagrad's accumulators are taken over, its steps are not: the decay is of the new run's steps."""
-    options = {"weights": adagrad_file, "batch_size": BATCH, "validate": False, "decay": 1.0}
+    options = {"weights": adagrad_file, "batch_size": BATCH, "validate": False, "decay": 1.0, "epochs": 1}
     trained = dlrm_tf.fit(prepared, tmp_path / "run", optimizer="adagrad", **options)
     assert "continues with its state after 6 steps" in capsys.readouterr().err
     assert int(trained.model.optimizer.iterations) == 6

@@ -18,7 +18,15 @@ from dlrm_tf.train.placements import PLACEMENTS
 from dlrm_tf.train.placements.tf_config import is_chief, task
 
 # 257 rows for validation, 23 batches and one of 15 rows: uneven shares for two and three.
-OPTIONS = {"optimizer": "adagrad", "batch_size": 100, "seed": 3, "quiet": True, "epochs": 1}
+OPTIONS = {
+    "recipe": "mindspore",
+    "optimizer": "adagrad",
+    "batch_size": 100,
+    "validation_share": 0.1,
+    "seed": 3,
+    "quiet": True,
+    "epochs": 1,
+}
 
 
 def run(code: str, **arguments):

@@ -61,7 +61,8 @@ def test_a_training_step_compiles_with_xla(interaction):
 
 @pytest.mark.slow
 def test_fit_with_strategy_tpu(prepared, small_config, tmp_path, monkeypatch):
-    options = {"config": small_config, "optimizer": "adagrad", "batch_size": 100, "epochs": 1, "seed": 3, "quiet": True}
+    options = {"config": small_config, "recipe": "mindspore", "optimizer": "adagrad", "batch_size": 100, "quiet": True}
+    options = {**options, "validation_share": 0.1, "seed": 3}
     with pytest.raises(UsageError, match="strategy tpu: no TPU found .* name one in TPU_NAME"):
         dlrm_tf.fit(prepared, tmp_path / "run", strategy="tpu", **options)
     # All but the hardware: the default strategy in place of a TPUStrategy.

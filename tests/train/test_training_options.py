@@ -18,6 +18,8 @@ from dlrm_tf.train.stopping import best_entry
 tf = tensorflow()
 # 257 rows for validation, 24 steps an epoch, measured after 8, 16 and 24.
 ALL = {
+    "recipe": "mindspore",
+    "validation_share": 0.1,
     "optimizer": "lazy_adam",
     "learning_rate": 0.02,
     "dense_optimizer": "adam",
@@ -82,7 +84,8 @@ def test_interrupted_and_resumed_to_the_bit(whole_run, prepared, small_config, t
 
 @pytest.mark.slow
 def test_early_stopping_keeps_the_best_and_a_resume_stays_stopped(prepared, small_config, tmp_path, capsys):
-    options = {"optimizer": "sgd", "learning_rate": 3.0, "batch_size": 20, "epochs": 40, "patience": 2, "seed": 1}
+    options = {"recipe": "mindspore", "learning_rate": 3.0, "batch_size": 20, "epochs": 40, "patience": 2, "seed": 1}
+    options = {**options, "validation_share": 0.1}
     trained = dlrm_tf.fit(prepared, tmp_path / "run", config=small_config, **options)
     losses = [e["validation"]["logloss"] for e in trained.history]
     assert 3 <= len(losses) < 40 and int(np.argmin(losses)) == len(losses) - 3
@@ -91,7 +94,7 @@ def test_early_stopping_keeps_the_best_and_a_resume_stays_stopped(prepared, smal
     assert dlrm_tf.evaluate(records, trained.best_weights, split="validation", quiet=True) == best["validation"]
     assert dlrm_tf.evaluate(records, trained.model, quiet=True) == trained.test  # the model is the best one, not the last
     told = capsys.readouterr().err
-    assert "recipe default: 2,315 rows: batch 20, sgd 3, up to 40 epochs of 116 steps" in told
+    assert "recipe mindspore: 2,315 rows: batch 20, sgd 3, up to 40 epochs of 116 steps" in told
     assert trained.advice and all(line in told for line in trained.advice)
     assert f"best.weights.h5 has epoch {best['epoch']} (step {best['step']:,})" in trained.advice[0]
     again = dlrm_tf.fit(prepared, tmp_path / "run", config=small_config, resume=True, **options)
@@ -101,8 +104,9 @@ def test_early_stopping_keeps_the_best_and_a_resume_stays_stopped(prepared, smal
 @pytest.mark.slow
 def test_a_plateau_lowers_the_rate_of_the_steps_that_follow(prepared, small_config, tmp_path):
     """SGD at a rate of 1e-30 changes nothing, so every measurement but the first is a plateau."""
-    options = {"optimizer": "sgd", "learning_rate": 1e-30, "batch_size": 500, "epochs": 4, "patience": 0, "quiet": True}
-    trained = dlrm_tf.fit(prepared, tmp_path / "run", config=small_config, plateau_factor=0.1, warmup_steps=0, **options)
+    options = {"recipe": "mindspore", "learning_rate": 1e-30, "batch_size": 500, "epochs": 4, "quiet": True}
+    options = {**options, "validation_share": 0.1, "plateau_factor": 0.1}
+    trained = dlrm_tf.fit(prepared, tmp_path / "run", config=small_config, **options)
     rate = trained.model.optimizer._decayed_lr(tf.float32).numpy()
     assert rate == pytest.approx(1e-33, rel=1e-5)  # after the epochs 2, 3 and 4
 
