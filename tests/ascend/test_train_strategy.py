@@ -1,5 +1,6 @@
 """`train --strategy ascend`: two ranks give what one process gives, over a resume too; errors come before anything."""
 
+import json
 import os
 
 import numpy as np
@@ -87,6 +88,19 @@ def test_one_device_alone(processes, arguments, records, config, tmp_path):
     exit_code, _, err = processes.run(*arguments)
     assert exit_code == 0, err
     assert_equals_one_process(records, config, tmp_path, processes.folder / "run{rank}" / "model.weights.h5", 1)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_default_recipe(processes, arguments, records, ranks):
+    """Without an option beside it; on two ranks LazyAdam would be refused."""
+    given = arguments[: arguments.index("--recipe")]
+    for exit_code, _, err in processes.run_ranks(ranks, *given, "--epochs", "1") if ranks > 1 else [processes.run(*given)]:
+        assert exit_code == 0, err
+    folder = processes.folder / ("run0" if ranks > 1 else "run{rank}")
+    settings = json.loads((folder / "settings.json").read_text())
+    assert (settings["optimizer"], settings["dropout"]) == ("adagrad", 0)
+    assert np.isfinite(dlrm_tf.load(folder / "model.weights.h5").embedding.table.numpy()).all()
 
 
 @pytest.mark.slow

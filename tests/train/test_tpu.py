@@ -11,6 +11,7 @@ from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.optimizers import make_optimizer
 from dlrm_tf.train.placements.base import Placement
 from dlrm_tf.train.placements.tpu import TPUPlacement, host_copy, tpu_model, with_row_numbers
+from dlrm_tf.train.schedules import WarmUpThenDecay
 
 tf = tensorflow()
 CONFIG = dlrm_tf.DLRMConfig.preset("tiny")
@@ -24,15 +25,19 @@ def batches():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["sgd", "adagrad"])
-def test_trains_as_the_ordinary_model(optimizer):
+@pytest.mark.parametrize("optimizer, dense", [("sgd", None), ("adagrad", None), ("adagrad", "adam")])
+def test_trains_as_the_ordinary_model(optimizer, dense):
+    def made():
+        return make_optimizer(optimizer, WarmUpThenDecay(0.1, 8, warmup_steps=3), dense=dense, dense_learning_rate=dense and 0.01)
+
     ordinary = dlrm_tf.DLRM(CONFIG, seed=1)
-    on_tpu = tpu_model(ordinary, make_optimizer(optimizer, 0.1))
+    of_tpu = made()
+    on_tpu = tpu_model(ordinary, of_tpu)
     features, _ = next(iter(batches()))
     rows, _ = next(iter(with_row_numbers(CONFIG, batches)))
     np.testing.assert_allclose(on_tpu(rows), ordinary(features), rtol=0, atol=1e-6)
-    ordinary.compile(make_optimizer(optimizer, 0.1))
-    on_tpu.compile(make_optimizer(optimizer, 0.1))
+    ordinary.compile(made())
+    on_tpu.compile(of_tpu)
     ordinary.fit(batches(), epochs=2, verbose=0)
     on_tpu.fit(with_row_numbers(CONFIG, batches), epochs=2, verbose=0)
     copied = host_copy(on_tpu)

@@ -15,7 +15,7 @@ from dlrm_tf.keras2 import recommenders, tensorflow
 from dlrm_tf.model.bags import place_weights, sum_places, used_places
 from dlrm_tf.model.dlrm import DLRM
 from dlrm_tf.model.embedding import row_numbers, rows_of_keys
-from dlrm_tf.model.optimizers import legacy
+from dlrm_tf.model.optimizers import TableAndDense, legacy, parts
 from dlrm_tf.train.placements.base import Placement
 from dlrm_tf.weights.layout import table_chunks
 
@@ -63,7 +63,7 @@ class TPUFusedEmbedding(tf.keras.layers.Layer):
     Args:
       config: the model's configuration.
       table: float32 `[table_rows, D]`, the rows to start from.
-      optimizer: `"sgd"` or `"adagrad"` of `make_optimizer`, the table's own; the hardware supports no other of its optimizers.
+      optimizer: of `make_optimizer`; the table's is `"sgd"` or `"adagrad"`, the hardware supports no other of its optimizers.
 
     Raises:
       UsageError: another optimizer.
@@ -71,8 +71,12 @@ class TPUFusedEmbedding(tf.keras.layers.Layer):
 
     def __init__(self, config: DLRMConfig, table: np.ndarray, optimizer: Any, name: str = "embedding"):
         super().__init__(name=name)
-        if not isinstance(optimizer, (legacy.SGD, legacy.Adagrad)):
-            raise UsageError(f"strategy tpu: the optimizer must be sgd or adagrad. Received {type(optimizer).__name__}")
+        of_table, _ = parts(optimizer)[-1]
+        if not isinstance(of_table, (legacy.SGD, legacy.Adagrad)):
+            raise UsageError(f"strategy tpu: the optimizer must be sgd or adagrad. Received {type(of_table).__name__}")
+        if isinstance(optimizer, TableAndDense) and isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy):
+            # The hardware does the table's steps, not this object, whose schedule would wait at step 0.
+            of_table.iterations = optimizer.dense.iterations
         self.config = config
         placed = tf.tpu.experimental.embedding
         self._table_config = placed.TableConfig(
@@ -81,7 +85,7 @@ class TPUFusedEmbedding(tf.keras.layers.Layer):
             initializer=lambda shape, dtype=tf.float32, **unused: tf.constant(table, dtype),
             name="table",
         )
-        self._lookup = tfrs.layers.embedding.TPUEmbedding(placed.FeatureConfig(table=self._table_config), optimizer)
+        self._lookup = tfrs.layers.embedding.TPUEmbedding(placed.FeatureConfig(table=self._table_config), of_table)
 
     @property
     def table(self) -> tf.Variable:
