@@ -2,39 +2,20 @@
 
     python benchmarks/lite_budget.py [--rows 1000000] [--epochs 6] [--picture curve.png]
 
-On `synth`'s own labels pruning is nearly free, because its rare categories have no effect. Here the features are synth's and the
-labels are drawn anew: every category of every feature has an effect of its own, normally distributed, and some features matter
-more than others, so that each id given up costs something. Quality is measured on the test split; `divergence` is the mean
-Kullback-Leibler divergence of the pruned file's probabilities from the float model's of all ids.
+Rows are those of `synth --world 2`, in which every id has an effect, so that each id given up costs something. Quality is
+measured on the test split; `divergence` is the mean Kullback-Leibler divergence of the pruned file's probabilities from the float
+model's of all ids.
 """
 
 import argparse
 import os
 import tempfile
-import zlib
 
 import numpy as np
 
 from dlrm_tf.export.tflite.export import TFLiteExporter
 
 BUDGETS_MB = (0.55, 0.6, 0.7, 0.85, 1, 1.5, 2.5, 4, 8)
-
-
-def relabel(source: str, target: str, seed: int = 7) -> None:
-    """Copies a Criteo-format log with labels of a logit that is a sum of one effect a category."""
-    generator = np.random.default_rng(seed)
-    effects = generator.normal(0, 0.25, 4096)
-    # A feature's weight; the weights' squares average about one.
-    weights = generator.gamma(1.0, 1.0, 26)
-    uniform = generator.random(1 << 20)
-    with open(source, encoding="ascii") as log, open(target, "w", encoding="ascii") as out:
-        for i, line in enumerate(log):
-            fields = line.rstrip("\n").split("\t")
-            z = -1.2
-            for f, key in enumerate(fields[14:]):
-                z += weights[f] * effects[zlib.crc32(f"{f}:{key}".encode()) % 4096]
-            fields[0] = "1" if uniform[i % len(uniform)] < 1 / (1 + np.exp(-z)) else "0"
-            out.write("\t".join(fields) + "\n")
 
 
 def by_frequency(exporter: TFLiteExporter) -> TFLiteExporter:
@@ -70,8 +51,7 @@ def main(argv=None) -> None:
 
     with tempfile.TemporaryDirectory(prefix="dlrm_tf_bench_") as folder:
         log, data = os.path.join(folder, "log.tsv"), os.path.join(folder, "data")
-        synth(os.path.join(folder, "synth.tsv"), args.rows, seed=3, cardinalities="criteo")
-        relabel(os.path.join(folder, "synth.tsv"), log)
+        synth(log, args.rows, seed=3, world=2, cardinalities="criteo")
         prepare(log, data, quiet=True)
         weights = fit(data, os.path.join(folder, "run"), epochs=args.epochs, quiet=True).best_weights
         ours, usual = (TFLiteExporter(weights, data=data, quiet=True) for _ in range(2))

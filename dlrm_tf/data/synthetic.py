@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Sequence
 from typing import Optional, Union
@@ -26,6 +27,7 @@ _CARDINALITIES = {"small": tuple(min(size, 20_000) for size in CRITEO_KAGGLE_SIZ
 # Some features of many categories, as lists of an item's tags or of a user's last items.
 _HOT_SIZES = {"some": tuple({2: 5, 11: 3, 15: 8, 20: 4}.get(f, 1) for f in range(CATEGORICAL))}
 _BINS = 1 << 20  # of the probability, for the AUC in bounded memory
+_LAST_DAY = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,37 @@ class SynthReport:
     late_positives: int = 0
 
 
+class _Best:
+    """What the true probabilities score on the rows and on their last seventh, in bounded memory.
+
+    Args:
+      rows: of the file.
+    """
+
+    def __init__(self, rows: int):
+        self._rows, self._test_rows = rows, rows // 7
+        self._counts = np.zeros((2, 2, _BINS), np.int64)  # split, label, bin of the probability
+        self._losses = np.zeros(2)  # summed, of each split
+
+    def add(self, start: int, probability: np.ndarray, label: np.ndarray) -> None:
+        """Counts rows; `start` is the number of the first one, from 0."""
+        is_test = (np.arange(start, start + len(label)) >= self._rows - self._test_rows).astype(np.int64)
+        bins = np.minimum((probability * _BINS).astype(np.int64), _BINS - 1)
+        np.add.at(self._counts, (is_test, label.astype(np.int64), bins), 1)
+        of_label = np.where(label, probability, 1 - probability).astype(np.float64)
+        self._losses += np.bincount(is_test, -np.log(of_label), 2)
+
+    def figures(self) -> dict[str, float]:
+        """The fields of `SynthReport`; NaN where there are no rows."""
+        return {
+            "positive_rate": float(self._counts[:, 1].sum() / self._rows),
+            "best_auc": histogram_auc(self._counts.sum(0)),
+            "best_auc_test": histogram_auc(self._counts[1]),
+            "best_logloss": float(self._losses.sum() / self._rows),
+            "best_logloss_test": float(self._losses[1] / self._test_rows) if self._test_rows else math.nan,
+        }
+
+
 def _numbers(name: str, value: Union[str, Sequence[int]], named: dict[str, tuple[int, ...]], largest: int) -> tuple[int, ...]:
     """26 numbers, given or by name."""
     if isinstance(value, str):
@@ -73,7 +106,7 @@ def _numbers(name: str, value: Union[str, Sequence[int]], named: dict[str, tuple
         return named[value]
     numbers = tuple(int(number) for number in value)
     if len(numbers) != CATEGORICAL or min(numbers) < 1 or max(numbers) > largest:
-        raise UsageError(f"{name} must be {CATEGORICAL} numbers >= 1. Received {len(numbers)}: {numbers}"[:200])
+        raise UsageError(f"{name} must be {CATEGORICAL} numbers from 1 to {largest:,}. Received {len(numbers)}: {numbers}"[:200])
     return numbers
 
 
@@ -119,51 +152,41 @@ def synth(
         raise UsageError(f"rows must be >= 1 and seed >= 0. Received {rows} and {seed}")
     if world not in (1, 2):
         raise UsageError(f"world must be 1 or 2. Received {world}")
-    if day < 0 or label_delay < 0:
-        raise UsageError(f"day and label_delay must be >= 0. Received {day} and {label_delay}")
+    if not 0 <= day <= _LAST_DAY or not 0 <= label_delay < math.inf:
+        raise UsageError(f"day must be 0 to {_LAST_DAY:,} and label_delay >= 0. Received {day} and {label_delay}")
     if world == 1 and (day or hot_sizes or label_delay):
         raise UsageError("day, hot_sizes and label_delay need world 2. Received world 1")
     sizes = None if hot_sizes is None else _numbers("hot_sizes", hot_sizes, _HOT_SIZES, 1 << 10)
     source = WorldOne(seed, cardinalities) if world == 1 else WorldTwo(seed, day, cardinalities, sizes or (1,) * CATEGORICAL)
 
-    test_start = rows - rows // 7
-    counts = np.zeros((2, 2, _BINS), np.int64)  # split, label, bin of the probability
-    losses = np.zeros(2)  # summed, of each split
-    late = LateLabels(rows, seed, day, label_delay)
+    best, late_labels = _Best(rows), LateLabels(rows, seed, day, label_delay)
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open(stack.enter_context(atomic_file(path)), "wb"))
         if label_delay:
-            late_file = stack.enter_context(open(stack.enter_context(atomic_file(f"{os.fspath(path)}.late")), "wb"))
-            late_file.write(LateLabels.HEADER)
+            late = stack.enter_context(open(stack.enter_context(atomic_file(f"{os.fspath(path)}.late")), "wb"))
+            late.write(LateLabels.HEADER)
         progress = stack.enter_context(Progress("synth", rows, "rows", quiet=quiet))
         for start in range(0, rows, BLOCK):
             size = min(BLOCK, rows - start)
             probability, label, numbers, keys = (part[:size] for part in source.draw(BLOCK))
             known = label
             if label_delay:
-                known, text = late.split(start, label)
-                late_file.write(text)
+                known, text = late_labels.split(start, label)
+                late.write(text)
             file.write(lines(known, numbers, keys))
-            bins = np.minimum((probability * _BINS).astype(np.int64), _BINS - 1)
-            is_test = (np.arange(start, start + size) >= test_start).astype(np.int64)
-            np.add.at(counts, (is_test, label.astype(np.int64), bins), 1)
-            losses += np.bincount(is_test, -np.log(np.where(label, probability, 1 - probability).astype(np.float64)), 2)
+            best.add(start, probability, label)
             progress.update(size)
     report = SynthReport(
         path=os.fspath(path),
         rows=rows,
         seed=seed,
-        positive_rate=float(counts[:, 1].sum() / rows),
-        best_auc=histogram_auc(counts.sum(0)),
-        best_auc_test=histogram_auc(counts[1]),
         cardinalities=cardinalities,
-        best_logloss=float(losses.sum() / rows),
-        best_logloss_test=float(losses[1] / max(rows - test_start, 1)),
         world=world,
         day=day,
         hot_sizes=sizes,
         new_key_share=source.new_keys / source.keys if isinstance(source, WorldTwo) and day else None,
-        late_positives=late.count,
+        late_positives=late_labels.count,
+        **best.figures(),
     )
     if sizes is not None:
         _write_spec(path, sizes)

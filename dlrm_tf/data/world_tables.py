@@ -20,15 +20,15 @@ KNOT_SHIFT, FRACTION = 20, 16  # 32 random bits: which knot, and where behind it
 # Few large ones, as n rows teach about v n / (v n + 6) of effects of variance v: no model learns small effects of rare keys.
 _VARIANCES = (
     (0.02, 0.005, 0.002, 0.002, 0.002),
-    (0.35, 0.08, 0.005, 0.002),
+    (0.9, 0.15, 0.005, 0.002),
     (0.2, 0.1, 0.06, 0.03, 0.01, 0.005, 0.002, 0.002, 0.002),
-    (0.12, 0.08, 0.05, 0.03, 0.005, 0.002, 0.002, 0.002),
+    (0.1, 0.06, 0.04, 0.02, 0.005, 0.002, 0.002, 0.002),
 )
 # Features that act together, by their place in the order of categories: the vectors of these times the vectors of those.
 _SIDES = ((15, 18), (17, 19))
 _VECTOR_SPREAD = 0.38
 # An effect is a cos(w day) + b sin(w day), w of a Cauchy distribution: those of two days d apart correlate by exp(-_DRIFT d).
-_DRIFT = 0.035
+_DRIFT = 0.02
 _LIVES = (10, 20, 40, 80, 160)  # days a key may live
 # The logit of the rate of positives swings by this, up or down first as the seed says.
 _SWING, _SWING_DAYS = 0.3, 23

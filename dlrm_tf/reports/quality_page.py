@@ -11,6 +11,7 @@ from dlrm_tf.reports.mean_interval import MeanInterval
 from dlrm_tf.reports.picture_page import picture_page, png
 
 _FLOAT = "float32"
+_STYLES = ("o-", "o--", "o:", "o-.")  # of the dtypes of a table
 Cell = dict[str, Any]
 # (recipe, head, min_count, measure) -> the cells of its seeds.
 Index = dict[tuple[str, str, int, str], dict[int, Cell]]
@@ -155,26 +156,28 @@ def _figure(index: Index) -> Any:
     bars = [mean_of(index[(*name, 1, _FLOAT)], _BELOW_BEST) for name in names]
     models.barh([", ".join(name) for name in names], [bar.mean for bar in bars], xerr=_halves(bars))
     models.invert_yaxis()
-    for name in names:
-        label = ", ".join(name)
+    for i, name in enumerate(names):
+        label, color = ", ".join(name), f"C{i % 10}"
         measured = {key[3]: cells for key, cells in index.items() if key[:3] == (*name, 1)}
         sized = [measure for measure in measured if _is_file(measure)]
-        for dtype in dict.fromkeys(measure.split()[0] for measure in sized):
+        for style, dtype in zip(_STYLES, dict.fromkeys(measure.split()[0] for measure in sized)):
             points = sorted(
                 (mean_of(measured[m], _MEGABYTES).mean, mean_change(measured[m], measured[_FLOAT], "auc").mean)
                 for m in sized
                 if m.split()[0] == dtype
             )
-            files.plot(*zip(*points), "o-", ms=3, label=f"{label}: {dtype}")
+            files.plot(*zip(*points), style, c=color, ms=3, label=f"{label}: {dtype}")
         dated = sorted((_day(measure), measure) for measure in measured if not _is_file(measure))
         for axes, value in ((days, _BELOW_BEST), (calibration, _CALIBRATION)):
             figures = [mean_of(measured[measure], value) for _, measure in dated]
             means = [figure.mean for figure in figures]
-            axes.errorbar([day for day, _ in dated], means, yerr=_halves(figures), fmt="o-", ms=3, label=label)
+            axes.errorbar([day for day, _ in dated], means, yerr=_halves(figures), fmt="o-", c=color, ms=3, label=label)
     models.set_title("AUC below the best possible, day 0")
     files.set(title="change of AUC by the size of the file", xlabel="MB", xscale="log")
     days.set(title="AUC below that day's best, model of day 0", xlabel="day")
     calibration.set(title="mean prediction / mean label, model of day 0", xlabel="day")
+    files.xaxis.set_major_formatter("{x:g}")
+    files.xaxis.set_minor_formatter("{x:g}")
     calibration.axhline(1, c="gray", lw=1)
     for axes in (files, days, calibration):
         axes.grid(alpha=0.3)

@@ -119,6 +119,8 @@ def test_cardinalities(tmp_path):
         {"hot_sizes": "some"},
         {"label_delay": 0.1},
         {"world": 2, "day": -1},
+        {"world": 2, "day": 1 << 32},
+        {"world": 2, "label_delay": float("nan")},
         {"world": 2, "label_delay": -0.5},
         {"world": 2, "hot_sizes": [2] * 25},
         {"world": 2, "hot_sizes": [0] * 26},
