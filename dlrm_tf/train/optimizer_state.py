@@ -51,7 +51,7 @@ def continue_with_state(model: DLRM, path: Union[str, os.PathLike], *, required:
             has_state = bool(OptimizerStateReader(reader).attributes)
         if not has_state and not required:
             return f"{path}: no optimizer state in it, the optimizer starts anew"
-        if scheduled and any(state_kind(part) == "adam" for part in optimizers):
+        if has_state and scheduled and any(state_kind(part) == "adam" for part in optimizers):
             raise CheckpointError(
                 f"{path}: Adam's state counts steps, and so do warm-up and decay, which begin anew: leave one out"
             )

@@ -108,7 +108,7 @@ def adagrad_file(prepared, small_config, tmp_path):
 @pytest.mark.slow
 def test_state_that_does_not_fit_is_told_and_an_error_only_when_asked_for(prepared, adagrad_file, tmp_path, capsys):
     command = ["train", "--data", prepared.folder, "--weights", adagrad_file, "--batch-size", str(BATCH), "--no-validation"]
-    command += ["--optimizer", "lazy_adam"]
+    command += ["--recipe", "mindspore", "--optimizer", "lazy_adam"]
     assert main.main([*command, "-o", str(tmp_path / "a")]) == 0
     told = capsys.readouterr().err
     assert (
