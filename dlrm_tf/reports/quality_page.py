@@ -77,9 +77,12 @@ def tables(cells: Sequence[Cell]) -> str:
       cells: of a study, at least one.
     """
     index = index_cells(cells)
+    refused = dict.fromkeys((f"{cell['recipe']}, {cell['head']}", cell["measure"]) for cell in cells if "refused" in cell)
     seeds = len({cell["seed"] for cell in cells})
     head = f"Means over {seeds} seed{'s' if seeds > 1 else ''} (of data and first weights), ± 95 % intervals (Student's t)."
-    return "\n\n".join([head, *(part for part in (_models(index), _files(index), _days(index), _min_counts(index)) if part)])
+    return "\n\n".join(
+        [head, *(part for part in (_models(index), _files(index, refused), _days(index), _min_counts(index)) if part)]
+    )
 
 
 def _table(title: str, names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -110,7 +113,7 @@ def _models(index: Index) -> str:
     return _table("Recipes and heads", [*names, "NE", "calibration", "training, s", "float32, MB"], rows)
 
 
-def _files(index: Index) -> str:
+def _files(index: Index, refused: Iterable[tuple[str, str]]) -> str:
     rows = []
     for (recipe, head, count, measure), cells in index.items():
         whole = index.get((recipe, head, count, _FLOAT), {})
@@ -118,6 +121,7 @@ def _files(index: Index) -> str:
             changes = [mean_change(cells, whole, name).text(5, "+") for name in ("auc", "logloss")]
             size, ids = f"{mean_of(cells, _MEGABYTES).mean:.2f}", f"{mean_of(cells, _IDS).mean:,.0f}"
             rows.append([f"{recipe}, {head}", measure, size, ids, *changes, mean_of(cells, _CALIBRATION).text(3)])
+    rows += [[model, measure, "", "too small", "", "", ""] for model, measure in refused]
     names = ["model", "file", "MB", "ids", "AUC change", "logloss change", "calibration"]
     return _table("Files for a device, against their float32 model", names, rows)
 
