@@ -39,7 +39,7 @@ class FitOptions(RecipeOptions):
         "architecture of a new model: a DLRMConfig, on the command line a JSON file",
         kind=str,
         metavar="FILE",
-        unset="the four options below, at the data's vocabulary sizes",
+        unset="that of the options for it, at the data's vocabulary sizes",
     )
     recipe: str = option(
         "default",
