@@ -175,6 +175,8 @@ class DLRM(tfrs.models.Model):
             self.embedding.deduplicate = False
         table_bytes = self.config.table_rows * self.config.embedding_dim * 4
         super().compile(optimizer=sparse_safe(optimizer, table_bytes), **kwargs)
+        # Made here: dropout reads the step, and a variable that a replica makes on first use breaks the graph of all.
+        _ = self.optimizer.iterations
 
     def compute_loss(self, inputs: tuple, training: bool = False) -> tf.Tensor:
         """Mean sigmoid cross-entropy; as in Keras, the mean is over the batch's rows, not over the sum of weights.

@@ -55,7 +55,8 @@ def test_adagrads_follow_their_formula(golden_run, name):
 @pytest.mark.slow
 def test_fit_evaluate_and_resume(records, tmp_path):
     config = dlrm_tf.DLRMConfig(records.sizes, embedding_dim=8, bottom_mlp=(32, 8), top_mlp=(32, 1))
-    settings = {"config": config, "optimizer": "adagrad", "batch_size": 256, "learning_rate": 0.1, "patience": 0, "quiet": True}
+    settings = {"config": config, "recipe": "mindspore", "optimizer": "adagrad", "learning_rate": 0.1, "batch_size": 256}
+    settings = {**settings, "validation_share": 0.1, "quiet": True}
     whole = dlrm_tf.fit(records, tmp_path / "whole", epochs=3, **settings)
     assert whole.history[-1]["validation"]["auc"] > 0.6
     measured = dlrm_tf.evaluate(records, whole.best_weights, quiet=True)
