@@ -63,7 +63,7 @@ def test_tables_and_page(tmp_path):
     assert "| default, dot | int8 5% | 0.10 | 10 | +0.01000 ± 0.00000 |" in "\n".join(lines)
     assert "| default, dot | day 5 | 0.6500 ± 0.0000 | 0.1500 ± 0.0000 | 0.0500 ± 0.0000 | 0.800 ± 0.000 |" in lines
     assert "| default, dot | 10 | 70 | -0.0100 ± 0.0000 | +0.0000 ± 0.0000 |" in lines
-    assert "int4" not in tables(cells)  # no file was written
+    assert "| default, dot | int4 5% |  | too small |" in tables(cells)  # no file was written
     page = pathlib.Path(write_quality_page(cells, tmp_path)).read_text()
     assert "data:image/png;base64," in page and "http" not in page
     assert (tmp_path / "quality.md").read_text().splitlines()[2:] == lines
