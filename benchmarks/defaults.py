@@ -3,6 +3,7 @@
     python benchmarks/defaults.py                                          some 20 trainings
     python benchmarks/defaults.py --rows 2333334 --batches 128,2048,8192   the same rows in smaller and larger batches
     python benchmarks/defaults.py --rows 233334 --worlds 2 --recipes default,bars
+    python benchmarks/defaults.py --rows 583334 --worlds 1 --cardinalities criteo --recipes default
 
 For every number of rows, world and seed: `synth`, `prepare`, and for every recipe and batch size `train` and `evaluate`, all as
 the verbs do without further options. Figures are those of the test split, the last seventh.
@@ -28,13 +29,16 @@ BEFORE: dict[str, Any] = {
 COLUMNS = ("auc", "logloss", "calibration")
 
 
-def measure(folder: str, world: int, rows: int, seed: int, recipes: list[str], batches: list[int]) -> list[dict[str, Any]]:
+def measure(
+    folder: str, world: int, rows: int, cardinalities: str, seed: int, recipes: list[str], batches: list[int]
+) -> list[dict[str, Any]]:
     """All trainings on the rows of one seed.
 
     Args:
       folder: for data and runs.
       world: of `synth`.
       rows: of the log.
+      cardinalities: of `synth`.
       seed: of the log and of the initial weights.
       recipes: names of recipes, `"before"` among them.
       batches: batch sizes to set; none: the recipe's.
@@ -46,7 +50,7 @@ def measure(folder: str, world: int, rows: int, seed: int, recipes: list[str], b
     from dlrm_tf.train.baselines import baselines
 
     log, data = os.path.join(folder, "log.tsv"), os.path.join(folder, "data")
-    made = dlrm_tf.synth(log, rows, seed=seed, world=world)
+    made = dlrm_tf.synth(log, rows, seed=seed, world=world, cardinalities=cardinalities)
     records = dlrm_tf.prepare(log, data)
     results = [{"model": name, **{column: figures[column] for column in COLUMNS}} for name, figures in baselines(records).items()]
     for recipe in recipes:
@@ -93,18 +97,20 @@ def main() -> None:
 
     parser.add_argument("--rows", type=numbers, default=[9_800, 58_333, 233_334], help="of the logs (default: 9800,58333,233334)")
     parser.add_argument("--worlds", type=numbers, default=[1, 2], help="of synth (default: 1,2)")
-    parser.add_argument("--seeds", type=int, default=2, help="logs of each kind (default: %(default)s)")
+    parser.add_argument("--seeds", type=numbers, default=[1, 2], help="a log of each kind for each (default: 1,2)")
+    parser.add_argument("--cardinalities", default="small", choices=("small", "criteo"), help="of synth (default: %(default)s)")
     parser.add_argument("--recipes", default="before,default", help="of dlrm-tf train, or before (default: %(default)s)")
     parser.add_argument("--batches", type=numbers, default=[], help="batch sizes (default: the recipe's)")
     args = parser.parse_args()
-    if args.seeds < 1 or min(args.rows) < 7:
-        raise UsageError(f"wanted --seeds >= 1 and --rows >= 7. Received {args.seeds} and {args.rows}")
+    if min(args.rows) < 7:
+        raise UsageError(f"--rows must be at least 7 each (the last seventh is for testing). Received {args.rows}")
     results: list[dict[str, Any]] = []
     for world in args.worlds:
         for rows in args.rows:
-            for seed in range(1, args.seeds + 1):
+            for seed in args.seeds:
                 with tempfile.TemporaryDirectory() as folder:
-                    results += measure(folder, world, rows, seed, args.recipes.split(","), args.batches)
+                    recipes = args.recipes.split(",")
+                    results += measure(folder, world, rows, args.cardinalities, seed, recipes, args.batches)
     print(table(results))
 
 

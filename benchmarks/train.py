@@ -12,7 +12,8 @@ backward, measured alone: no implementation with these products is faster. `ours
 Keras model: 26 Embedding layers, TFRS's DotInteraction, tf.keras.optimizers.SGD.
 
 `cat`, `cross` (three cross layers) and `low_rank` (three of rank 108) are ours with another interaction, run only when named:
-`--contenders ours,cat,cross,low_rank`.
+`--contenders ours,cat,cross,low_rank`. So are `adagrad` and `recipe`, the optimizers of version 0.1's defaults and of the default
+recipe (lazy Adam for the table, Adam for the MLPs): `--vocabulary 1 --batch 2048 --contenders adagrad,recipe`.
 """
 
 import argparse
@@ -37,7 +38,9 @@ HEADS = {
     "cross": {"interaction": "cross"},
     "low_rank": {"interaction": "cross", "cross_rank": 108},
 }
-CONTENDERS = (*DEFAULT, *HEADS)
+# Optimizers of defaults, as `make_optimizer` takes them.
+OPTIMIZERS = {"adagrad": {"name": "adagrad"}, "recipe": {"name": "lazy_adam", "dense": "adam"}}
+CONTENDERS = (*DEFAULT, *HEADS, *OPTIMIZERS)
 STEPS = {"ours_5": 5}  # steps a call; 1 where not named
 BATCHES = 16  # distinct batches a contender goes round
 ZIPF = 1.1
@@ -77,11 +80,11 @@ def keras_step(model, batches):
     return lambda number: float(train(iterator)["loss"])
 
 
-def ours(config, batches, steps=1):
+def ours(config, batches, steps=1, optimizer="sgd"):
     import dlrm_tf
 
     model = dlrm_tf.DLRM(config, seed=0)
-    model.compile("sgd", steps_per_execution=steps)
+    model.compile(optimizer, steps_per_execution=steps)
     return keras_step(model, batches)
 
 
@@ -194,7 +197,14 @@ def serve(name, vocabulary, batch, ids):
     """Runs in the contender's process: one round of so many seconds for every line on stdin."""
     config = make_config(vocabulary)
     batches = make_batches(config, batch, ids)
-    step = ours(dataclasses.replace(config, **HEADS[name]), batches) if name in HEADS else globals()[name](config, batches)
+    if name in HEADS:
+        step = ours(dataclasses.replace(config, **HEADS[name]), batches)
+    elif name in OPTIMIZERS:
+        from dlrm_tf import make_optimizer
+
+        step = ours(config, batches, optimizer=make_optimizer(**OPTIMIZERS[name]))
+    else:
+        step = globals()[name](config, batches)
     number = 0
     for line in sys.stdin:
         start, seconds = time.perf_counter(), 0.0

@@ -17,6 +17,23 @@ def logit(probabilities: np.ndarray) -> np.ndarray:
     return np.log(probabilities) - np.log1p(-probabilities)
 
 
+def constant_logloss(rate: float, label_rate: float) -> float:
+    """Logloss of one and the same prediction for all rows; with `rate == label_rate`, the entropy of the labels.
+
+    Args:
+      rate: the prediction, in [0, 1].
+      label_rate: mean label of the rows.
+
+    Returns:
+      Mean cross-entropy in nats; infinite when a label is impossible by the prediction.
+    """
+    total = 0.0
+    for share, probability in ((label_rate, rate), (1.0 - label_rate, 1.0 - rate)):
+        if share > 0:
+            total -= share * math.log(probability) if probability > 0 else -math.inf
+    return total
+
+
 def histogram_auc(counts: np.ndarray) -> float:
     """Area under the ROC curve from a histogram of the scores.
 

@@ -6,6 +6,7 @@ from its number alone, so the pipeline starts at any batch without reading what 
 Python at run time), so it also runs in a remote worker.
 """
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any, Optional
@@ -90,20 +91,9 @@ def build(
     stop_row = min(rows, batches * batch_size)
     read_group = _group_reader(blocks, records.dtype.itemsize, group_batches * batch_size, stop_row, shuffle_seed)
 
-    dense_width = len(records.spec.dense_columns)
-
     def batches_of(table: Any) -> Any:
         size = tf.shape(table, tf.int64)[0]
         return tf.data.Dataset.range(0, size, batch_size).map(lambda at: table[at : at + batch_size])
-
-    def features(table: Any) -> tuple[dict[str, Any], Any]:
-        table.set_shape([batch_size if drop_remainder else None, records.dtype.itemsize // 4])
-        numbers = tf.bitcast(table[:, : 1 + dense_width], tf.float32)
-        dense = log_dense_tensor(numbers[:, 1:], of_records=True)
-        inputs = {"dense": dense, "categorical": table[:, 1 + dense_width : 1 + dense_width + records.spec.id_columns]}
-        if records.spec.weighted:
-            inputs["weights"] = tf.bitcast(table[:, 1 + dense_width + records.spec.id_columns :], tf.float32)
-        return inputs, numbers[:, :1]
 
     # Group number g of epoch e is e * groups + g.
     epoch, batch = start_batch // batches, start_batch % batches
@@ -115,6 +105,7 @@ def build(
         lambda number: read_group(number // groups, number % groups), cycle_length=1, num_parallel_calls=1, deterministic=True
     )
     dataset = dataset.prefetch(1).flat_map(batches_of).skip(batch % group_batches)
+    features = functools.partial(_features, records.spec, batch_size if drop_remainder else None, records.dtype.itemsize // 4)
     dataset = dataset.map(features, num_parallel_calls=2, deterministic=True).prefetch(4)
     left = tf.data.INFINITE_CARDINALITY if repeat else batches - batch
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(left))
@@ -123,6 +114,19 @@ def build(
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         dataset = dataset.with_options(options)
     return dataset
+
+
+def _features(spec: FeatureSpec, rows: Optional[int], width: int, table: Any) -> tuple[dict[str, Any], Any]:
+    """`(inputs, labels)` of a batch of records, int32 `[rows, width]`."""
+    tf = tensorflow()
+    table.set_shape([rows, width])
+    first_id = 1 + len(spec.dense_columns)
+    numbers = tf.bitcast(table[:, :first_id], tf.float32)
+    dense = log_dense_tensor(numbers[:, 1:], of_records=True)
+    inputs = {"dense": dense, "categorical": table[:, first_id : first_id + spec.id_columns]}
+    if spec.weighted:
+        inputs["weights"] = tf.bitcast(table[:, first_id + spec.id_columns :], tf.float32)
+    return inputs, numbers[:, :1]
 
 
 def _group_reader(

@@ -66,13 +66,7 @@ def prepare(
     if shard_lines is None:
         shard_lines = bounded_rows(SHARD_LINES, spec, row_dtype(spec).itemsize)
     _check_paths(paths)
-    for name, value in (("min_count", min_count), ("shard_lines", shard_lines), ("threads", threads)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} must be at least 1. Received {value}")
-    if not 0 <= test_fraction < 1:
-        raise UsageError(f"test_fraction must be from 0 to below 1. Received {test_fraction}")
-    if on_bad_line not in ("skip", "stop"):
-        raise UsageError(f"on_bad_line must be 'skip' or 'stop'. Received {on_bad_line!r}")
+    _check_ranges(test_fraction, on_bad_line, min_count=min_count, shard_lines=shard_lines, threads=threads)
     if grow and vocabulary is None:
         raise UsageError("grow needs a vocabulary to grow from. Received none")
     if vocabulary is not None:
@@ -117,6 +111,17 @@ def _check_any_row(notes: list[dict[str, Any]]) -> None:
         lines = sum(note["lines"] for note in notes)
         first = next((example for note in notes for example in note["examples"]), "the input is empty")
         raise DataError(f"no good line among {lines:,}: {first}")
+
+
+def _check_ranges(test_fraction: float, on_bad_line: str, **counts: Optional[int]) -> None:
+    """Raises UsageError for a value out of range; a count may be None."""
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{name} must be at least 1. Received {value}")
+    if not 0 <= test_fraction < 1:
+        raise UsageError(f"test_fraction must be from 0 to below 1. Received {test_fraction}")
+    if on_bad_line not in ("skip", "stop"):
+        raise UsageError(f"on_bad_line must be 'skip' or 'stop'. Received {on_bad_line!r}")
 
 
 def _check_paths(paths: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ Layout of a folder:
 import dataclasses
 import json
 import os
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 
@@ -142,15 +142,17 @@ class Records:
         self.dtype = row_dtype(self.spec)
 
     @classmethod
-    def open(cls, folder: StrPath) -> "Records":
+    def open(cls, folder: Union[StrPath, "Records"]) -> "Records":
         """Reads the manifest and checks that every shard is there and has its size (not its sha256: `verify` does).
 
         Args:
-          folder: a data folder that `prepare` made.
+          folder: a data folder that `prepare` made; opened `Records` are returned as they are.
 
         Raises:
           DataError: not a prepared folder, an interrupted one, another format, or a shard is missing or cut.
         """
+        if isinstance(folder, Records):
+            return folder
         folder = os.fspath(folder)
         path = os.path.join(folder, MANIFEST)
         if not os.path.isfile(path):

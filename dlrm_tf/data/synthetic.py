@@ -110,6 +110,16 @@ def _numbers(name: str, value: Union[str, Sequence[int]], named: dict[str, tuple
     return numbers
 
 
+def _check(rows: int, seed: int, world: int, day: int, label_delay: float) -> None:
+    """Raises UsageError for a number out of range."""
+    if rows < 1 or seed < 0:
+        raise UsageError(f"rows must be >= 1 and seed >= 0. Received {rows} and {seed}")
+    if world not in (1, 2):
+        raise UsageError(f"world must be 1 or 2. Received {world}")
+    if not 0 <= day <= _LAST_DAY or not 0 <= label_delay < math.inf:
+        raise UsageError(f"day must be 0 to {_LAST_DAY:,} and label_delay >= 0. Received {day} and {label_delay}")
+
+
 def synth(
     path: StrPath,
     rows: int,
@@ -148,12 +158,7 @@ def synth(
       UsageError: an argument is out of range.
     """
     cardinalities = _numbers("cardinalities", cardinalities, _CARDINALITIES, 1 << 31)
-    if rows < 1 or seed < 0:
-        raise UsageError(f"rows must be >= 1 and seed >= 0. Received {rows} and {seed}")
-    if world not in (1, 2):
-        raise UsageError(f"world must be 1 or 2. Received {world}")
-    if not 0 <= day <= _LAST_DAY or not 0 <= label_delay < math.inf:
-        raise UsageError(f"day must be 0 to {_LAST_DAY:,} and label_delay >= 0. Received {day} and {label_delay}")
+    _check(rows, seed, world, day, label_delay)
     if world == 1 and (day or hot_sizes or label_delay):
         raise UsageError("day, hot_sizes and label_delay need world 2. Received world 1")
     sizes = None if hot_sizes is None else _numbers("hot_sizes", hot_sizes, _HOT_SIZES, 1 << 10)

@@ -1,10 +1,10 @@
 """What a finished run's figures say went wrong, one line each with what to do."""
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Optional
 
 from dlrm_tf.data.records import VALIDATION, Records
+from dlrm_tf.probability import constant_logloss
 from dlrm_tf.train.options import ResolvedOptions
 from dlrm_tf.train.stopping import best_entry, measured
 
@@ -13,23 +13,6 @@ from dlrm_tf.train.stopping import best_entry, measured
 FEW_STEPS = 100
 # Loglosses closer than this, in nats, are not told apart.
 _MARGIN = 1e-4
-
-
-def constant_logloss(rate: float, label_rate: float) -> float:
-    """Logloss of one and the same prediction for all rows.
-
-    Args:
-      rate: the prediction, in [0, 1].
-      label_rate: mean label of the rows.
-
-    Returns:
-      Mean cross-entropy in nats; infinite when a label is impossible by the prediction.
-    """
-    total = 0.0
-    for share, probability in ((label_rate, rate), (1.0 - label_rate, 1.0 - rate)):
-        if share > 0:
-            total -= share * math.log(probability) if probability > 0 else -math.inf
-    return total
 
 
 def base_rate(records: Records) -> float:

@@ -42,7 +42,7 @@ def baselines(data: Union[str, os.PathLike, Records], *, split: str = "test", ex
     Raises:
       DataError: `data` is not prepared data, or a split has no rows.
     """
-    records = data if isinstance(data, Records) else Records.open(data)
+    records = Records.open(data)
     for needed in ("train", split):
         if not records.rows(needed):
             raise DataError(f"{records.folder}: wanted rows of {needed} for the baselines. Received none")
@@ -71,10 +71,14 @@ def _kept(path: str) -> dict[str, Any]:
     return kept if isinstance(kept, dict) else {}
 
 
-def _constant(records: Records, split: str, exact: bool) -> dict[str, Any]:
-    # Both classes may be missing among the training rows; a rate of 0 or 1 has no logit.
+def _logit_of_rate(records: Records) -> float:
+    """Of the training rows' click rate; of one class only, which has no logit, that of half a row of the other."""
     rows = records.rows("train")
-    guess = logit(np.clip(base_rate(records), 0.5 / rows, 1 - 0.5 / rows))
+    return float(logit(np.clip(base_rate(records), 0.5 / rows, 1 - 0.5 / rows)))
+
+
+def _constant(records: Records, split: str, exact: bool) -> dict[str, Any]:
+    guess = _logit_of_rate(records)
     metrics = ClickMetrics(exact=exact)
     for start in range(0, records.rows(split), _READ):
         label = records.numpy(split, start, start + _READ)[2]
@@ -86,8 +90,7 @@ def _regression(records: Records, split: str, exact: bool) -> dict[str, Any]:
     rows = records.rows("train")
     first = max(0, rows - NEWEST_ROWS)
     cut = rows - (rows - first) // 10
-    rate = np.clip(base_rate(records), 0.5 / rows, 1 - 0.5 / rows)
-    model = LogisticRegression(DLRMConfig(**records.config_fields()), bias=float(logit(rate)))
+    model = LogisticRegression(DLRMConfig(**records.config_fields()), bias=_logit_of_rate(records))
     generator, best, lowest = np.random.default_rng(0), model.weights.copy(), np.inf
     for _ in range(_PASSES):
         for start in range(first, cut, _READ):

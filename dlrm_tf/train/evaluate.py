@@ -74,7 +74,7 @@ def measure(
       CheckpointError: the weights file is damaged, or belongs to other data.
       DataError: `data` is not prepared data.
     """
-    records = data if isinstance(data, Records) else Records.open(data)
+    records = Records.open(data)
     model, source = (weights, "the model") if isinstance(weights, DLRM) else (load(weights), os.fspath(weights))
     check_fits(model.config, model.vocabulary_fingerprint, records, source)
     # One shape for all batches: an NPU or a TPU compiles the graph again for every other one.

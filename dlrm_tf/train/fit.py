@@ -90,7 +90,7 @@ def fit(
       trained = dlrm_tf.fit("data", "run", optimizer="sgd", learning_rate=0.15, epochs=2)
     """
     given = dataclasses.replace(options or FitOptions(), **changes)
-    plan = resolve(given, data if isinstance(data, Records) else Records.open(data))
+    plan = resolve(given, Records.open(data))
     options, records, run_dir = plan.options, plan.records, os.fspath(run_dir)
     placement = PLACEMENTS[options.strategy](options, sum(records.sizes) + len(records.sizes))
     chief, rows = placement.is_chief, placement.epoch_rows(records)
@@ -123,13 +123,7 @@ def fit(
         total = rows * options.epochs
         progress = stack.enter_context(Progress("train", total=total, unit="rows", quiet=quiet, done=position.rows_of_run))
         every_step = [position, callbacks.StopAtNonFiniteLoss(position), callbacks.ProgressLine(position, progress)]
-        if chief and options.profile:
-            profiler = callbacks.ProfileSteps(position, os.path.join(run_dir, TENSORBOARD), *options.profile)
-            stack.callback(profiler.close)
-            every_step.append(profiler)
-        if chief:
-            summaries = callbacks.Summaries(position, os.path.join(run_dir, TENSORBOARD))
-            every_step.append(summaries)
+        summaries = _record(every_step, position, run_dir, options, stack) if chief else None
         saver = callbacks.SaveRun(position, checkpoints, finite, options.checkpoint_steps, placement.catches_signals)
         stack.enter_context(saver)
 
@@ -143,12 +137,26 @@ def fit(
             if chief and options.validate and records.rows(VALIDATION):
                 entry["validation"] = _validate(records, trained, position)
             history = [*history, entry]
-            if chief:
+            if summaries is not None:
                 end_stretch(run_dir, trained, history, summaries)
                 saver.save()
                 saver.stop_if_asked()
             position.start(position.step, 0.0)
     return _finish(placement, model, run_dir, history, options, records)
+
+
+def _record(
+    every_step: list, position: EpochPosition, run_dir: str, options: ResolvedOptions, stack: contextlib.ExitStack
+) -> callbacks.Summaries:
+    """Adds what writes for TensorBoard to the callbacks; returns the summaries."""
+    folder = os.path.join(run_dir, TENSORBOARD)
+    if options.profile:
+        profiler = callbacks.ProfileSteps(position, folder, *options.profile)
+        stack.callback(profiler.close)
+        every_step.append(profiler)
+    summaries = callbacks.Summaries(position, folder)
+    every_step.append(summaries)
+    return summaries
 
 
 def _say(line: str, options: ResolvedOptions, chief: bool = True) -> None:

@@ -6,7 +6,7 @@ from typing import Union
 import numpy as np
 
 from dlrm_tf.errors import DataError
-from dlrm_tf.probability import histogram_auc, sigmoid
+from dlrm_tf.probability import constant_logloss, histogram_auc, sigmoid
 
 # Cells of the histogram of probabilities. With 200, Keras's default, the AUC of small click rates is wrong in the second digit.
 AUC_THRESHOLDS = 8000
@@ -113,7 +113,9 @@ class ClickMetrics:
             raise ValueError("there are no rows to measure")
         rate = self._positives / self.rows
         logloss = self._loss_sum / self.rows
-        entropy = -(rate * math.log(rate) + (1 - rate) * math.log(1 - rate)) if 0 < rate < 1 else math.nan
+        entropy = (
+            constant_logloss(rate, rate) or math.nan
+        )  # without a click, or with nothing else, there is nothing to normalize by
         values = {
             "rows": self.rows,
             "accuracy": self._correct / self.rows,

@@ -16,7 +16,7 @@ import dataclasses
 import json
 import math
 import os
-from typing import Any, Optional
+from typing import Any
 
 from dlrm_tf.errors import DataError
 
@@ -118,6 +118,14 @@ class ValidationRule:
         return min(wanted, self.most_rows) if wanted >= self.least_rows else 0
 
 
+_RULES: dict[str, Any] = {
+    "batch_size": BatchRule,
+    "epochs": EpochRule,
+    "learning_rate": RateRule,
+    "validation_share": ValidationRule,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """One recipe file.
@@ -132,10 +140,8 @@ class Recipe:
       fine_tune: those that differ in a training that starts from weights.
       without_validation: those that differ where there are no validation rows.
       by_strategy: by the name of a strategy, those that differ with it.
-      batch_rule: what batch size `"auto"` means, or None.
-      epoch_rule: what epochs `"auto"` means, or None.
-      rate_rule: how rates follow the batch size; None: they don't.
-      validation_rule: what validation share `"auto"` means, or None.
+      rules: by the option's name what `"auto"` means, the default recipe's rule where the file has none; of `learning_rate` how
+        rates follow the batch size, absent where they don't.
     """
 
     name: str
@@ -147,10 +153,7 @@ class Recipe:
     fine_tune: dict[str, Any]
     without_validation: dict[str, Any]
     by_strategy: dict[str, dict[str, Any]]
-    batch_rule: Optional[BatchRule]
-    epoch_rule: Optional[EpochRule]
-    rate_rule: Optional[RateRule]
-    validation_rule: Optional[ValidationRule]
+    rules: dict[str, Any]
 
     @classmethod
     def read(cls, name: str) -> "Recipe":
@@ -185,19 +188,15 @@ class Recipe:
         if set(few) != {"below", "options"} or not isinstance(few["below"], int) or not isinstance(few["options"], dict):
             raise DataError(f"{path}: few_rows: wanted below, a number of rows, and options. Received {few!r}"[:300])
         fields["few_rows"] = (few["below"], few["options"])
-        kinds = {"batch_size": BatchRule, "epochs": EpochRule, "learning_rate": RateRule, "validation_share": ValidationRule}
-        rules: dict[str, Any] = dict.fromkeys(kinds)
+        rules = {} if name == "default" else {key: rule for key, rule in DEFAULT.rules.items() if key != "learning_rate"}
         for key, value in fields.pop("rules").items():
-            if key not in kinds:
-                raise DataError(f"{path}: wanted rules of {', '.join(kinds)}. Received one of {key!r}")
+            if key not in _RULES:
+                raise DataError(f"{path}: wanted rules of {', '.join(_RULES)}. Received one of {key!r}")
             try:
-                rules[key] = kinds[key](**value)
+                rules[key] = _RULES[key](**value)
             except (TypeError, ValueError) as e:
                 raise DataError(f"{path}: rule of {key}: {e}") from e
-        batch_rule, epoch_rule, rate_rule, validation_rule = rules.values()
-        return cls(
-            name, **fields, batch_rule=batch_rule, epoch_rule=epoch_rule, rate_rule=rate_rule, validation_rule=validation_rule
-        )
+        return cls(name, **fields, rules=rules)
 
 
 DEFAULT = Recipe.read("default")

@@ -8,7 +8,7 @@ from dlrm_tf.data.records import VALIDATION, Records
 from dlrm_tf.errors import DataError, UsageError
 from dlrm_tf.model.optimizers import DEFAULT_LEARNING_RATES
 from dlrm_tf.train.options import FitOptions, ResolvedOptions
-from dlrm_tf.train.recipe import DEFAULT, Recipe
+from dlrm_tf.train.recipe import Recipe
 from dlrm_tf.train.recipe_options import ARCHITECTURE, OFF, RecipeOptions
 
 # What an optimizer that the recipe does not name comes without.
@@ -49,11 +49,10 @@ def resolve(options: FitOptions, records: Records) -> Plan:
 
     validation_rows = records.rows(VALIDATION)  # records that come with a split of their own keep it
     if options.validate and not validation_rows:
-        validation_rows = _validation_rows(recipe, values["validation_share"], rows)
+        share = values["validation_share"]
+        validation_rows = recipe.rules["validation_share"].validation_rows(rows) if share == "auto" else int(rows * share)
         if validation_rows >= rows:
-            raise UsageError(
-                f"validation_share must leave rows to train on. Received {values['validation_share']} of {rows} rows"
-            )
+            raise UsageError(f"validation_share must leave rows to train on. Received {share} of {rows} rows")
     records = records.with_validation(validation_rows)
     if not (options.validate and validation_rows):
         values = {**values, **recipe.without_validation, **given, **_without_validation(given)}
@@ -61,9 +60,7 @@ def resolve(options: FitOptions, records: Records) -> Plan:
 
     reasons = []
     if values["batch_size"] == "auto":
-        rule = recipe.batch_rule or DEFAULT.batch_rule
-        if rule is None:
-            raise DataError(f"recipe {recipe.name}: batch_size auto needs the rule of batch_size. Received none")
+        rule = recipe.rules["batch_size"]
         values["batch_size"] = rule.batch_size(rows)
         reasons.append(
             f"batch {values['batch_size']:,} (of {rule.min:,} to {rule.max:,}, for {rule.steps_per_epoch:,} steps an epoch)"
@@ -72,10 +69,7 @@ def resolve(options: FitOptions, records: Records) -> Plan:
         reasons.append(f"batch {values['batch_size']:,}")
     batches = -(-rows // values["batch_size"])
     if values["epochs"] == "auto":
-        epochs = recipe.epoch_rule or DEFAULT.epoch_rule
-        if epochs is None:
-            raise DataError(f"recipe {recipe.name}: epochs auto needs the rule of epochs. Received none")
-        values["epochs"] = epochs.epochs(batches)
+        values["epochs"] = recipe.rules["epochs"].epochs(batches)
     _set_rates(values, given, recipe)
     if values["warmup_steps"] is None:
         total = batches * values["epochs"]
@@ -154,15 +148,6 @@ def _values(recipe: Recipe, options: FitOptions, rows: int) -> dict[str, Any]:
     return values
 
 
-def _validation_rows(recipe: Recipe, share: Any, rows: int) -> int:
-    if share != "auto":
-        return int(rows * share)
-    rule = recipe.validation_rule or DEFAULT.validation_rule
-    if rule is None:
-        raise DataError(f"recipe {recipe.name}: validation_share auto needs the rule of validation_share. Received none")
-    return rule.validation_rows(rows)
-
-
 def _without_validation(given: dict[str, Any]) -> dict[str, Any]:
     """The options that need validation rows, off; an error where they were asked for."""
     asked = [name for name in _CHOOSING if given.get(name, OFF[name]) != OFF[name]]
@@ -173,7 +158,8 @@ def _without_validation(given: dict[str, Any]) -> dict[str, Any]:
 
 def _set_rates(values: dict[str, Any], given: dict[str, Any], recipe: Recipe) -> None:
     """The recipe's rates for this batch size; rates that were given, and those of another optimizer, as they are."""
-    factor = recipe.rate_rule.factor(values["batch_size"]) if recipe.rate_rule else 1.0
+    rule = recipe.rules.get("learning_rate")
+    factor = rule.factor(values["batch_size"]) if rule else 1.0
     for name in ("learning_rate", "dense_learning_rate"):
         if name not in given and values[name] is not None:
             values[name] *= factor

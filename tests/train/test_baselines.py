@@ -12,7 +12,8 @@ import dlrm_tf
 from dlrm_tf.cli import main
 from dlrm_tf.data.records import Records
 from dlrm_tf.errors import DataError
-from dlrm_tf.train.advice import base_rate, constant_logloss
+from dlrm_tf.probability import constant_logloss
+from dlrm_tf.train.advice import base_rate
 from dlrm_tf.train.baselines import baselines
 from dlrm_tf.train.logistic_regression import LogisticRegression
 

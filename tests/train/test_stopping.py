@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 
-from dlrm_tf.train.advice import advice, constant_logloss
+from dlrm_tf.probability import constant_logloss
+from dlrm_tf.train.advice import advice
 from dlrm_tf.train.options import FitOptions
 from dlrm_tf.train.position import EpochPosition
 from dlrm_tf.train.stopping import Decision, best_entry, decide

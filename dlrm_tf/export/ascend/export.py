@@ -111,15 +111,8 @@ def export_ascend(
       UsageError: a batch that is not positive, an unknown precision, or a chip's name that atc would not take.
     """
     batches = sorted(set(batches))
-    if not batches or batches[0] < 1:
-        raise UsageError(f"batches: wanted positive numbers. Received {batches}")
-    if precision not in PRECISION_MODES:
-        raise UsageError(f"precision must be one of {', '.join(PRECISION_MODES)}. Received {precision!r}")
-    if not re.fullmatch(r"Ascend[0-9A-Za-z_-]+", soc_version):
-        raise UsageError(f"soc_version: wanted a name such as Ascend310P3. Received {soc_version!r}")
-    if "npu_device" in sys.modules:
-        raise AscendError("this process has loaded npu_device, which changes the graphs TensorFlow makes: export in a new one")
-    records = data if data is None or isinstance(data, Records) else Records.open(data)
+    _check_arguments(batches, soc_version, precision)
+    records = None if data is None else Records.open(data)
     with atomic_dir(os.fspath(folder)) as target, contextlib.ExitStack() as stack:
         config, attributes = _describe(weights)
         if records is not None:
@@ -163,6 +156,17 @@ def export_ascend(
                 indent=1,
             )
     return AscendExport(os.fspath(folder), shlex.join(command), left, ids, compiled)
+
+
+def _check_arguments(batches: list[int], soc_version: str, precision: str) -> None:
+    if not batches or batches[0] < 1:
+        raise UsageError(f"batches: wanted positive numbers. Received {batches}")
+    if precision not in PRECISION_MODES:
+        raise UsageError(f"precision must be one of {', '.join(PRECISION_MODES)}. Received {precision!r}")
+    if not re.fullmatch(r"Ascend[0-9A-Za-z_-]+", soc_version):
+        raise UsageError(f"soc_version: wanted a name such as Ascend310P3. Received {soc_version!r}")
+    if "npu_device" in sys.modules:
+        raise AscendError("this process has loaded npu_device, which changes the graphs TensorFlow makes: export in a new one")
 
 
 def atc_command(

@@ -69,7 +69,7 @@ class ExportSource:
         with WeightsReader(self.weights) as reader:
             self.config, self.attributes = reader.config, reader.attributes
         trained_with = self.attributes["vocabulary_fingerprint"]
-        self.records = data if data is None or isinstance(data, Records) else Records.open(data)
+        self.records = None if data is None else Records.open(data)
         if self.records is not None:
             check_fits(self.config, trained_with, self.records, self.weights)
         self.vocabulary, self.bags = None, {}
