@@ -8,10 +8,11 @@ import numpy as np
 
 from dlrm_tf.config import UNUSED_PLACE
 from dlrm_tf.data.bag_column import BagColumn, as_bags
+from dlrm_tf.data.block import Block
 from dlrm_tf.data.features import dense_numbers, log_dense
 from dlrm_tf.data.key_column import KeyColumn, as_column
 from dlrm_tf.data.key_table import KeyTable
-from dlrm_tf.data.parse import Block, has_label, parse_block
+from dlrm_tf.data.parse import has_label, parse_block
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.table import cells_of, column_of, has_column, object_matrix
 from dlrm_tf.data.vocabulary import Vocabulary

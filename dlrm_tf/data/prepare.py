@@ -12,6 +12,7 @@ from dlrm_tf.data.encoder import check_features
 from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.finish import Finish
 from dlrm_tf.data.pipeline import bounded_rows
+from dlrm_tf.data.readers.open import open_readers
 from dlrm_tf.data.records import MANIFEST, Records, row_dtype
 from dlrm_tf.data.scan import Scan
 from dlrm_tf.data.spec import CRITEO, FeatureSpec
@@ -27,7 +28,7 @@ SHARD_LINES = 1 << 17
 
 
 def prepare(
-    tsv_paths: Union[StrPath, Sequence[StrPath]],
+    inputs: Union[StrPath, Sequence[StrPath]],
     out_dir: StrPath,
     *,
     spec: FeatureSpec = CRITEO,
@@ -45,7 +46,7 @@ def prepare(
     Memory: a few shards and the vocabulary (up to 40 bytes a key), however many lines there are.
 
     Args:
-      tsv_paths: one file or several, plain or gzip, taken in order as if they were one.
+      inputs: one file or several, plain or gzip, taken in order as if they were one.
       out_dir: the folder to make; must not exist, be empty, or hold the same call's interrupted work.
       spec: the columns.
       vocabulary: a fixed vocabulary; keys it does not have get the out-of-vocabulary id. None makes one from the lines.
@@ -61,11 +62,9 @@ def prepare(
       DataError: the input or the folder is not as it should be.
       UsageError: an argument is out of range, or arguments exclude each other.
     """
-    paths = [os.fspath(path) for path in ([tsv_paths] if isinstance(tsv_paths, (str, os.PathLike)) else tsv_paths)]
     out_dir = os.fspath(out_dir)
     if shard_lines is None:
         shard_lines = bounded_rows(SHARD_LINES, spec, row_dtype(spec).itemsize)
-    _check_paths(paths)
     _check_ranges(test_fraction, on_bad_line, min_count=min_count, shard_lines=shard_lines, threads=threads)
     if grow and vocabulary is None:
         raise UsageError("grow needs a vocabulary to grow from. Received none")
@@ -73,8 +72,9 @@ def prepare(
         if min_count > 1 and not grow:
             raise UsageError(f"min_count must be 1 with a fixed vocabulary (grow appends to it). Received {min_count}")
         check_features(spec, vocabulary, out_dir)
+    readers = open_readers(inputs, spec)
     job = {
-        "inputs": [[os.path.abspath(path), os.path.getsize(path), os.stat(path).st_mtime_ns] for path in paths],
+        "inputs": [reader.identity() for reader in readers],
         "spec": spec.to_dict(),
         "vocabulary": vocabulary.fingerprint if vocabulary is not None else None,
         "grow": grow,
@@ -91,7 +91,7 @@ def prepare(
                 known = [vocabulary.feature(name) for name in spec.categorical_names]
             sizes = [feature.size for feature in known]
             learning = grow or vocabulary is None
-            scan = Scan(workspace, paths, spec, known, learning, shard_lines, on_bad_line == "stop")
+            scan = Scan(workspace, readers, spec, known, learning, shard_lines, on_bad_line == "stop")
             try:
                 scan.run(threads or os.cpu_count() or 1, quiet)
                 _check_any_row(scan.notes)
@@ -122,12 +122,3 @@ def _check_ranges(test_fraction: float, on_bad_line: str, **counts: Optional[int
         raise UsageError(f"test_fraction must be from 0 to below 1. Received {test_fraction}")
     if on_bad_line not in ("skip", "stop"):
         raise UsageError(f"on_bad_line must be 'skip' or 'stop'. Received {on_bad_line!r}")
-
-
-def _check_paths(paths: Sequence[str]) -> None:
-    if not paths:
-        raise UsageError("tsv_paths must be at least one file. Received none")
-    for path in paths:
-        # Resuming reads a file again, which a pipe does not allow. A missing file raises when its size is read.
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise DataError(f"{path}: wanted a file. Received {'a folder' if os.path.isdir(path) else 'a pipe or device'}")

@@ -3,16 +3,16 @@
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, Optional, Union
 
 import numpy as np
 
+from dlrm_tf.data.block import Block
 from dlrm_tf.data.encoder import Encoder
 from dlrm_tf.data.feature_keys import FeatureKeys
-from dlrm_tf.data.lines import Piece, read_pieces, total_bytes
-from dlrm_tf.data.parse import Block, parse_block
+from dlrm_tf.data.readers.reader import Piece, Reader
 from dlrm_tf.data.records import row_dtype
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
@@ -21,6 +21,7 @@ from dlrm_tf.errors import DataError
 from dlrm_tf.progress import Progress
 
 _EXAMPLES = 5  # bad lines of a shard that are quoted in its note
+_Numbered = tuple[int, Piece, Reader]
 
 
 @dataclasses.dataclass
@@ -37,7 +38,7 @@ class _Shard:
 
 
 class Scan:
-    """Turns the lines of files into shards of a workspace, continuing where the workspace ends.
+    """Turns the rows of readers into shards of a workspace, continuing where the workspace ends.
 
     Shard k holds the good ones of lines `[k, k + 1) * shard_lines`, so what is in it depends on the input alone.
 
@@ -49,7 +50,7 @@ class Scan:
     def __init__(
         self,
         workspace: Workspace,
-        paths: list[str],
+        readers: Sequence[Reader],
         spec: FeatureSpec,
         known: list[FeatureKeys],
         learning: bool,
@@ -60,14 +61,14 @@ class Scan:
 
         Args:
           workspace: where shards are kept.
-          paths: the files.
+          readers: the inputs, in order.
           spec: the columns.
           known: the keys before the first line, of each feature.
           learning: unknown keys get new ids; else they are out of vocabulary.
           shard_lines: lines a shard.
           stop_at_bad_line: a bad line raises DataError; else it is counted.
         """
-        self.workspace, self.paths, self.spec, self.learning = workspace, paths, spec, learning
+        self.workspace, self.readers, self.spec, self.learning = workspace, readers, spec, learning
         self.shard_lines, self.stop_at_bad_line = shard_lines, stop_at_bad_line
         self.notes: list[dict[str, Any]] = []
         self.features = [feature.copy() for feature in known]
@@ -78,34 +79,33 @@ class Scan:
         self.encoder = Encoder(spec, Vocabulary(list(zip(spec.categorical_names, self.features))))
 
     def run(self, threads: int, quiet: bool) -> None:
-        """Scans to the end of the last file.
+        """Scans to the end of the last input.
 
         Args:
           threads: of parsing and look-up.
           quiet: show no progress.
 
         Raises:
-          DataError: a file is damaged, or a line is bad and bad lines stop.
+          DataError: an input is damaged, or a line is bad and bad lines stop.
         """
-        # Where the last finished shard ends: `skip` lines after byte `offset` of a file, at which its line number `line` begins.
-        start = {"file": 0, "offset": 0, "line": 1 + self.spec.header, "skip": 0, "read": 0}
+        # Where the last finished shard ends: `skip` lines after the piece at `offset`, at line `line`, of an input.
+        start = {"file": 0, "offset": 0, "line": 0, "skip": 0, "read": 0}
         place = self.notes[-1]["next"] if self.notes else start
         file, line, skip, read = place["file"], place["line"], place["skip"], place["read"]
         lines = sum(note["lines"] for note in self.notes)
         shard, saving = _Shard(), None
-        progress = Progress("prepare", total_bytes(self.paths), "B", quiet=quiet)
+        progress = Progress("prepare", sum(reader.size for reader in self.readers), "B", quiet=quiet)
         with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as writer, progress:
             progress.update(read)
-            pieces = read_pieces(self.paths, header=self.spec.header, file=file, offset=place["offset"])
-            for piece, block in _parse_ahead(pieces, self.spec, pool, threads + 2):
-                if piece.file != file:
-                    file, line = piece.file, 1 + self.spec.header
+            for number, piece, block in _parse_ahead(self._pieces(file, place["offset"]), pool, threads + 2):
+                if number != file:
+                    file, line = number, 0
                 read += piece.read
                 at = min(skip, block.lines)
                 skip -= at
                 while at < block.lines:
                     stop = min(block.lines, at + self.shard_lines - shard.lines)
-                    self._add(shard, block.rows(at, stop), f"{self.paths[file]}:", line + at, pool)
+                    self._add(shard, block.rows(at, stop), self.readers[file], line + at, pool)
                     at = stop
                     if shard.lines == self.shard_lines:
                         following = {"file": file, "offset": piece.offset, "line": line, "skip": at, "read": read}
@@ -115,18 +115,24 @@ class Scan:
                 lines += block.lines
                 progress.update(piece.read, f"{lines:,} lines")
             if shard.lines:
-                following = {"file": len(self.paths), "offset": 0, "line": 1, "skip": 0, "read": read}
+                following = {"file": len(self.readers), "offset": 0, "line": 0, "skip": 0, "read": read}
                 saving = self._finish_shard(shard, following, writer, saving)
             if saving:
                 saving.result()
 
-    def _add(self, shard: _Shard, block: Block, where: str, first_line: int, pool: Executor) -> None:
+    def _pieces(self, first: int, offset: int) -> Iterator[_Numbered]:
+        """The pieces of all readers with the reader's number, from `offset` of reader `first` on."""
+        for number in range(first, len(self.readers)):
+            for piece in self.readers[number].pieces(offset if number == first else 0):
+                yield number, piece, self.readers[number]
+
+    def _add(self, shard: _Shard, block: Block, reader: Reader, first_line: int, pool: Executor) -> None:
         """Gives the block's keys ids and adds its rows to the shard."""
         for line, what in block.bad:
             if self.stop_at_bad_line:
-                raise DataError(f"{where}{first_line + line}: {what} (--on-bad-line skip passes over such lines)")
+                raise DataError(f"{reader.where(first_line + line)}: {what} (--on-bad-line skip passes over such lines)")
             if len(shard.examples) < _EXAMPLES:
-                shard.examples.append(f"{where}{first_line + line}: {what}")
+                shard.examples.append(f"{reader.where(first_line + line)}: {what}")
             shard.bad_lines.append(shard.lines + line)
         rows = np.empty(len(block.label), row_dtype(self.spec))
         rows["label"], rows["dense"] = block.label, block.dense
@@ -174,16 +180,17 @@ def describe_rows(rows: np.ndarray) -> dict[str, Any]:
     return {"rows": len(rows), "positives": positives, "sha256": hashlib.sha256(rows.data).hexdigest()}
 
 
-def _parse_ahead(pieces: Iterator[Piece], spec: FeatureSpec, pool: Executor, ahead: int) -> Iterator[tuple[Piece, Block]]:
+def _parse_ahead(pieces: Iterator[_Numbered], pool: Executor, ahead: int) -> Iterator[tuple[int, Piece, Block]]:
     """Pieces with their blocks, in order; reading and parsing run `ahead` pieces before on other threads."""
-    with ThreadPoolExecutor(1) as reader:
-        parsing: collections.deque[tuple[Piece, Future[Block]]] = collections.deque()
-        reading = reader.submit(next, pieces, None)
-        while (piece := reading.result()) is not None:
-            reading = reader.submit(next, pieces, None)
-            parsing.append((piece, pool.submit(parse_block, piece.text, spec)))
+    with ThreadPoolExecutor(1) as reading_thread:
+        parsing: collections.deque[tuple[int, Piece, Future[Block]]] = collections.deque()
+        reading = reading_thread.submit(next, pieces, None)
+        while (found := reading.result()) is not None:
+            reading = reading_thread.submit(next, pieces, None)
+            number, piece, reader = found
+            parsing.append((number, piece, pool.submit(reader.parse, piece)))
             if len(parsing) > ahead:
-                first, block = parsing.popleft()
-                yield first, block.result()
-        for rest, block in parsing:
-            yield rest, block.result()
+                number, piece, block = parsing.popleft()
+                yield number, piece, block.result()
+        for number, piece, block in parsing:
+            yield number, piece, block.result()

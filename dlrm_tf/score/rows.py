@@ -9,8 +9,7 @@ import numpy as np
 
 from dlrm_tf.data.encoder import Batch, Encoder
 from dlrm_tf.data.features import log_dense
-from dlrm_tf.data.lines import read_pieces
-from dlrm_tf.data.parse import has_label, parse_block
+from dlrm_tf.data.readers.open import open_readers
 from dlrm_tf.data.records import Records
 from dlrm_tf.data.spec import CRITEO, FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
@@ -105,14 +104,15 @@ def _records(path: str, split: str, batch_size: int) -> Iterator[Batch]:
 def _log(path: str, batch_size: int, vocabulary: str, spec_file: Optional[str]) -> Iterator[Batch]:
     spec = CRITEO if spec_file is None else FeatureSpec.load(spec_file)
     encoder = Encoder(spec, Vocabulary.load(vocabulary), source=vocabulary)
-    line, labelled = 1 + spec.header, None
+    line, labelled = 0, None
     rows = encoder.lines([], labelled=True)
-    for piece in read_pieces([path], header=spec.header):
+    (reader,) = open_readers(path, spec)
+    for piece in reader.pieces():
         if labelled is None:
-            labelled = has_label(piece.text, spec)
-        block = parse_block(piece.text, spec, labelled=labelled)
+            labelled = reader.has_label(piece)
+        block = reader.parse(piece, labelled=labelled)
         for bad, what in block.bad:
-            raise DataError(f"{path}: line {line + bad}: {what}; scoring stops, because each line needs a score")
+            raise DataError(f"{reader.where(line + bad)}: {what}; scoring stops, because each line needs a score")
         line += block.lines
         # What is left of the pieces before goes first.
         rows = tuple(np.concatenate(parts) for parts in zip(rows, encoder.block(block)))

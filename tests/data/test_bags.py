@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlrm_tf import Bag, DLRMConfig, FeatureSpec, Records, Vocabulary, prepare
-from dlrm_tf.data import lines as lines_module
 from dlrm_tf.data.describe import describe_records
 from dlrm_tf.data.encoder import Encoder
 from dlrm_tf.data.features import log_dense
 from dlrm_tf.data.parse import parse_block
+from dlrm_tf.data.readers import text as text_module
 from dlrm_tf.data.records import row_dtype
 from dlrm_tf.data.vocabulary_check import spec_difference
 from dlrm_tf.data.workspace import Workspace
@@ -157,7 +157,7 @@ def many_lines(rows=2000):
 def test_shards_pieces_threads_and_an_interruption_do_not_matter(tmp_path, monkeypatch, min_count):
     log = log_of(tmp_path, many_lines())
     whole = prepare(log, tmp_path / "whole", spec=SPEC, min_count=min_count)
-    monkeypatch.setattr(lines_module, "PIECE_BYTES", 3000)
+    monkeypatch.setattr(text_module, "PIECE_BYTES", 3000)
     options = {"spec": SPEC, "min_count": min_count, "shard_lines": 300}
     parts = prepare(log, tmp_path / "parts", threads=3, **options)
     for split in ("train", "test"):

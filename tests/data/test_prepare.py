@@ -90,7 +90,7 @@ def test_shards_pieces_threads_and_files_do_not_matter(golden_tsv, tmp_path, mon
     parts[0].write_bytes(b"".join(lines[:100]).rstrip(b"\n"))  # no newline at its end: still a line of its own
     parts[1].write_bytes(gzip.compress(b"".join(lines[100:400])))
     parts[2].write_bytes(b"".join(lines[400:]))
-    monkeypatch.setattr("dlrm_tf.data.lines.PIECE_BYTES", 3000)
+    monkeypatch.setattr("dlrm_tf.data.readers.text.PIECE_BYTES", 3000)
     got = tree(prepare(parts, tmp_path / "three", shard_lines=64, threads=4).folder)
     assert got.keys() == expected.keys()
     for name in expected:
@@ -213,8 +213,8 @@ def test_damaged_gzip(golden_tsv, tmp_path):
 
 
 def test_file_without_line_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr("dlrm_tf.data.lines.PIECE_BYTES", 1000)
-    monkeypatch.setattr("dlrm_tf.data.lines._LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr("dlrm_tf.data.readers.text.PIECE_BYTES", 1000)
+    monkeypatch.setattr("dlrm_tf.data.readers.text._LONGEST_LINE", 1 << 20)
     tsv = tmp_path / "log.tsv"
     tsv.write_bytes(bytes(2 << 20))
     with pytest.raises(DataError, match="no line end in 1 MB"):

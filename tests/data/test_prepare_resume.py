@@ -19,8 +19,8 @@ from dlrm_tf.errors import DataError
 SHARD_LINES = 700
 CHILD = f"""
 import os, signal, sys
-from dlrm_tf.data import lines
-lines.PIECE_BYTES = 40_000
+from dlrm_tf.data.readers import text
+text.PIECE_BYTES = 40_000
 left = int(sys.argv[4])
 if left:
     def dying(call):  # killed just before the n-th change of the file system
@@ -163,10 +163,10 @@ def test_a_finished_shard_is_not_scanned_again(log, tmp_path, monkeypatch):
     assert process.wait() == -9
     kept = len(list((tmp_path / "out" / ".prepare").glob("0*.npz")))
     assert kept >= 3
-    from dlrm_tf.data import scan
+    from dlrm_tf.data.readers.text import TextReader
 
-    scanned = []
-    monkeypatch.setattr(scan, "parse_block", lambda text, spec, parse=scan.parse_block: scanned.append(text) or parse(text, spec))
+    scanned, parse = [], TextReader.parse
+    monkeypatch.setattr(TextReader, "parse", lambda reader, piece: scanned.append(piece.content) or parse(reader, piece))
     prepare(log, tmp_path / "out", shard_lines=SHARD_LINES)
     # It starts at the piece in which the last finished shard ends.
     assert b"".join(scanned).count(b"\n") < 5000 - (kept - 1) * SHARD_LINES

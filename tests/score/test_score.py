@@ -79,7 +79,7 @@ def test_a_log_of_other_columns(tmp_path, text):
         list(read_rows(str(tmp_path / "log.csv"), batch_size=10, vocabulary=vocabulary))
     (tmp_path / "log.csv").write_text(text.replace("2.5", "cheap"))
     column = 2 if text.startswith("clicked") else 1
-    with pytest.raises(DataError, match=rf"log.csv: line 2: column {column} \(price\): wanted a finite number. Received 'cheap'"):
+    with pytest.raises(DataError, match=rf"log.csv:2: column {column} \(price\): wanted a finite number. Received 'cheap'"):
         list(read_rows(str(tmp_path / "log.csv"), batch_size=10, vocabulary=vocabulary, spec=spec))
 
 
@@ -88,7 +88,7 @@ def test_bad_line_stops_and_is_named(tmp_path):
     Vocabulary.from_keys({f"C{i}": ["a"] for i in range(1, 27)}).save(vocabulary)
     path = tmp_path / "rows.tsv"
     path.write_text(tsv_line("1", "3", "a") + "\n" + tsv_line("1", "x", "a") + "\n")
-    with pytest.raises(DataError, match=r"rows.tsv: line 2: column 2 \(I1\): wanted an integer. Received 'x'"):
+    with pytest.raises(DataError, match=r"rows.tsv:2: column 2 \(I1\): wanted an integer. Received 'x'"):
         list(read_rows(str(path), batch_size=10, vocabulary=vocabulary))
     with pytest.raises(DataError, match="--vocabulary"):
         read_rows(str(path), batch_size=10)

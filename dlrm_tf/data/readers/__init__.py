@@ -1,0 +1,1 @@
+"""Where rows come from: one reader a kind of input, all of them give `Piece`s that parse to `Block`s."""
