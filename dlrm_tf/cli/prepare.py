@@ -1,6 +1,7 @@
 """Converts raw Criteo TSV (or another log, with --spec) to records, manifest and vocabulary. An interrupted run is resumed."""
 
 import argparse
+from typing import Optional, Union
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +17,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grow", action="store_true", help="append keys that --vocabulary does not have; its ids stay the same")
     parser.add_argument(
         "--min-count", type=int, default=1, metavar="N", help="keys that occur fewer than N times are OOV (default: 1, keeps all)"
+    )
+    parser.add_argument(
+        "--max-ids",
+        metavar="N",
+        help="most keys of a feature, the most frequent ones; others are OOV. A number, or for some features C3=1000000,C4=5000",
+    )
+    parser.add_argument(
+        "--last-seen",
+        metavar="DAY",
+        help="day of this log, such as 2026-11-25: the vocabulary keeps for each key the last day on which it occurred",
     )
     parser.add_argument(
         "--test-fraction", default="1/7", metavar="F", help="share of the lines, from the end, for test (default: %(default)s)"
@@ -66,8 +77,25 @@ def run(args: argparse.Namespace) -> None:
         on_bad_line=args.on_bad_line,
         threads=args.threads,
         quiet=False,
+        max_ids=_max_ids(args.max_ids),
+        last_seen=args.last_seen,
     )
     print("\n".join(describe_records(args.output, features=False)))
     if args.report:
         write_page(args.output, args.report)
         print(f"page: {args.report}")
+
+
+def _max_ids(text: Optional[str]) -> Union[None, int, dict[str, int]]:
+    """The value of --max-ids: `1000` is a number, `C3=1000,C4=5` are numbers by feature."""
+    from dlrm_tf.errors import UsageError
+
+    if text is None:
+        return None
+    try:
+        if "=" not in text:
+            return int(text)
+        pairs = [part.rsplit("=", 1) for part in text.split(",")]
+        return {name: int(number) for name, number in pairs}
+    except ValueError:
+        raise UsageError(f"--max-ids must be a number, or features with theirs as C3=1000,C4=500. Received {text!r}") from None

@@ -1,4 +1,4 @@
-"""Second half of `prepare`: scanned shards become train and test shards, rare keys leave, the manifest is written."""
+"""Second half of `prepare`: scanned shards become train and test shards, keys that get no id leave, the manifest is written."""
 
 import os
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from typing import Any, Optional
 import numpy as np
 
 from dlrm_tf.config import UNUSED_PLACE
+from dlrm_tf.data.admit import admit
 from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.records import SPLITS, VOCABULARY, row_dtype, write_manifest, write_rows
 from dlrm_tf.data.scan import describe_rows
@@ -48,25 +49,28 @@ class Finish:
         self.out_of_vocabulary = np.sum([note["out_of_vocabulary"] for note in notes], axis=0)
         self.remap: Optional[list[np.ndarray]] = None
 
-    def drop_rare(self, min_count: int, always_kept: Sequence[int]) -> None:
-        """Removes keys that occur fewer than `min_count` times from the vocabulary and renumbers the others in the same order.
+    def admit(self, *, min_count: int, max_ids: Sequence[Optional[int]], always_kept: Sequence[int], day: Optional[int]) -> None:
+        """Removes keys from the vocabulary and renumbers the others in the same order; see `data.admit.admit`.
 
         Args:
           min_count: least number of times that a key occurs, train and test together.
-          always_kept: the first so many keys of each feature stay whatever their count.
+          max_ids: of each feature the most keys, or None.
+          always_kept: of each feature how many first keys stay whatever their count.
+          day: of the log, in days since 1970-01-01: noted at every key that occurs. None notes nothing.
         """
-        counts = self._count()
-        kept_features, self.remap, start = [], [], 0
-        for i, feature in enumerate(self.features):
-            count = counts[start : start + feature.size]
-            start += feature.size
-            kept = (count >= min_count) | (np.arange(feature.size) < always_kept[i])
-            kept_features.append(feature.keep(kept))
-            # An id that was or now is out of vocabulary becomes the new size.
-            table = np.where(np.append(kept, False), np.cumsum(np.append(kept, False)) - 1, kept.sum()).astype(np.int32)
-            self.remap.append(np.append(table, np.int32(UNUSED_PLACE)))  # -1, an unused place, is the index of the last entry
-            self.out_of_vocabulary[i] += count[~kept].sum()
-        self.features = kept_features
+        counts = np.split(self._count(), np.cumsum([feature.size for feature in self.features])[:-1])
+        if day is not None:
+            for feature, count in zip(self.features, counts):
+                feature.see(count > 0, day)
+        admitted = [
+            admit(count, min_count=min_count, max_ids=most, always_kept=first)
+            for count, most, first in zip(counts, max_ids, always_kept)
+        ]
+        if all(kept.all() for kept in admitted):
+            return
+        self.features = [feature.keep(kept) for feature, kept in zip(self.features, admitted)]
+        self.out_of_vocabulary += [count[~kept].sum() for count, kept in zip(counts, admitted)]
+        self.remap = [_new_ids(kept) for kept in admitted]
 
     def _count(self) -> np.ndarray:
         """How often each key of each feature occurs, one after the other; kept on disk: moved shards can't be counted again."""
@@ -144,3 +148,10 @@ class Finish:
         with atomic_file(target) as temporary:
             write_rows(temporary, rows)
         return describe_rows(rows)
+
+
+def _new_ids(kept: np.ndarray) -> np.ndarray:
+    """The new id of every old one, int32 `[size + 2]`: an id that was or now is out of vocabulary becomes the new size."""
+    kept = np.append(kept, False)
+    ids = np.where(kept, np.cumsum(kept) - 1, kept.sum()).astype(np.int32)
+    return np.append(ids, np.int32(UNUSED_PLACE))  # -1, an unused place, is the index of the last entry

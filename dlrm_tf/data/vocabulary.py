@@ -7,7 +7,8 @@ from typing import Any, BinaryIO, Union
 
 import numpy as np
 
-from dlrm_tf.data.feature_keys import UNKNOWN_DAY, FeatureKeys
+from dlrm_tf.data.days import UNKNOWN_DAY
+from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.key_column import as_column
 from dlrm_tf.data.key_file import read_keys, write_keys
 from dlrm_tf.errors import DataError
