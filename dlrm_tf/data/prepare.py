@@ -111,6 +111,7 @@ def prepare(
             learning = grow or vocabulary is None
             scan = Scan(workspace, readers, spec, known, learning, shard_lines, on_bad_line == "stop")
             try:
+                scan.resume()
                 scan.run(threads or os.cpu_count() or 1, quiet)
                 _check_any_row(scan.notes)
             except DataError:  # the input must change first, so nothing can be resumed

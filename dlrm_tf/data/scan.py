@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, Optional, Union
@@ -22,6 +23,26 @@ from dlrm_tf.progress import Progress
 
 _EXAMPLES = 5  # bad lines of a shard that are quoted in its note
 _Numbered = tuple[int, Piece, Reader]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """Neighbouring shards, and where their lines are.
+
+    Attributes:
+      first: number of the first shard.
+      place: where its lines begin, as `next` of the note of the shard before.
+      parts: `(reader's number, offset, stop)`, as `Reader.pieces` takes them, of the parts that the lines are in, in order; the
+        first one begins at the place's offset.
+      pieces: how many pieces of these parts the lines are in.
+      shards: how many shards.
+    """
+
+    first: int
+    place: dict[str, int]
+    parts: list[tuple[int, int, Optional[int]]]
+    pieces: int
+    shards: int
 
 
 @dataclasses.dataclass
@@ -57,13 +78,13 @@ class Scan:
         shard_lines: int,
         stop_at_bad_line: bool,
     ):
-        """Takes up the shards that the workspace already has.
+        """Changes nothing yet.
 
         Args:
           workspace: where shards are kept.
           readers: the inputs, in order.
           spec: the columns.
-          known: the keys before the first line, of each feature.
+          known: the keys before the first line, of each feature; those that are learnt go into copies.
           learning: unknown keys get new ids; else they are out of vocabulary.
           shard_lines: lines a shard.
           stop_at_bad_line: a bad line raises DataError; else it is counted.
@@ -71,19 +92,24 @@ class Scan:
         self.workspace, self.readers, self.spec, self.learning = workspace, readers, spec, learning
         self.shard_lines, self.stop_at_bad_line = shard_lines, stop_at_bad_line
         self.notes: list[dict[str, Any]] = []
-        self.features = [feature.copy() for feature in known]
-        for note, new_keys in workspace.shards():
-            self.notes.append(note)
-            for feature, (numeric, others) in zip(self.features, new_keys):
-                feature.append(numeric, others)
+        self.features = [feature.copy() for feature in known] if learning else known
         self.encoder = Encoder(spec, Vocabulary(list(zip(spec.categorical_names, self.features))))
 
-    def run(self, threads: int, quiet: bool) -> None:
-        """Scans to the end of the last input.
+    def resume(self) -> None:
+        """Takes up the shards that the workspace already has: `run` goes on after them."""
+        for note, new_keys in self.workspace.shards():
+            self.notes.append(note)
+            if self.learning:
+                for feature, (numeric, others) in zip(self.features, new_keys):
+                    feature.append(numeric, others)
+
+    def run(self, threads: int, quiet: bool, stretch: Optional[Stretch] = None) -> None:
+        """Scans to the end of the last input, or some shards.
 
         Args:
           threads: of parsing and look-up.
           quiet: show no progress.
+          stretch: the shards to make; None is all that are not there yet.
 
         Raises:
           DataError: an input is damaged, or a line is bad and bad lines stop.
@@ -91,46 +117,50 @@ class Scan:
         # Where the last finished shard ends: `skip` lines after the piece at `offset`, at line `line`, of an input.
         start = {"file": 0, "offset": 0, "line": 0, "skip": 0, "read": 0}
         place = self.notes[-1]["next"] if self.notes else start
+        pieces = self._pieces([(i, 0, None) for i in range(place["file"], len(self.readers))], place["offset"])
+        if stretch:
+            place, pieces = stretch.place, itertools.islice(self._pieces(stretch.parts, stretch.place["offset"]), stretch.pieces)
+        first, end = (stretch.first, stretch.shards) if stretch else (0, None)
         file, line, skip, read = place["file"], place["line"], place["skip"], place["read"]
         lines = sum(note["lines"] for note in self.notes)
         shard, saving = _Shard(), None
         progress = Progress("prepare", sum(reader.size for reader in self.readers), "B", quiet=quiet)
         with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as writer, progress:
             progress.update(read)
-            for number, piece, block in _parse_ahead(self._pieces(file, place["offset"]), pool, threads + 2):
+            for number, piece, block in _parse_ahead(pieces, pool, threads + 2):
                 if number != file:
                     file, line = number, 0
                 read += piece.read
                 at = min(skip, block.lines)
                 skip -= at
-                while at < block.lines:
+                while at < block.lines and len(self.notes) != end:
                     stop = min(block.lines, at + self.shard_lines - shard.lines)
                     self._add(shard, block.rows(at, stop), self.readers[file], line + at, pool)
                     at = stop
                     if shard.lines == self.shard_lines:
                         following = {"file": file, "offset": piece.offset, "line": line, "skip": at, "read": read}
-                        saving = self._finish_shard(shard, following, writer, saving)
+                        saving = self._finish_shard(shard, following, writer, saving, first)
                         shard = _Shard()
                 line += block.lines
                 lines += block.lines
                 progress.update(piece.read, f"{lines:,} lines")
             if shard.lines:
                 following = {"file": len(self.readers), "offset": 0, "line": 0, "skip": 0, "read": read}
-                saving = self._finish_shard(shard, following, writer, saving)
+                saving = self._finish_shard(shard, following, writer, saving, first)
             if saving:
                 saving.result()
 
-    def _pieces(self, first: int, offset: int) -> Iterator[_Numbered]:
-        """The pieces of all readers with the reader's number, from `offset` of reader `first` on."""
-        for number in range(first, len(self.readers)):
-            for piece in self.readers[number].pieces(offset if number == first else 0):
+    def _pieces(self, parts: Sequence[tuple[int, int, Optional[int]]], offset: int) -> Iterator[_Numbered]:
+        """The pieces of parts with their reader's number; the first part begins at `offset`."""
+        for i, (number, begin, stop) in enumerate(parts):
+            for piece in self.readers[number].pieces(begin if i else offset, stop):
                 yield number, piece, self.readers[number]
 
     def _add(self, shard: _Shard, block: Block, reader: Reader, first_line: int, pool: Executor) -> None:
         """Gives the block's keys ids and adds its rows to the shard."""
         for line, what in block.bad:
             if self.stop_at_bad_line:
-                raise DataError(f"{reader.where(first_line + line)}: {what} (--on-bad-line skip passes over such lines)")
+                raise bad_line_error(reader, first_line + line, what)
             if len(shard.examples) < _EXAMPLES:
                 shard.examples.append(f"{reader.where(first_line + line)}: {what}")
             shard.bad_lines.append(shard.lines + line)
@@ -147,7 +177,7 @@ class Scan:
         shard.lines += block.lines
 
     def _finish_shard(
-        self, shard: _Shard, following: dict[str, int], writer: Executor, saving: Optional[Future[None]]
+        self, shard: _Shard, following: dict[str, int], writer: Executor, saving: Optional[Future[None]], first: int
     ) -> Future[None]:
         """Hands the shard to the writing thread, after the one before (`saving`) is on the disk; returns what to wait for."""
         if saving:
@@ -171,7 +201,18 @@ class Scan:
             note.update(describe_rows(rows))
             self.workspace.save_shard(number, rows, new_keys=new_keys, bad_lines=bad_lines, note=note)
 
-        return writer.submit(save, len(self.notes) - 1)
+        return writer.submit(save, first + len(self.notes) - 1)
+
+
+def bad_line_error(reader: Reader, line: int, what: str) -> DataError:
+    """The error of a bad line where bad lines stop.
+
+    Args:
+      reader: the input.
+      line: number of the line, from 0.
+      what: is wrong with it.
+    """
+    return DataError(f"{reader.where(line)}: {what} (--on-bad-line skip passes over such lines)")
 
 
 def describe_rows(rows: np.ndarray) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Optional
 
 from dlrm_tf.data.block import Block
 from dlrm_tf.data.spec import FeatureSpec
@@ -47,15 +47,26 @@ class Reader(abc.ABC):
         """What is the same exactly when the input is the same, as JSON values: an interrupted job compares it."""
 
     @abc.abstractmethod
-    def pieces(self, offset: int = 0) -> Iterator[Piece]:
+    def pieces(self, offset: int = 0, stop: Optional[int] = None) -> Iterator[Piece]:
         """All pieces from one on.
 
         Args:
           offset: of the first piece.
+          stop: offset at which to end, from `parts`; None is the end of the input.
 
         Raises:
           DataError: the input is damaged.
         """
+
+    def parts(self, size: int) -> list[tuple[int, Optional[int]]]:
+        """Cuts the input into neighbouring parts that can be read each on its own, as `(offset, stop)` of `pieces`.
+
+        An input that can only be read from its beginning, such as a compressed one, is one part.
+
+        Args:
+          size: wanted bytes of a part.
+        """
+        return [(0, None)]
 
     @abc.abstractmethod
     def has_label(self, piece: Piece) -> bool:

@@ -4,7 +4,7 @@ import gzip
 import os
 import zlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Optional
 
 from dlrm_tf.data.block import Block
 from dlrm_tf.data.parse import has_label, parse_block
@@ -43,23 +43,38 @@ class TextReader(Reader):
         """See `Reader`."""
         return parse_block(piece.content, self.spec, labelled=labelled)
 
-    def pieces(self, offset: int = 0) -> Iterator[Piece]:
+    def parts(self, size: int) -> list[tuple[int, Optional[int]]]:
+        """See `Reader`."""
+        with open(self.name, "rb") as file:
+            if file.read(2) == _GZIP_MAGIC:
+                return [(0, None)]
+            cuts = [0]
+            while cuts[-1] + size < self.size:
+                file.seek(cuts[-1] + size - 1)  # a line that ends there needs no search for another
+                while (text := file.readline(PIECE_BYTES)) and not text.endswith(b"\n"):
+                    pass
+                cuts.append(file.tell())
+        if len(cuts) > 1 and cuts[-1] >= self.size:
+            cuts.pop()
+        return list(zip(cuts, [*cuts[1:], None]))
+
+    def pieces(self, offset: int = 0, stop: Optional[int] = None) -> Iterator[Piece]:
         """See `Reader`; also raises DataError where there is no line end in 64 MB."""
         with open(self.name, "rb") as raw:
             packed = raw.read(2) == _GZIP_MAGIC
             raw.seek(0)
             stream = gzip.GzipFile(fileobj=raw) if packed else raw
             try:
-                yield from self._pieces(stream, raw, offset)
+                yield from self._pieces(stream, raw, offset, stop)
             except (zlib.error, gzip.BadGzipFile, EOFError) as e:
                 raise DataError(f"{self.name}: damaged gzip file ({e})") from None
 
-    def _pieces(self, stream: Any, raw: BinaryIO, offset: int) -> Iterator[Piece]:
+    def _pieces(self, stream: Any, raw: BinaryIO, offset: int, stop: Optional[int]) -> Iterator[Piece]:
         stream.seek(offset)
         at_header = self.spec.header and offset == 0
         rest, done = b"", raw.tell() if offset else 0
         while True:
-            text = stream.read(PIECE_BYTES)
+            text = stream.read(PIECE_BYTES if stop is None else min(PIECE_BYTES, stop - stream.tell()))
             cut = text.rfind(b"\n") + 1 if text else 0
             if text and not cut:
                 rest += text
