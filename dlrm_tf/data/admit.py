@@ -1,12 +1,69 @@
 """Admission: which keys of a log get an id of their own."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Optional, Union
 
 import numpy as np
 
+from dlrm_tf.config import UNUSED_PLACE
+from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Admission:
+    """Which keys of a log get an id of their own, and the day that is noted at them.
+
+    Attributes:
+      min_count: least number of times that a key occurs, train and test together.
+      max_ids: of each feature the most keys, or None.
+      always_kept: of each feature how many first keys stay whatever their count.
+      day: of the log, in days since 1970-01-01: noted at every key that occurs. None notes nothing.
+    """
+
+    min_count: int
+    max_ids: Sequence[Optional[int]]
+    always_kept: Sequence[int]
+    day: Optional[int]
+
+    @property
+    def counts_keys(self) -> bool:
+        """Whether it must be known how often each key occurs."""
+        return self.min_count > 1 or self.day is not None or any(most is not None for most in self.max_ids)
+
+    def choose(self, features: Sequence[FeatureKeys], counts: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Notes the day at the keys that occur, and chooses those that stay.
+
+        Args:
+          features: all keys of each feature.
+          counts: of each feature how often each key occurs, int64 `[size]`.
+
+        Returns:
+          Of each feature which keys stay, bool `[size]`.
+        """
+        if self.day is not None:
+            for feature, count in zip(features, counts):
+                feature.see(count > 0, self.day)
+        return [
+            admit(count, min_count=self.min_count, max_ids=most, always_kept=first)
+            for count, most, first in zip(counts, self.max_ids, self.always_kept)
+        ]
+
+
+def count_ids(ids: np.ndarray, size: int) -> np.ndarray:
+    """How often each id occurs.
+
+    Args:
+      ids: int32, any shape, 0 to `size` and of unused places of bags -1.
+      size: number of keys.
+
+    Returns:
+      int64 `[size + 1]`; the last one is of out-of-vocabulary keys.
+    """
+    ids = ids.reshape(-1)
+    return np.bincount(ids[ids != UNUSED_PLACE], minlength=size + 1)
 
 
 def admit(counts: np.ndarray, *, min_count: int = 1, max_ids: Optional[int] = None, always_kept: int = 0) -> np.ndarray:

@@ -1,14 +1,13 @@
 """Second half of `prepare`: scanned shards become train and test shards, keys that get no id leave, the manifest is written."""
 
 import os
-from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Optional
 
 import numpy as np
 
 from dlrm_tf.config import UNUSED_PLACE
-from dlrm_tf.data.admit import admit
+from dlrm_tf.data.admit import Admission, count_ids
 from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.records import SPLITS, VOCABULARY, row_dtype, write_manifest, write_rows
 from dlrm_tf.data.scan import describe_rows
@@ -49,23 +48,10 @@ class Finish:
         self.out_of_vocabulary = np.sum([note["out_of_vocabulary"] for note in notes], axis=0)
         self.remap: Optional[list[np.ndarray]] = None
 
-    def admit(self, *, min_count: int, max_ids: Sequence[Optional[int]], always_kept: Sequence[int], day: Optional[int]) -> None:
-        """Removes keys from the vocabulary and renumbers the others in the same order; see `data.admit.admit`.
-
-        Args:
-          min_count: least number of times that a key occurs, train and test together.
-          max_ids: of each feature the most keys, or None.
-          always_kept: of each feature how many first keys stay whatever their count.
-          day: of the log, in days since 1970-01-01: noted at every key that occurs. None notes nothing.
-        """
+    def admit(self, admission: Admission) -> None:
+        """Removes keys from the vocabulary and renumbers the others in the same order."""
         counts = np.split(self._count(), np.cumsum([feature.size for feature in self.features])[:-1])
-        if day is not None:
-            for feature, count in zip(self.features, counts):
-                feature.see(count > 0, day)
-        admitted = [
-            admit(count, min_count=min_count, max_ids=most, always_kept=first)
-            for count, most, first in zip(counts, max_ids, always_kept)
-        ]
+        admitted = admission.choose(self.features, counts)
         if all(kept.all() for kept in admitted):
             return
         self.features = [feature.keep(kept) for feature, kept in zip(self.features, admitted)]
@@ -80,8 +66,7 @@ class Finish:
             for number in range(len(self.notes)):
                 rows = np.fromfile(self.workspace.rows_path(number), self.dtype)
                 for count, places in zip(counts, self.spec.id_ranges):
-                    ids = rows["categorical"][:, places].reshape(-1)
-                    count += np.bincount(ids[ids != UNUSED_PLACE], minlength=len(count))
+                    count += count_ids(rows["categorical"][:, places], len(count) - 1)
             with atomic_file(path) as temporary, open(temporary, "wb") as file:
                 np.save(file, np.concatenate([count[:-1] for count in counts]))
         counts_of_all: np.ndarray = np.load(path, allow_pickle=False)

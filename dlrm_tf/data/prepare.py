@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
 
-from dlrm_tf.data.admit import max_ids_by_feature
+from dlrm_tf.data.admit import Admission, max_ids_by_feature
 from dlrm_tf.data.days import day_number
 from dlrm_tf.data.encoder import check_features
 from dlrm_tf.data.feature_keys import FeatureKeys
@@ -107,7 +107,7 @@ def prepare(
             known = [FeatureKeys() for _ in spec.categorical_names]
             if vocabulary is not None:
                 known = [vocabulary.feature(name) for name in spec.categorical_names]
-            sizes = [feature.size for feature in known]
+            admission = Admission(min_count, most_ids, [feature.size for feature in known], day)
             learning = grow or vocabulary is None
             scan = Scan(workspace, readers, spec, known, learning, shard_lines, on_bad_line == "stop")
             try:
@@ -118,8 +118,8 @@ def prepare(
                 workspace.remove()
                 raise
             finish = Finish(workspace, out_dir, spec, scan.notes, scan.features)
-            if min_count > 1 or max_ids is not None or day is not None:
-                finish.admit(min_count=min_count, max_ids=most_ids, always_kept=sizes, day=day)
+            if admission.counts_keys:
+                finish.admit(admission)
             finish.write(test_fraction)
         workspace.remove()
     return Records.open(out_dir)

@@ -84,7 +84,7 @@ class Scan:
           workspace: where shards are kept.
           readers: the inputs, in order.
           spec: the columns.
-          known: the keys before the first line, of each feature; those that are learnt go into copies.
+          known: the keys before the first line, of each feature; they are copied.
           learning: unknown keys get new ids; else they are out of vocabulary.
           shard_lines: lines a shard.
           stop_at_bad_line: a bad line raises DataError; else it is counted.
@@ -92,16 +92,15 @@ class Scan:
         self.workspace, self.readers, self.spec, self.learning = workspace, readers, spec, learning
         self.shard_lines, self.stop_at_bad_line = shard_lines, stop_at_bad_line
         self.notes: list[dict[str, Any]] = []
-        self.features = [feature.copy() for feature in known] if learning else known
+        self.features = [feature.copy() for feature in known]
         self.encoder = Encoder(spec, Vocabulary(list(zip(spec.categorical_names, self.features))))
 
     def resume(self) -> None:
         """Takes up the shards that the workspace already has: `run` goes on after them."""
         for note, new_keys in self.workspace.shards():
             self.notes.append(note)
-            if self.learning:
-                for feature, (numeric, others) in zip(self.features, new_keys):
-                    feature.append(numeric, others)
+            for feature, (numeric, others) in zip(self.features, new_keys):
+                feature.append(numeric, others)
 
     def run(self, threads: int, quiet: bool, stretch: Optional[Stretch] = None) -> None:
         """Scans to the end of the last input, or some shards.
