@@ -35,6 +35,10 @@ class AscendError(DLRMError):
     """The Ascend plugin, its environment or the NPU is not ready for what was asked."""
 
 
+class SparkError(DLRMError):
+    """Spark does not start, or gave up a job."""
+
+
 class MissingExtraError(DLRMError, ImportError):
     """A package of an optional group is not installed."""
 

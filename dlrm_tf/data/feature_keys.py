@@ -1,13 +1,15 @@
 """FeatureKeys: the keys of one categorical feature and their ids, growing in order of first appearance."""
 
+import os
 from collections.abc import Iterable
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
 from dlrm_tf.data.days import UNKNOWN_DAY
 from dlrm_tf.data.key_column import KeyColumn
 from dlrm_tf.data.key_index import KeyIndex
+from dlrm_tf.files import StrPath
 
 _NO_KEYS = np.empty(0, np.uint32)
 _NO_DAYS = np.empty(0, np.int32)
@@ -119,6 +121,16 @@ class FeatureKeys:
             found[row] = self._others.get(key, -1)
         return found
 
+    def mapped(self, path: StrPath) -> "FeatureKeys":
+        """The same keys for look-up only, in a form that many processes of a machine share; it can be pickled.
+
+        Args:
+          path: file for the index, 16 to 32 bytes a key; made here if it is not there.
+        """
+        if not os.path.exists(path):
+            self._hex_index().save(path)
+        return _MappedKeys(path, self.size, self._others)
+
     def _hex_index(self) -> KeyIndex:
         if self._index is None:
             numeric, ids = self.numeric()
@@ -165,3 +177,23 @@ class FeatureKeys:
             for row, key in odd:
                 found[row] = self._others[key]
         return found
+
+
+class _MappedKeys(FeatureKeys):
+    """What `FeatureKeys.mapped` gives: `find`, `ids` without `learn`, and `size`."""
+
+    def __init__(self, path: StrPath, size: int, others: dict[bytes, int]):
+        super().__init__(others=others.items())
+        self.size, self._path = size, path
+
+    def copy(self) -> FeatureKeys:
+        """Itself: it does not change."""
+        return self
+
+    def _hex_index(self) -> KeyIndex:
+        if self._index is None:
+            self._index = KeyIndex.open(self._path, self.size - len(self._others))
+        return self._index
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_index": None}

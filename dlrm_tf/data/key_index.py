@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from dlrm_tf.files import StrPath, atomic_file
+
 _EMPTY = np.uint64(0xFFFFFFFF)  # key 0, id -1: no key has this id, so it marks a free slot
 _GOLDEN = np.uint32(2654435769)  # 2^32 / golden ratio: multiplicative hashing (Knuth, TAOCP 3, 6.4)
 
@@ -47,10 +49,32 @@ class KeyIndex:
         self._place((keys.astype(np.uint64) << np.uint64(32)) | ids.astype(np.uint64))
         self._count += keys.size
 
+    def save(self, path: StrPath) -> None:
+        """Writes the table as a `.npy` file; it appears whole or not at all."""
+        with atomic_file(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, self._slots)
+
+    @classmethod
+    def open(cls, path: StrPath, count: int) -> "KeyIndex":
+        """Maps a file of `save` into memory, for finding only: processes of one machine share it, and nothing is read ahead.
+
+        Args:
+          path: the file.
+          count: how many keys it has.
+        """
+        index = cls.__new__(cls)
+        index._slots = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        index._count = count
+        index._measure()
+        return index
+
     def _allocate(self, bits: int) -> None:
-        self._shift = np.uint32(32 - bits)
-        self._mask = (1 << bits) - 1
         self._slots = np.full(1 << bits, _EMPTY, np.uint64)
+        self._measure()
+
+    def _measure(self) -> None:
+        self._mask = self._slots.size - 1
+        self._shift = np.uint32(32 - self._mask.bit_length())
 
     def _home(self, keys: np.ndarray) -> np.ndarray:
         return ((keys * _GOLDEN) >> self._shift).astype(np.intp)

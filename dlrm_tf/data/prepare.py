@@ -4,6 +4,7 @@ Upstream: MindSpore models, research/recommend/dlrm/src/preprocess_data.py. An i
 appearance in its column over all good lines; the split is by line number, bad lines counted.
 """
 
+import contextlib
 import datetime
 import os
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from dlrm_tf.data.pipeline import bounded_rows
 from dlrm_tf.data.readers.open import open_readers
 from dlrm_tf.data.records import MANIFEST, Records, row_dtype
 from dlrm_tf.data.scan import Scan
+from dlrm_tf.data.spark.engine import SparkEngine
 from dlrm_tf.data.spec import CRITEO, FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.data.workspace import Workspace
@@ -45,6 +47,7 @@ def prepare(
     quiet: bool = True,
     max_ids: Union[None, int, Mapping[str, int]] = None,
     last_seen: Union[None, str, datetime.date] = None,
+    engine: Optional[SparkEngine] = None,
 ) -> Records:
     """Makes the data folder `out_dir`; after an interruption the same call resumes after the last finished shard.
 
@@ -66,10 +69,12 @@ def prepare(
         appeared first (keys of `vocabulary` stay and count towards it). None keeps all.
       last_seen: the day of the log, a date or YYYY-MM-DD. It is kept in the vocabulary for every key that occurs
         (`Vocabulary.last_seen`); keys of `vocabulary` that do not occur keep the day they had. None notes no day.
+      engine: where the work is done; None is this process. The data folder has the same bytes.
 
     Raises:
       DataError: the input or the folder is not as it should be.
       UsageError: an argument is out of range, or arguments exclude each other.
+      SparkError: Spark does not start, or gave up; what is finished stays for the next call.
     """
     out_dir = os.fspath(out_dir)
     if shard_lines is None:
@@ -101,7 +106,11 @@ def prepare(
         job["max_ids"] = most_ids
     if day is not None:
         job["last_seen"] = day
-    with Workspace.open(out_dir, job) as workspace:
+    if engine is not None:
+        if threads is not None:
+            raise UsageError(f"threads must be None with an engine, whose cores are set there. Received {threads}")
+        job["engine"] = engine.name
+    with engine.started() if engine else contextlib.nullcontext(), Workspace.open(out_dir, job) as workspace:
         # With a manifest there, only the removal of the work folder was interrupted.
         if not os.path.exists(os.path.join(out_dir, MANIFEST)):
             known = [FeatureKeys() for _ in spec.categorical_names]
@@ -109,16 +118,23 @@ def prepare(
                 known = [vocabulary.feature(name) for name in spec.categorical_names]
             admission = Admission(min_count, most_ids, [feature.size for feature in known], day)
             learning = grow or vocabulary is None
-            scan = Scan(workspace, readers, spec, known, learning, shard_lines, on_bad_line == "stop")
+            scan_rules = {"learning": learning, "shard_lines": shard_lines, "stop_at_bad_line": on_bad_line == "stop"}
             try:
-                scan.resume()
-                scan.run(threads or os.cpu_count() or 1, quiet)
-                _check_any_row(scan.notes)
+                if engine is None:
+                    scan = Scan(workspace, readers, spec, known, **scan_rules)
+                    scan.resume()
+                    scan.run(threads or os.cpu_count() or 1, quiet)
+                    notes, features = scan.notes, scan.features
+                else:
+                    notes, features = engine.scan(
+                        workspace, readers, spec, known, admission=admission, quiet=quiet, **scan_rules
+                    )
+                _check_any_row(notes)
             except DataError:  # the input must change first, so nothing can be resumed
                 workspace.remove()
                 raise
-            finish = Finish(workspace, out_dir, spec, scan.notes, scan.features)
-            if admission.counts_keys:
+            finish = Finish(workspace, out_dir, spec, notes, features)
+            if engine is None and admission.counts_keys:
                 finish.admit(admission)
             finish.write(test_fraction)
         workspace.remove()

@@ -106,10 +106,14 @@ class Workspace:
     def shards(self) -> Iterator[tuple[dict[str, Any], list[Keys]]]:
         """`(note, new_keys)` of the finished shards, in order."""
         for number in itertools.count():
-            if not os.path.exists(self._note_path(number)):
+            if not self.has_shard(number):
                 return
             read = read_keys(self._note_path(number))
             yield read.header["note"], read.parts
+
+    def has_shard(self, number: int) -> bool:
+        """Whether a shard is finished."""
+        return os.path.exists(self._note_path(number))
 
     def bad_lines(self, number: int) -> np.ndarray:
         """Positions of the bad lines in a shard, int64, ascending."""

@@ -1,0 +1,152 @@
+"""A SparkContext that is started quietly, jobs on it with progress, and Spark's errors as one line."""
+
+import concurrent.futures
+import contextlib
+import os
+import re
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import dlrm_tf
+from dlrm_tf.data.spark.java import java_home
+from dlrm_tf.errors import SparkError, UsageError, reason, require
+from dlrm_tf.progress import Progress
+
+_POLL_SECONDS = 0.2
+# A task on one machine is tried so often too: `local[2]` alone means once.
+_TRIES = 4
+
+
+@contextlib.contextmanager
+def spark_context(master: str, conf: Mapping[str, str], *, debug: bool = False) -> Iterator[Any]:
+    """Starts a SparkContext and stops it at the end.
+
+    What the JVM writes goes to a file, which is kept, and named in the error, where Spark fails.
+
+    Args:
+      master: as Spark takes it: `local[4]`, `spark://host:7077`, `yarn`, `k8s://…`.
+      conf: Spark's settings by name.
+      debug: leave the JVM's output on standard error.
+
+    Raises:
+      MissingExtraError: pyspark or Java is not installed.
+      UsageError: not a master's URL, or this process has a context already.
+      SparkError: Spark does not start, or gives up.
+    """
+    pyspark = require("pyspark", "spark")
+    home = java_home()
+    if master.startswith("sc://"):
+        raise UsageError(f"master must be a cluster's own URL, not one of Spark Connect, which has no RDDs. Received {master!r}")
+    local = re.fullmatch(r"local(?:\[([^,\]]+)\])?", master)
+    settings = pyspark.SparkConf().setMaster(f"local[{local[1] or 1},{_TRIES}]" if local else master)
+    settings.setAppName("dlrm-tf prepare").set("spark.ui.showConsoleProgress", "false").set("spark.ui.enabled", "false")
+    if master.startswith("local"):
+        settings.set("spark.driver.host", "127.0.0.1").set("spark.driver.bindAddress", "127.0.0.1")
+        settings.set("spark.pyspark.python", sys.executable)
+    for name, value in conf.items():
+        settings.set(name, value)
+    handle, log = tempfile.mkstemp(prefix="dlrm_tf_spark_", suffix=".log")
+    os.close(handle)
+    context, failed = None, True
+    try:
+        with _environment("JAVA_HOME", home), contextlib.nullcontext() if debug else _stderr_to(log):
+            context = pyspark.SparkContext(conf=settings)
+        if not master.startswith("local"):
+            _ship_package(context)
+        yield context
+        failed = False
+    except pyspark.errors.PySparkException as e:
+        raise SparkError(f"Spark does not start ({reason(e)}); see {log}") from e
+    except Exception as e:
+        text = _spark_message(e)
+        if text is None:
+            failed = False  # an error of ours, which says all
+            raise
+        if "Could not parse Master URL" in text:
+            raise UsageError(f"master must be local[N], spark://HOST:PORT or another of Spark's. Received {master!r}") from None
+        if "Cannot run multiple SparkContexts" in text:
+            raise UsageError("this process has a SparkContext already: give it as `context`") from None
+        raise SparkError(f"Spark at {master} gave up: {text}; see {log}") from e
+    finally:
+        if context is not None:
+            with contextlib.suppress(Exception):
+                context.stop()
+        if debug or not failed:
+            os.unlink(log)
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: Any) -> Iterator[None]:
+    before = os.environ.get(name)
+    if value is not None:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def _stderr_to(path: str) -> Iterator[None]:
+    """Sends standard error of processes that are started meanwhile to a file, as long as they live."""
+    saved = os.dup(2)
+    try:
+        with open(path, "ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def _ship_package(context: Any) -> None:
+    """Gives the workers this very version of the package; of their own they need Python, NumPy and h5py."""
+    package = os.path.dirname(os.path.abspath(dlrm_tf.__file__))
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "dlrm_tf.zip")
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for root, _, names in os.walk(package):
+                for name in (name for name in names if name.endswith(".py")):
+                    full = os.path.join(root, name)
+                    archive.write(full, os.path.join("dlrm_tf", os.path.relpath(full, package)))
+        context.addPyFile(path)
+
+
+def run_job(context: Any, action: Callable[[], Any], progress: Progress, done: Callable[[], int]) -> Any:
+    """Runs a job to its end and shows meanwhile how far it is.
+
+    Args:
+      context: where it runs.
+      action: runs the job.
+      progress: of the job.
+      done: units done so far.
+    """
+    with progress, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        running = pool.submit(action)
+        try:
+            while not concurrent.futures.wait([running], _POLL_SECONDS).done:
+                progress.update(done() - progress.done)
+        except BaseException:
+            context.cancelAllJobs()
+            raise
+        result = running.result()
+        progress.update(done() - progress.done)
+        return result
+
+
+def _spark_message(error: Exception) -> Any:
+    """What went wrong, from an exception of Spark, which may be pages of two languages' stack traces; None of any other one."""
+    text = str(error)
+    if not type(error).__module__.startswith(("py4j", "pyspark")) and "SparkContext" not in text:
+        return None
+    # The last line of a Python traceback says most; else the first line that the JVM gives.
+    raised = re.findall(r"^(?:[\w.]+\.)?(\w+(?:Error|Exception|Exit|Interrupt)): (.*)$", text.split("Driver stacktrace")[0], re.M)
+    in_python = "Traceback (most recent call last)" in text
+    if in_python and raised:
+        return f"{raised[-1][0]}: {raised[-1][1]}" if raised[-1][0] != "DataError" else raised[-1][1]
+    first = re.search(r"^: (?:[\w.]+: )?(.*)$", text, re.M)
+    return (first[1] if first else text.split("\n")[0])[:300]

@@ -1,0 +1,220 @@
+"""SparkEngine: `prepare` on a Spark cluster, with the same bytes as on one machine."""
+
+import contextlib
+import glob
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Optional
+
+from dlrm_tf.data.admit import Admission
+from dlrm_tf.data.feature_keys import FeatureKeys
+from dlrm_tf.data.readers.reader import Reader
+from dlrm_tf.data.records import VOCABULARY
+from dlrm_tf.data.scan import bad_line_error
+from dlrm_tf.data.spark import tasks
+from dlrm_tf.data.spark.context import run_job, spark_context
+from dlrm_tf.data.spark.first_seen import MergedKeys, Share
+from dlrm_tf.data.spark.plan import Plan
+from dlrm_tf.data.spec import FeatureSpec
+from dlrm_tf.data.vocabulary import Vocabulary
+from dlrm_tf.data.workspace import Workspace
+from dlrm_tf.errors import DataError, UsageError
+from dlrm_tf.progress import Progress
+
+# A part is what a worker reads at a time in the first pass; it holds the part's different keys in memory.
+_PART_BYTES = 16 << 20, 256 << 20
+_PARTS_A_CORE = 4
+_BUCKET_BYTES = 256 << 20  # of the log for each task that merges keys
+_MOST_BUCKETS = 4096
+_PLAN = "plan.json"
+
+
+class SparkEngine:
+    """Runs `prepare` on Spark.
+
+    Inputs and the data folder must be where the driver and all workers see them under one name. Plain files are read in parts,
+    compressed ones each by one task.
+
+    Args:
+      master: as Spark takes it: `local[4]`, `spark://host:7077`, `yarn`, `k8s://…`.
+      conf: Spark's settings by name, such as `{"spark.executor.memory": "8g"}`.
+      context: a SparkContext to use instead of starting one; it is left running.
+      part_bytes: bytes of the log that a task of the first pass reads; None is 16 to 256 MB, four parts for each core.
+      debug: leave Spark's own messages on standard error.
+
+    Example:
+      dlrm_tf.prepare("day_*.tsv", "data", engine=dlrm_tf.SparkEngine("spark://host:7077"))
+    """
+
+    name = "spark"
+
+    def __init__(
+        self,
+        master: str = "local[*]",
+        *,
+        conf: Optional[Mapping[str, str]] = None,
+        context: Any = None,
+        part_bytes: Optional[int] = None,
+        debug: bool = False,
+    ):
+        if part_bytes is not None and part_bytes < 1:
+            raise UsageError(f"part_bytes must be at least 1. Received {part_bytes}")
+        self.master, self.conf, self.context = master, dict(conf or {}), context
+        self.part_bytes, self.debug = part_bytes, debug
+
+    @contextlib.contextmanager
+    def started(self) -> Iterator[None]:
+        """Starts Spark where no context was given, and stops it at the end.
+
+        Raises:
+          MissingExtraError: pyspark or Java is not installed.
+          UsageError: not a master's URL, or this process has a context already.
+          SparkError: Spark does not start, or gives up what is done meanwhile.
+        """
+        if self.context is not None:
+            yield
+            return
+        with spark_context(self.master, self.conf, debug=self.debug) as self.context:
+            try:
+                yield
+            finally:
+                self.context = None
+
+    def scan(
+        self,
+        workspace: Workspace,
+        readers: Sequence[Reader],
+        spec: FeatureSpec,
+        known: Sequence[FeatureKeys],
+        *,
+        learning: bool,
+        admission: Admission,
+        shard_lines: int,
+        stop_at_bad_line: bool,
+        quiet: bool,
+    ) -> tuple[list[dict[str, Any]], list[FeatureKeys]]:
+        """Turns the rows of readers into shards of a workspace; goes on where an interrupted call of the same job ended.
+
+        Args:
+          workspace: where shards are kept, on a file system that all workers see.
+          readers: the inputs, in order.
+          spec: the columns.
+          known: the keys before the first line, of each feature.
+          learning: unknown keys get new ids; else they are out of vocabulary.
+          admission: which keys stay.
+          shard_lines: lines a shard.
+          stop_at_bad_line: a bad line raises DataError; else it is counted.
+          quiet: show no progress.
+
+        Returns:
+          `(notes of all shards, as Scan has them, the keys of each feature that stay)`.
+
+        Raises:
+          DataError: an input is damaged, or a line is bad and bad lines stop.
+        """
+        total = sum(reader.size for reader in readers)
+        cores = self.context.defaultParallelism
+        part_bytes = self.part_bytes or min(max(total // (cores * _PARTS_A_CORE), _PART_BYTES[0]), _PART_BYTES[1])
+        job = tasks.Job(
+            readers=readers,
+            parts=[(i, *part) for i, reader in enumerate(readers) for part in reader.parts(part_bytes)],
+            spec=spec,
+            shard_lines=shard_lines,
+            stop_at_bad_line=stop_at_bad_line,
+            collecting=learning or admission.counts_keys,
+            counting=admission.counts_keys,
+            buckets=min(max(total // _BUCKET_BYTES, cores), _MOST_BUCKETS),
+            folder=os.getcwd(),
+            out_dir=os.path.dirname(os.path.abspath(workspace.folder)),
+        )
+        saved = workspace.read_json(_PLAN)
+        if saved is None:
+            pieces, paths = self._first_pass(job, total, quiet)
+            plan = Plan(job.parts, pieces, shard_lines)
+            features = _vocabulary_of(paths, known, learning, admission)
+            Vocabulary(list(zip(spec.categorical_names, features))).save(workspace.path(VOCABULARY))
+            for path in glob.glob(workspace.path("keys-*")):
+                os.unlink(path)
+            workspace.write_json(_PLAN, plan.to_dict())
+        else:
+            plan = Plan(**saved)
+            vocabulary = Vocabulary.load(workspace.path(VOCABULARY))
+            features = [vocabulary.feature(name) for name in vocabulary.names]
+        self._second_pass(job, plan, workspace, features, quiet)
+        return [note for note, _ in workspace.shards()], features
+
+    def _first_pass(self, job: tasks.Job, total: int, quiet: bool) -> tuple[list[list[tuple[int, int]]], list[str]]:
+        """Of each part the pieces, and where the merged keys are."""
+        notes = self.context.accumulator({}, _notes_parameter())
+
+        def scan(numbers: Iterable[int]) -> Iterator[tuple[int, Share]]:
+            for number in numbers:
+                note, shares = tasks.scan_part(job, number)
+                notes.add({number: note})
+                yield from shares
+
+        def merge(bucket: int, items: Iterable[tuple[int, Share]]) -> Iterator[str]:
+            yield tasks.merge_bucket(job, bucket, (share for _, share in items))
+
+        parts = self.context.parallelize(range(len(job.parts)), len(job.parts))
+        merged = parts.mapPartitions(scan).partitionBy(job.buckets, int).mapPartitionsWithIndex(merge)
+        progress = Progress("prepare: keys", total, "B", quiet=quiet)
+        paths = run_job(self.context, merged.collect, progress, lambda: sum(n.read for n in list(notes.value.values())))
+        found = [notes.value[number] for number in range(len(job.parts))]
+        pieces = [note.pieces for note in found]
+        for number, note in enumerate(found):
+            if note.bad:
+                line = Plan(job.parts, pieces[:number] + [[]] * (len(pieces) - number), 1).line_of_part(number)
+                raise bad_line_error(job.readers[job.parts[number][0]], line + note.bad[0], note.bad[1])
+            if note.error:
+                raise DataError(note.error)
+        return pieces, paths
+
+    def _second_pass(
+        self, job: tasks.Job, plan: Plan, workspace: Workspace, features: Sequence[FeatureKeys], quiet: bool
+    ) -> None:
+        """Makes the shards that are not there yet."""
+        missing = [number for number in range(plan.shards) if not workspace.has_shard(number)]
+        if not missing:
+            return
+        mapped = self.context.broadcast(
+            [feature.mapped(workspace.path(f"index-{i:03d}.npy")) for i, feature in enumerate(features)]
+        )
+        shards = self.context.accumulator(0)
+
+        def make(stretch: Any) -> None:
+            shards.add(tasks.make_shards(job, mapped.value, stretch))
+
+        stretches = list(plan.stretches(missing))
+        progress = Progress("prepare: rows", plan.shards, "shards", quiet=quiet, done=plan.shards - len(missing))
+        job_of_all = self.context.parallelize(stretches, len(stretches))
+        before = progress.done
+        run_job(self.context, lambda: job_of_all.foreach(make), progress, lambda: before + min(shards.value, len(missing)))
+        mapped.unpersist()
+
+
+def _notes_parameter() -> Any:
+    """An accumulator's parameter: notes by part; of a task that ran twice they are the same."""
+    from pyspark import AccumulatorParam
+
+    class Notes(AccumulatorParam):  # type: ignore[misc]
+        def zero(self, value: dict[int, Any]) -> dict[int, Any]:
+            return {}
+
+        def addInPlace(self, a: dict[int, Any], b: dict[int, Any]) -> dict[int, Any]:
+            a.update(b)
+            return a
+
+    return Notes()
+
+
+def _vocabulary_of(
+    paths: Sequence[str], known: Sequence[FeatureKeys], learning: bool, admission: Admission
+) -> list[FeatureKeys]:
+    """The keys of each feature that stay, after a log whose merged keys are in the files `paths`."""
+    merged = MergedKeys(paths)
+    features = [feature.copy() for feature in known]
+    counts = [merged.append_to(feature, i, learning=learning) for i, feature in enumerate(features)]
+    if not admission.counts_keys:
+        return features
+    return [feature.keep(kept) for feature, kept in zip(features, admission.choose(features, counts))]
