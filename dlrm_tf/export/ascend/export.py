@@ -129,14 +129,14 @@ def export_ascend(
                 shutil.copyfile(vocabulary, os.path.join(target, VOCABULARY))
             else:
                 prune_vocabulary(keys, kept).save(os.path.join(target, VOCABULARY))
-        ids = sum(config.categorical_feature_sizes)
+        ids = config.num_ids
         config, _ = _describe(source)
         _write_check(source, config, records, kept, target, inputs)
         chip = {"soc_version": soc_version, "precision_mode": PRECISION_MODES[precision]}
         command = atc_command(config, inputs=inputs, output=output, batches=batches, **chip)
         _write_command(command, os.path.join(target, COMMAND))
         compiled = _compile(command, target, installed().atc)
-        left = sum(config.categorical_feature_sizes)
+        left = config.num_ids
         with open(os.path.join(target, METADATA), "w", encoding="utf-8") as f:
             json.dump(
                 {
