@@ -8,7 +8,11 @@ import numpy as np
 from dlrm_tf.data.key_column import KeyColumn
 from dlrm_tf.data.key_index import KeyIndex
 
+UNKNOWN_DAY = -1
+"""Day of a key of which it is not known when it was last seen: before every day that is known."""
+
 _NO_KEYS = np.empty(0, np.uint32)
+_NO_DAYS = np.empty(0, np.int32)
 
 
 class FeatureKeys:
@@ -18,14 +22,40 @@ class FeatureKeys:
       size: how many keys there are; ids are `0 … size - 1`, and `size` is the out-of-vocabulary id.
     """
 
-    def __init__(self, numeric: np.ndarray = _NO_KEYS, others: Iterable[tuple[bytes, int]] = ()):
-        """`numeric`: uint32 keys in id order. `others`: `(key, id)`; the numeric keys take the ids these leave free."""
+    def __init__(
+        self, numeric: np.ndarray = _NO_KEYS, others: Iterable[tuple[bytes, int]] = (), *, last_seen: np.ndarray = _NO_DAYS
+    ):
+        """Takes keys.
+
+        Args:
+          numeric: uint32 keys in id order.
+          others: `(key, id)`; the numeric keys take the ids these leave free.
+          last_seen: of the first keys, in id order, the day as `last_seen` gives it, int32.
+        """
         self._parts = [numeric] if numeric.size else []
         self._others = dict(others)
         self._index: Optional[KeyIndex] = None
         self._new_parts: list[np.ndarray] = []
         self._new_others: list[tuple[bytes, int]] = []
+        self._days = last_seen
         self.size = int(numeric.size) + len(self._others)
+
+    @property
+    def last_seen(self) -> np.ndarray:
+        """Day of the last log in which each key occurred: days since 1970-01-01 or `UNKNOWN_DAY`, int32 `[size]`."""
+        unknown = np.full(self.size - self._days.size, UNKNOWN_DAY, np.int32)
+        return np.concatenate((self._days, unknown))
+
+    def see(self, seen: np.ndarray, day: int) -> None:
+        """Notes that keys occurred on a day; a later day that a key has already stays.
+
+        Args:
+          seen: bool `[size]`, by id.
+          day: days since 1970-01-01.
+        """
+        days = self.last_seen
+        days[seen] = np.maximum(days[seen], day)
+        self._days = days
 
     def numeric(self) -> tuple[np.ndarray, np.ndarray]:
         """The eight-hex-digit keys: `(values uint32 [m], ids int32 [m])`, both in id order."""
@@ -60,13 +90,14 @@ class FeatureKeys:
 
     def copy(self) -> "FeatureKeys":
         """An independent copy."""
-        return FeatureKeys(self.numeric()[0], self._others.items())
+        return FeatureKeys(self.numeric()[0], self._others.items(), last_seen=self.last_seen)
 
     def keep(self, kept: np.ndarray) -> "FeatureKeys":
         """Only the keys whose id is True in `kept` (bool `[size]`), numbered anew in the same order."""
         numeric, ids = self.numeric()
         renumbered = np.cumsum(kept) - 1
-        return FeatureKeys(numeric[kept[ids]], [(key, int(renumbered[i])) for key, i in self.others() if kept[i]])
+        others = [(key, int(renumbered[i])) for key, i in self.others() if kept[i]]
+        return FeatureKeys(numeric[kept[ids]], others, last_seen=self.last_seen[kept])
 
     def ids(self, column: KeyColumn, *, learn: bool = False) -> np.ndarray:
         """Ids of a column of keys.

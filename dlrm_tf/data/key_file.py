@@ -5,8 +5,9 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Sequence
-from typing import Any, BinaryIO, Union
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, BinaryIO, NamedTuple, Union
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from dlrm_tf.files import StrPath, atomic_file
 
 # The keys of a feature: uint32 values of those of eight hex digits, in id order, and `(key, id)` of all others.
 Keys = tuple[np.ndarray, list[tuple[bytes, int]]]
-# Arrays of the file: dtype and number of dimensions.
+# Arrays of every file: dtype and number of dimensions.
 _MEMBERS = {
     "header": (np.dtype("u1"), 1),
     "counts": (np.dtype("<i8"), 2),
@@ -24,6 +25,22 @@ _MEMBERS = {
     "other_lengths": (np.dtype("<i4"), 1),
     "other_keys": (np.dtype("u1"), 1),
 }
+# Arrays that a file may have beside these, the same way.
+_OPTIONAL = {"last_seen": (np.dtype("<i4"), 1)}
+
+
+class KeyFile(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+      header: JSON values.
+      parts: the keys of each feature.
+      members: further arrays, by the names of `_OPTIONAL`.
+    """
+
+    header: dict[str, Any]
+    parts: list[Keys]
+    members: dict[str, np.ndarray]
 
 
 def is_key_file(path: StrPath) -> bool:
@@ -32,20 +49,29 @@ def is_key_file(path: StrPath) -> bool:
         return False
     try:
         with zipfile.ZipFile(path) as members:
-            return set(members.namelist()) == {f"{name}.npy" for name in _MEMBERS}
+            names = {name[: -len(".npy")] for name in members.namelist() if name.endswith(".npy")}
+            return len(names) == len(members.namelist()) and set(_MEMBERS) <= names <= {*_MEMBERS, *_OPTIONAL}
     except Exception:  # not a zip file, or a damaged one: zipfile's parser raises many errors
         return False
 
 
-def write_keys(path: StrPath, header: dict[str, Any], parts: Sequence[Keys]) -> None:
+def write_keys(
+    path: StrPath,
+    header: dict[str, Any],
+    parts: Sequence[Keys],
+    *,
+    members: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> None:
     """Writes a `.npz`; the file appears whole or not at all.
 
     Args:
       path: the file.
       header: JSON values.
       parts: the keys of each feature.
+      members: further arrays, by the names of `_OPTIONAL`.
     """
     others = [item for _, items in parts for item in items]
+    further: dict[str, Any] = {name: array.astype(_OPTIONAL[name][0]) for name, array in members.items()}
     with atomic_file(path) as temporary, open(temporary, "wb") as file:
         np.savez(
             file,
@@ -55,17 +81,15 @@ def write_keys(path: StrPath, header: dict[str, Any], parts: Sequence[Keys]) -> 
             other_ids=np.array([i for _, i in others], "<i4"),
             other_lengths=np.array([len(key) for key, _ in others], "<i4"),
             other_keys=np.frombuffer(b"".join(key for key, _ in others), np.uint8),
+            **further,
         )
 
 
-def read_keys(path: Union[StrPath, BinaryIO]) -> tuple[dict[str, Any], list[Keys]]:
+def read_keys(path: Union[StrPath, BinaryIO]) -> KeyFile:
     """Reads what `write_keys` wrote; nothing in the file can run code.
 
     Args:
       path: the file, or an open binary file.
-
-    Returns:
-      `(header, the keys of each feature)`.
 
     Raises:
       DataError: another kind of file, or damaged.
@@ -74,11 +98,11 @@ def read_keys(path: Union[StrPath, BinaryIO]) -> tuple[dict[str, Any], list[Keys
         try:
             _check_members(file)
             with np.load(file, allow_pickle=False) as arrays:
-                read = [arrays[name] for name in _MEMBERS]
-            for (name, wanted), array in zip(_MEMBERS.items(), read):
-                if (array.dtype, array.ndim) != wanted:
+                members = {name: arrays[name] for name in (*_MEMBERS, *(name for name in _OPTIONAL if name in arrays))}
+            for name, array in members.items():
+                if (array.dtype, array.ndim) != {**_MEMBERS, **_OPTIONAL}[name]:
                     raise ValueError(f"{name} is {array.ndim}-dimensional {array.dtype}")
-            header, counts, values, ids, lengths, blob = read
+            header, counts, values, ids, lengths, blob = (members.pop(name) for name in _MEMBERS)
             header, blob = json.loads(header.tobytes()), blob.tobytes()
         except Exception as e:  # NumPy's and zipfile's parsers raise many kinds of errors, even tokenize.TokenError
             raise DataError(f"{path}: not a vocabulary file, or damaged ({reason(e)})") from None
@@ -101,7 +125,7 @@ def read_keys(path: Union[StrPath, BinaryIO]) -> tuple[dict[str, Any], list[Keys
         others = list(zip(keys[other_at : other_at + other_count], ids[other_at : other_at + other_count].tolist()))
         parts.append((values[at : at + count], others))
         at, other_at = at + count, other_at + other_count
-    return header, parts
+    return KeyFile(header, parts, members)
 
 
 def _check_members(file: BinaryIO) -> None:

@@ -7,13 +7,15 @@ from typing import Any, BinaryIO, Union
 
 import numpy as np
 
-from dlrm_tf.data.feature_keys import FeatureKeys
+from dlrm_tf.data.feature_keys import UNKNOWN_DAY, FeatureKeys
 from dlrm_tf.data.key_column import as_column
 from dlrm_tf.data.key_file import read_keys, write_keys
 from dlrm_tf.errors import DataError
 from dlrm_tf.files import StrPath
 
-_FORMAT = 1
+_FORMAT, _FORMAT_WITH_OPTIONS = 1, 2  # what needs no option stays readable for earlier versions
+# What a header of format 2 may have beside what every header has. A reader that does not know one would take ids for others.
+_OPTIONS = ("last_seen",)
 
 
 class Vocabulary:
@@ -60,7 +62,7 @@ class Vocabulary:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over names, keys and ids: the same exactly when every lookup gives the same."""
+        """SHA-256 (hex) over names, keys and ids, not days: the same exactly when every lookup gives the same."""
         digest = hashlib.sha256()
         for name in self.names:
             feature = self._features[name]
@@ -114,11 +116,30 @@ class Vocabulary:
         column = as_column(cells.reshape(-1).tolist(), f"feature {name!r}, key {{}}".format)
         return feature.ids(column).reshape(cells.shape)
 
-    def save(self, path: StrPath) -> None:
-        """Writes one `.npz` (4 bytes a hex key); the file appears whole or not at all."""
-        header = {"format": _FORMAT, "fingerprint": self.fingerprint, "names": self.names}
-        parts = [(self._features[name].numeric()[0], self._features[name].others()) for name in self.names]
-        write_keys(path, header, parts)
+    def last_seen(self, name: str) -> np.ndarray:
+        """Day of the last log in which each key of one feature occurred, of those that were prepared with `last_seen`.
+
+        Returns:
+          int32 `[size]`, in id order: days since 1970-01-01, or `UNKNOWN_DAY` (-1) where it is not known.
+        """
+        return self.feature(name).last_seen
+
+    def save(self, path: StrPath, *, last_seen: bool = True) -> None:
+        """Writes one `.npz` (4 bytes a hex key, 4 more with days); the file appears whole or not at all.
+
+        Args:
+          path: the file.
+          last_seen: with the days on which keys were last seen, where any is known; lookups do not need them.
+        """
+        features = [self._features[name] for name in self.names]
+        options: dict[str, Any] = {}
+        members = {}
+        if last_seen and any((feature.last_seen != UNKNOWN_DAY).any() for feature in features):
+            options["last_seen"] = True
+            members["last_seen"] = np.concatenate([feature.last_seen for feature in features])
+        header = {"format": _FORMAT_WITH_OPTIONS if options else _FORMAT, "fingerprint": self.fingerprint, "names": self.names}
+        parts = [(feature.numeric()[0], feature.others()) for feature in features]
+        write_keys(path, {**header, **options}, parts, members=members)
 
     @classmethod
     def load(cls, path: Union[StrPath, BinaryIO]) -> "Vocabulary":
@@ -130,19 +151,37 @@ class Vocabulary:
         Raises:
           DataError: not a vocabulary file, another format, or damaged (its fingerprint does not fit).
         """
-        header, parts = read_keys(path)
-        if header.get("format") != _FORMAT or "fingerprint" not in header:
-            raise DataError(f"{path}: wanted a vocabulary of format {_FORMAT}. Received {str(header)[:60]}")
-        names = header.get("names")
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise DataError(f"{path}: damaged vocabulary file (names of features are {str(names)[:60]})")
-        features = []
+        header, parts, members = read_keys(path)
+        _check_header(path, header, members)
+        names = header["names"]
+        days = members.get("last_seen", np.empty(0, np.int32))
+        features, at = [], 0
         for name, (numeric, others) in zip(names, parts):
             size = numeric.size + len(others)
             if any(not 0 <= i < size for _, i in others) or len({i for _, i in others}) != len(others):
                 raise DataError(f"{path}: damaged vocabulary file (ids of {name!r} are out of range)")
-            features.append((name, FeatureKeys(numeric, others)))
+            if len(dict(others)) != len(others):
+                raise DataError(f"{path}: damaged vocabulary file (a key of {name!r} stands twice)")
+            features.append((name, FeatureKeys(numeric, others, last_seen=days[at : at + size])))
+            at += size
         vocabulary = cls(features)
         if len(features) != len(parts) or vocabulary.fingerprint != header["fingerprint"]:
             raise DataError(f"{path}: damaged vocabulary file (the fingerprint does not fit the keys)")
+        if days.min(initial=0) < UNKNOWN_DAY or ("last_seen" in members and days.size != at):
+            raise DataError(f"{path}: damaged vocabulary file (wanted a day for each key. Received {days.size} for {at} keys)")
         return vocabulary
+
+
+def _check_header(path: Union[StrPath, BinaryIO], header: dict[str, Any], members: Mapping[str, np.ndarray]) -> None:
+    """Raises DataError for a header that `Vocabulary.save` does not write."""
+    if header.get("format") not in (_FORMAT, _FORMAT_WITH_OPTIONS) or "fingerprint" not in header:
+        raise DataError(f"{path}: wanted a vocabulary of format {_FORMAT} or {_FORMAT_WITH_OPTIONS}. Received {str(header)[:60]}")
+    names = header.get("names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{path}: damaged vocabulary file (names of features are {str(names)[:60]})")
+    options = _OPTIONS if header["format"] == _FORMAT_WITH_OPTIONS else ()
+    foreign = sorted(set(header) - {"format", "fingerprint", "names", *options})
+    if foreign:
+        raise DataError(f"{path}: wanted no options but {', '.join(_OPTIONS)}. Received {str(foreign)[:60]}: of a newer dlrm_tf?")
+    if header.get("last_seen", False) is not ("last_seen" in members):
+        raise DataError(f"{path}: damaged vocabulary file (header and arrays do not agree about last_seen)")

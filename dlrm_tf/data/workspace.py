@@ -108,12 +108,12 @@ class Workspace:
         for number in itertools.count():
             if not os.path.exists(self._note_path(number)):
                 return
-            header, new_keys = read_keys(self._note_path(number))
-            yield header["note"], new_keys
+            read = read_keys(self._note_path(number))
+            yield read.header["note"], read.parts
 
     def bad_lines(self, number: int) -> np.ndarray:
         """Positions of the bad lines in a shard, int64, ascending."""
-        return np.array(read_keys(self._note_path(number))[0]["bad_lines"], np.int64)
+        return np.array(read_keys(self._note_path(number)).header["bad_lines"], np.int64)
 
     def _note_path(self, number: int) -> str:
         return self.path(f"{number:05d}.npz")

@@ -89,7 +89,7 @@ def prune_vocabulary(vocabulary: Vocabulary, kept: Sequence[np.ndarray]) -> Voca
 
 
 def vocabulary_bytes(vocabulary: Vocabulary, kept: Optional[Sequence[np.ndarray]]) -> bytes:
-    """The bytes of the file that `Vocabulary.save` writes.
+    """The bytes of the file that `Vocabulary.save` writes, without the days on which keys were last seen.
 
     Args:
       vocabulary: the whole vocabulary.
@@ -99,6 +99,6 @@ def vocabulary_bytes(vocabulary: Vocabulary, kept: Optional[Sequence[np.ndarray]
         vocabulary = prune_vocabulary(vocabulary, kept)
     with tempfile.TemporaryDirectory(prefix="dlrm_tf_vocabulary_") as folder:
         path = os.path.join(folder, "vocabulary.npz")
-        vocabulary.save(path)
+        vocabulary.save(path, last_seen=False)
         with open(path, "rb") as file:
             return file.read()

@@ -1,6 +1,8 @@
 """Vocabulary: ids by first appearance, lookups, the file, and what is refused."""
 
+import hashlib
 import io
+import json
 import zipfile
 
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.key_column import as_column
+from dlrm_tf.data.key_file import write_keys
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
 
@@ -58,6 +61,59 @@ def test_file_gives_back_the_same(tmp_path_factory, columns):
         assert loaded.lookup(name, column).tolist() == list(range(len(column)))
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.dictionaries(key, st.integers(-1, 40_000), max_size=20), min_size=1, max_size=3), st.data())
+def test_days_are_kept_with_their_keys(tmp_path_factory, columns, data):
+    vocabulary = with_days({f"C{i}": column for i, column in enumerate(columns)})
+    path = tmp_path_factory.mktemp("vocabulary") / "v.npz"
+    vocabulary.save(path)
+    loaded = Vocabulary.load(path)
+    assert loaded.fingerprint == vocabulary.fingerprint == Vocabulary.from_keys(dict(zip(vocabulary.names, columns))).fingerprint
+    sizes = [data.draw(st.integers(0, len(column))) for column in columns]
+    for name, column, size in zip(loaded.names, columns, sizes):
+        assert loaded.last_seen(name).dtype == np.int32
+        assert loaded.last_seen(name).tolist() == list(column.values())
+        assert loaded.first(sizes).last_seen(name).tolist() == list(column.values())[:size]
+        kept = np.array(data.draw(st.lists(st.booleans(), min_size=len(column), max_size=len(column))), bool)
+        expected = [day for day, keep in zip(column.values(), kept) if keep]
+        assert loaded.feature(name).copy().keep(kept).last_seen.tolist() == expected
+    # Format 2 exactly when a day is known, and never where the days are left out.
+    plain, without = path.with_name("plain.npz"), path.with_name("without.npz")
+    Vocabulary.from_keys(dict(zip(vocabulary.names, columns))).save(plain)
+    loaded.save(without, last_seen=False)
+    assert without.read_bytes() == plain.read_bytes()
+    assert (path.read_bytes() == plain.read_bytes()) == all(day == -1 for column in columns for day in column.values())
+
+
+def with_days(columns):
+    """A vocabulary of `{feature: {key: day}}`."""
+    vocabulary = Vocabulary.from_keys({name: list(column) for name, column in columns.items()})
+    for name, column in columns.items():
+        for i, day in enumerate(column.values()):
+            vocabulary.feature(name).see(np.arange(len(column)) == i, day)
+    return vocabulary
+
+
+def test_a_key_keeps_its_latest_day_and_new_ones_have_none():
+    feature = Vocabulary.from_keys({"a": ["x", "00000001", ""]}).feature("a")
+    assert feature.last_seen.tolist() == [-1, -1, -1]
+    feature.see(np.array([True, False, True]), 20_000)
+    feature.see(np.array([True, True, False]), 19_999)
+    feature.assign(as_column(["y", "x"]))
+    assert feature.last_seen.tolist() == [20_000, 19_999, 20_000, -1]
+
+
+def test_files_without_options_are_as_they_were(tmp_path):
+    """Arrays of the file, in order; the digest is that of a file written before there were options."""
+    path = tmp_path / "v.npz"
+    Vocabulary.from_keys({"a": ["00000001", "x", "00000002"], "b": ["", "y"]}).save(path)
+    digest = hashlib.sha256()
+    with np.load(path) as arrays:
+        for name in arrays.files:
+            digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode() + arrays[name].tobytes())
+    assert digest.hexdigest() == "e20387708312023c9cf050640d606d045df6d3cf4463eb55290d976a22d3cb12"
+
+
 def test_lookup():
     vocabulary = Vocabulary.from_keys({"a": ["0000000a", "", "x"], "b": []})
     assert vocabulary.sizes == (3, 0)
@@ -92,9 +148,6 @@ def test_fingerprint_tells_every_difference():
     assert len({base, fingerprint(a=["00000002", "00000001"], b=["x"]), fingerprint(a=["00000001"], b=["00000002", "x"])}) == 3
     assert fingerprint(a=["00000001", "x"]) != fingerprint(a=["x", "00000001"]) != fingerprint(b=["x", "00000001"])
     # Stable over versions and machines: the definition, written out.
-    import hashlib
-    import json
-
     by_hand = hashlib.sha256(json.dumps(["a", 3, [["78", 1]]]).encode() + bytes([1, 0, 0, 0, 2, 0, 0, 0])).hexdigest()
     assert fingerprint(a=["00000001", "x", "00000002"]) == by_hand
 
@@ -107,7 +160,7 @@ def test_keys_twice_are_refused():
 @pytest.fixture
 def saved(tmp_path):
     path = tmp_path / "v.npz"
-    Vocabulary.from_keys({"a": ["00000001", "00000002", "x"], "b": ["", "0000000f"]}).save(path)
+    with_days({"a": {"00000001": 3, "00000002": -1, "x": 5}, "b": {"": 0, "0000000f": 9}}).save(path)
     return path
 
 
@@ -117,6 +170,11 @@ def rewritten(path, name, change):
         content = {key: arrays[key] for key in arrays.files}
     content[name] = change(content[name])
     np.savez(path, **content)
+
+
+def changed_header(**values):
+    """A change of the header's array that sets these values."""
+    return lambda a: np.frombuffer(json.dumps({**json.loads(a.tobytes()), **values}).encode(), np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -133,16 +191,34 @@ def rewritten(path, name, change):
         ("other_lengths", lambda a: a + 1),
         ("other_lengths", lambda a: -a),
         ("other_keys", lambda a: a[:0]),
+        ("last_seen", lambda a: a[1:]),
+        ("last_seen", lambda a: a - 1),
+        ("last_seen", lambda a: a.astype("<i8")),
+        ("last_seen", lambda a: a.reshape(1, -1)),
         ("header", lambda a: a[:-1]),
         ("header", lambda a: np.frombuffer(b"[]", np.uint8)),
         ("header", lambda a: np.frombuffer(b'{"format": 9}', np.uint8)),
         ("header", lambda a: np.array([{}], dtype=object)),
+        ("header", changed_header(last_seen=1)),
+        ("header", changed_header(last_seen=False)),
+        ("header", changed_header(format=1)),
+        ("header", changed_header(format=3)),
+        ("header", changed_header(something=1)),
     ],
 )
 def test_damaged_files_are_refused(saved, name, change):
     rewritten(saved, name, change)
     with pytest.raises(DataError, match=str(saved)):
         Vocabulary.load(saved)
+
+
+@pytest.mark.parametrize("ids", [(0, 1), (1, 0)])
+def test_a_key_that_stands_twice_is_refused_though_the_fingerprint_fits(tmp_path, ids):
+    path = tmp_path / "v.npz"
+    header = {"format": 1, "fingerprint": Vocabulary.from_keys({"a": ["x"]}).fingerprint, "names": ["a"]}
+    write_keys(path, header, [(np.empty(0, np.uint32), [(b"x", i) for i in ids])])
+    with pytest.raises(DataError, match="a key of 'a' stands twice"):
+        Vocabulary.load(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"not a zip", b"PK\x03\x04" + bytes(100)])

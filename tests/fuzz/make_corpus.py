@@ -69,6 +69,9 @@ def _data(folder: pathlib.Path) -> None:
     (CORPUS / "records" / "shard").write_bytes(b"\0" + (target / "train" / "00000.bin").read_bytes())
     for path in target.glob("vocabulary*"):
         shutil.copy(path, CORPUS / "vocabulary")
+    days = dlrm_tf.Vocabulary.from_keys({"C1": ["0000000a", "", "x"], "C2": ["00000001"]})
+    days.feature("C1").see(np.array([True, False, True]), 20_000)
+    days.save(CORPUS / "vocabulary" / "vocabulary_days.npz")
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ def vocabulary(data: bytes) -> None:
         read = Vocabulary.load(as_file(data))
     for name, size in zip(read.names, read.sizes):
         assert (read.lookup(name, ["", "nowhere"]) <= size).all()
+        assert read.last_seen(name).shape == (size,) and read.last_seen(name).min(initial=0) >= -1
 
 
 def manifest(data: bytes) -> None:
