@@ -11,7 +11,6 @@ import numpy as np
 
 from dlrm_tf.data.block import Block
 from dlrm_tf.data.encoder import Encoder
-from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.readers.reader import Piece, Reader
 from dlrm_tf.data.records import row_dtype
 from dlrm_tf.data.spec import FeatureSpec
@@ -44,7 +43,7 @@ class Scan:
 
     Attributes:
       notes: of all shards so far: their rows, positives, bad lines, counts by feature, SHA-256, and where the next one begins.
-      features: the keys so far, of each feature.
+      vocabulary: the keys so far.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class Scan:
         workspace: Workspace,
         readers: Sequence[Reader],
         spec: FeatureSpec,
-        known: list[FeatureKeys],
+        known: Vocabulary,
         learning: bool,
         shard_lines: int,
         stop_at_bad_line: bool,
@@ -63,7 +62,7 @@ class Scan:
           workspace: where shards are kept.
           readers: the inputs, in order.
           spec: the columns.
-          known: the keys before the first line, of each feature.
+          known: the keys before the first line.
           learning: unknown keys get new ids; else they are out of vocabulary.
           shard_lines: lines a shard.
           stop_at_bad_line: a bad line raises DataError; else it is counted.
@@ -71,12 +70,12 @@ class Scan:
         self.workspace, self.readers, self.spec, self.learning = workspace, readers, spec, learning
         self.shard_lines, self.stop_at_bad_line = shard_lines, stop_at_bad_line
         self.notes: list[dict[str, Any]] = []
-        self.features = [feature.copy() for feature in known]
+        self.vocabulary = known.copy()
         for note, new_keys in workspace.shards():
             self.notes.append(note)
-            for feature, (numeric, others) in zip(self.features, new_keys):
-                feature.append(numeric, others)
-        self.encoder = Encoder(spec, Vocabulary(list(zip(spec.categorical_names, self.features))))
+            for keys, (numeric, others) in zip(self.vocabulary.key_sets, new_keys):
+                keys.append(numeric, others)
+        self.encoder = Encoder(spec, self.vocabulary)
 
     def run(self, threads: int, quiet: bool) -> None:
         """Scans to the end of the last input.
@@ -164,7 +163,7 @@ class Scan:
         if self.spec.bags:
             note["bags"] = np.asarray(shard.bags).tolist()
         self.notes.append(note)
-        new_keys = [feature.take_new() for feature in self.features]
+        new_keys = [keys.take_new() for keys in self.vocabulary.key_sets]
         bad_lines = np.array(shard.bad_lines, np.int64)
 
         def save(number: int) -> None:
