@@ -8,6 +8,7 @@ from dlrm_tf.checkpoints.file_sha256 import KNOWN, known_sha256
 from dlrm_tf.checkpoints.infer_config import infer_config
 from dlrm_tf.checkpoints.names import assign
 from dlrm_tf.checkpoints.tensor_info import TensorInfo
+from dlrm_tf.data.days import describe_days
 from dlrm_tf.data.key_file import is_key_file
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import CheckpointError
@@ -29,7 +30,8 @@ def describe_checkpoint(path: StrPath, *, check: bool = False) -> dict[str, Any]
     Returns:
       JSON-ready dict: `path`, `kind`, `bytes`, `tensors` (each `name`, `dtype`, `shape`, `bytes`, `role`), `config` (JSON) or
       None, `sha256` (`""` if not cheap to know), `known_as`, `notes`, and what the kind adds. A vocabulary has, instead
-      of `tensors` and `config`, `features` (each `name`, `size`) and its `fingerprint`.
+      of `tensors` and `config`, `features` (each `name`, `size`, and where days are known `last_seen`, see `describe_days`)
+      and its `fingerprint`.
 
     Raises:
       CheckpointError: not such a file.
@@ -95,11 +97,12 @@ def _weights_file(path: str) -> dict[str, Any]:
 
 def _vocabulary(path: str) -> dict[str, Any]:
     vocabulary = Vocabulary.load(path)
-    return {
-        "kind": "dlrm_tf vocabulary",
-        "features": [{"name": name, "size": size} for name, size in zip(vocabulary.names, vocabulary.sizes)],
-        "fingerprint": vocabulary.fingerprint,
-    }
+    features: list[dict[str, Any]] = [{"name": name, "size": size} for name, size in zip(vocabulary.names, vocabulary.sizes)]
+    days = {name: describe_days(vocabulary.last_seen(name)) for name in vocabulary.names}
+    if any(described["unknown"] < size for described, size in zip(days.values(), vocabulary.sizes)):
+        for feature in features:
+            feature["last_seen"] = days[feature["name"]]
+    return {"kind": "dlrm_tf vocabulary", "features": features, "fingerprint": vocabulary.fingerprint}
 
 
 def as_text(report: dict[str, Any]) -> str:
@@ -118,11 +121,22 @@ def as_text(report: dict[str, Any]) -> str:
         for role, (count, nbytes) in totals.items():
             lines.append(f"{role or 'other'}: {count} tensors, {nbytes:,} bytes")
     if "features" in report:
-        width = max((len(f["name"]) for f in report["features"]), default=4)
-        lines += [f"  {f['name']:<{width}}  {f['size']:>13,}" for f in report["features"]]
+        lines += _feature_lines(report["features"])
         lines.append(f"{len(report['features'])} features, {sum(f['size'] for f in report['features']):,} categories")
     for key in sorted(set(report) - {"path", "kind", "bytes", "tensors", "features", "notes"}):
         if report[key]:
             lines.append(f"{key}: {report[key]}")
     lines += [f"note: {note}" for note in report["notes"]]
     return "\n".join(lines)
+
+
+def _feature_lines(features: list[dict[str, Any]]) -> list[str]:
+    """A line for each feature of a vocabulary; where days are known under a heading."""
+    width = max((len(f["name"]) for f in features), default=4)
+    lines = [f"  {f['name']:<{width}}  {f['size']:>13,}" for f in features]
+    if not any("last_seen" in f for f in features):
+        return lines
+    columns = ("oldest", "quarter", "median", "three_quarters", "newest")
+    head = f"  {'':<{width}}  {'keys':>13}  last seen: " + "".join(f"{name.replace('_', ' '):<16}" for name in columns)
+    days = ["".join(f"{f['last_seen'][name]:<16}" for name in columns) + f"{f['last_seen']['unknown']:,}" for f in features]
+    return [head + "unknown", *(f"{line}  {'':<11}{text}" for line, text in zip(lines, days))]

@@ -1,6 +1,8 @@
 """Converts raw Criteo TSV (or another log, with --spec) to records, manifest and vocabulary. An interrupted run is resumed."""
 
 import argparse
+from collections.abc import Callable
+from typing import Any, Optional, Union
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +18,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grow", action="store_true", help="append keys that --vocabulary does not have; its ids stay the same")
     parser.add_argument(
         "--min-count", type=int, default=1, metavar="N", help="keys that occur fewer than N times are OOV (default: 1, keeps all)"
+    )
+    parser.add_argument(
+        "--max-ids",
+        metavar="N",
+        help="most keys of a feature, the most frequent ones; others are OOV. A number, or for some features C3=1000000,C4=5000",
+    )
+    parser.add_argument(
+        "--last-seen",
+        metavar="DAY",
+        help="day of this log, such as 2026-11-25: the vocabulary keeps for each key the last day on which it occurred",
+    )
+    parser.add_argument(
+        "--hash",
+        action="append",
+        default=[],
+        metavar="C3=N",
+        help="no vocabulary for this feature: ids are hashes of its keys, modulo N; may be given several times",
+    )
+    parser.add_argument(
+        "--share",
+        action="append",
+        default=[],
+        metavar="TABLE=C1,C5",
+        help="one vocabulary and one embedding table for these features, whose keys mean the same; may be given several times",
+    )
+    parser.add_argument(
+        "--unify",
+        action="append",
+        default=[],
+        metavar="TABLE=C3,C4",
+        help="one embedding table for these hashed features, each with a hash of its own; may be given several times",
     )
     parser.add_argument(
         "--test-fraction", default="1/7", metavar="F", help="share of the lines, from the end, for test (default: %(default)s)"
@@ -51,6 +84,7 @@ def run(args: argparse.Namespace) -> None:
         page_suffix(args.report)
         require("matplotlib", "report")
     spec = FeatureSpec.load(args.spec) if args.spec else CRITEO
+    spec = _with_tables(spec, args)
     vocabulary = None
     if args.vocabulary:
         upstream = args.vocabulary.endswith(".pkl")
@@ -66,8 +100,59 @@ def run(args: argparse.Namespace) -> None:
         on_bad_line=args.on_bad_line,
         threads=args.threads,
         quiet=False,
+        max_ids=_max_ids(args.max_ids),
+        last_seen=args.last_seen,
     )
     print("\n".join(describe_records(args.output, features=False)))
     if args.report:
         write_page(args.output, args.report)
         print(f"page: {args.report}")
+
+
+def _max_ids(text: Optional[str]) -> Union[None, int, dict[str, int]]:
+    """The value of --max-ids: `1000` is a number, `C3=1000,C4=5` are numbers by feature."""
+    from dlrm_tf.errors import UsageError
+
+    if text is None:
+        return None
+    try:
+        if "=" not in text:
+            return int(text)
+        pairs = [part.rsplit("=", 1) for part in text.split(",")]
+        return {name: int(number) for name, number in pairs}
+    except ValueError:
+        raise UsageError(f"--max-ids must be a number, or features with theirs as C3=1000,C4=500. Received {text!r}") from None
+
+
+def _with_tables(spec: Any, args: argparse.Namespace) -> Any:
+    """The feature spec with what --hash, --share and --unify add to it."""
+    import dataclasses
+
+    from dlrm_tf.errors import DataError, UsageError
+
+    hashed = _named("--hash", args.hash, int, "C3=1000000")
+    tables = {
+        field: _named(option, given, lambda names: names.split(","), "TABLE=C1,C5")
+        for field, option, given in (("shared", "--share", args.share), ("unified", "--unify", args.unify))
+    }
+    try:
+        added = {"hashed": hashed, **tables}
+        return dataclasses.replace(spec, **{field: {**getattr(spec, field), **values} for field, values in added.items()})
+    except DataError as e:
+        raise UsageError(str(e)) from None
+
+
+def _named(option: str, texts: list[str], read: Callable[[str], Any], example: str) -> dict[str, Any]:
+    """`NAME=VALUE` texts as a dict."""
+    from dlrm_tf.errors import UsageError
+
+    values = {}
+    for text in texts:
+        name, sign, value = text.rpartition("=")
+        try:
+            values[name] = read(value)
+        except ValueError:
+            sign = ""
+        if not name or not sign:
+            raise UsageError(f"{option} must be as {example}. Received {text!r}")
+    return values

@@ -5,11 +5,9 @@ from typing import Any, Optional
 
 import numpy as np
 
+from dlrm_tf.data.days import UNKNOWN_DAY
 from dlrm_tf.data.key_column import KeyColumn
 from dlrm_tf.data.key_index import KeyIndex
-
-UNKNOWN_DAY = -1
-"""Day of a key of which it is not known when it was last seen: before every day that is known."""
 
 _NO_KEYS = np.empty(0, np.uint32)
 _NO_DAYS = np.empty(0, np.int32)

@@ -1,4 +1,4 @@
-"""Second half of `prepare`: scanned shards become train and test shards, rare keys leave, the manifest is written."""
+"""Second half of `prepare`: scanned shards become train and test shards, keys that get no id leave, the manifest is written."""
 
 import os
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any, Optional
 import numpy as np
 
 from dlrm_tf.config import UNUSED_PLACE
-from dlrm_tf.data.feature_keys import FeatureKeys
+from dlrm_tf.data.admit import admit
 from dlrm_tf.data.records import SPLITS, VOCABULARY, row_dtype, write_manifest, write_rows
 from dlrm_tf.data.scan import describe_rows
 from dlrm_tf.data.spec import FeatureSpec
@@ -32,7 +32,7 @@ class Finish:
     """Moves the rows of a finished scan into the data folder; can be run again after it was interrupted."""
 
     def __init__(
-        self, workspace: Workspace, out_dir: str, spec: FeatureSpec, notes: list[dict[str, Any]], features: list[FeatureKeys]
+        self, workspace: Workspace, out_dir: str, spec: FeatureSpec, notes: list[dict[str, Any]], vocabulary: Vocabulary
     ):
         """Changes nothing yet.
 
@@ -41,38 +41,47 @@ class Finish:
           out_dir: the data folder.
           spec: the columns.
           notes: of all shards, `Scan.notes`.
-          features: the keys, `Scan.features`.
+          vocabulary: the keys, `Scan.vocabulary`.
         """
-        self.workspace, self.out_dir, self.spec, self.notes, self.features = workspace, out_dir, spec, notes, features
+        self.workspace, self.out_dir, self.spec, self.notes, self.vocabulary = workspace, out_dir, spec, notes, vocabulary
         self.dtype = row_dtype(spec)
         self.out_of_vocabulary = np.sum([note["out_of_vocabulary"] for note in notes], axis=0)
         self.remap: Optional[list[np.ndarray]] = None
 
-    def drop_rare(self, min_count: int, always_kept: Sequence[int]) -> None:
-        """Removes keys that occur fewer than `min_count` times from the vocabulary and renumbers the others in the same order.
+    def admit(self, *, min_count: int, max_ids: Sequence[Optional[int]], always_kept: Sequence[int], day: Optional[int]) -> None:
+        """Removes keys from the vocabulary and renumbers the others in the same order; see `data.admit.admit`.
+
+        Keys that features share are counted in all of them together, and the least of their `max_ids` holds. Buckets of a hashed
+        feature always stay.
 
         Args:
           min_count: least number of times that a key occurs, train and test together.
-          always_kept: the first so many keys of each feature stay whatever their count.
+          max_ids: of each feature the most keys, or None.
+          always_kept: of each feature how many first keys stay whatever their count.
+          day: of the log, in days since 1970-01-01: noted at every key that occurs. None notes nothing.
         """
-        counts = self._count()
-        kept_features, self.remap, start = [], [], 0
-        for i, feature in enumerate(self.features):
-            count = counts[start : start + feature.size]
-            start += feature.size
-            kept = (count >= min_count) | (np.arange(feature.size) < always_kept[i])
-            kept_features.append(feature.keep(kept))
-            # An id that was or now is out of vocabulary becomes the new size.
-            table = np.where(np.append(kept, False), np.cumsum(np.append(kept, False)) - 1, kept.sum()).astype(np.int32)
-            self.remap.append(np.append(table, np.int32(UNUSED_PLACE)))  # -1, an unused place, is the index of the last entry
-            self.out_of_vocabulary[i] += count[~kept].sum()
-        self.features = kept_features
+        counts = np.split(self._count(), np.cumsum(self.vocabulary.sizes)[:-1])
+        sets, admitted_of_sets = np.array(self.vocabulary.spaces.key_sets), []
+        for number, keys in enumerate(self.vocabulary.key_sets):
+            members = np.flatnonzero(sets == number)
+            count = np.sum([counts[f] for f in members], axis=0)
+            if day is not None:
+                keys.see(count > 0, day)
+            most = min((max_ids[f] for f in members if max_ids[f] is not None), default=None)
+            first = always_kept[members[0]]
+            admitted_of_sets.append(admit(count, min_count=min_count, max_ids=most, always_kept=first))
+        admitted = [admitted_of_sets[number] for number in sets]
+        if all(kept.all() for kept in admitted):
+            return
+        self.vocabulary = self.vocabulary.keep(admitted)
+        self.out_of_vocabulary += [count[~kept].sum() for count, kept in zip(counts, admitted)]
+        self.remap = [_new_ids(kept) for kept in admitted]
 
     def _count(self) -> np.ndarray:
         """How often each key of each feature occurs, one after the other; kept on disk: moved shards can't be counted again."""
         path = self.workspace.path(_COUNTS)
         if not os.path.exists(path):
-            counts = [np.zeros(feature.size + 1, np.int64) for feature in self.features]
+            counts = [np.zeros(size + 1, np.int64) for size in self.vocabulary.sizes]
             for number in range(len(self.notes)):
                 rows = np.fromfile(self.workspace.rows_path(number), self.dtype)
                 for count, places in zip(counts, self.spec.id_ranges):
@@ -91,8 +100,7 @@ class Finish:
         """
         for split in SPLITS:
             os.makedirs(os.path.join(self.out_dir, split), exist_ok=True)
-        vocabulary = Vocabulary(list(zip(self.spec.categorical_names, self.features)))
-        vocabulary.save(os.path.join(self.out_dir, VOCABULARY))
+        self.vocabulary.save(os.path.join(self.out_dir, VOCABULARY))
         shards = self._write_shards(test_fraction)
         missing = np.sum([note["missing"] for note in self.notes], axis=0).tolist()
         counts = {
@@ -106,7 +114,7 @@ class Finish:
             bags = np.sum([note["bags"] for note in self.notes], axis=0)
             names = [name for name in self.spec.categorical_names if name in self.spec.bags]
             counts.update({key: dict(zip(names, bags[:, i].tolist())) for i, key in enumerate(("keys", "truncated"))})
-        write_manifest(self.out_dir, self.spec, counts, vocabulary, shards)
+        write_manifest(self.out_dir, self.spec, counts, self.vocabulary, shards)
 
     def _write_shards(self, test_fraction: float) -> dict[str, list[dict[str, Any]]]:
         lines = sum(note["lines"] for note in self.notes)
@@ -144,3 +152,10 @@ class Finish:
         with atomic_file(target) as temporary:
             write_rows(temporary, rows)
         return describe_rows(rows)
+
+
+def _new_ids(kept: np.ndarray) -> np.ndarray:
+    """The new id of every old one, int32 `[size + 2]`: an id that was or now is out of vocabulary becomes the new size."""
+    kept = np.append(kept, False)
+    ids = np.where(kept, np.cumsum(kept) - 1, kept.sum()).astype(np.int32)
+    return np.append(ids, np.int32(UNUSED_PLACE))  # -1, an unused place, is the index of the last entry

@@ -4,12 +4,15 @@ Upstream: MindSpore models, research/recommend/dlrm/src/preprocess_data.py. An i
 appearance in its column over all good lines; the split is by line number, bad lines counted.
 """
 
+import dataclasses
+import datetime
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
 
+from dlrm_tf.data.admit import max_ids_by_feature
+from dlrm_tf.data.days import day_number
 from dlrm_tf.data.encoder import check_features
-from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.finish import Finish
 from dlrm_tf.data.pipeline import bounded_rows
 from dlrm_tf.data.readers.open import open_readers
@@ -40,6 +43,8 @@ def prepare(
     shard_lines: Optional[int] = None,
     threads: Optional[int] = None,
     quiet: bool = True,
+    max_ids: Union[None, int, Mapping[str, int]] = None,
+    last_seen: Union[None, str, datetime.date] = None,
 ) -> Records:
     """Makes the data folder `out_dir`; after an interruption the same call resumes after the last finished shard.
 
@@ -48,15 +53,20 @@ def prepare(
     Args:
       inputs: one file or several, plain or gzip, taken in order as if they were one.
       out_dir: the folder to make; must not exist, be empty, or hold the same call's interrupted work.
-      spec: the columns.
+      spec: the columns, and which of them are hashed or share a table: as in `vocabulary`, if it says nothing about that.
       vocabulary: a fixed vocabulary; keys it does not have get the out-of-vocabulary id. None makes one from the lines.
       grow: append the keys that `vocabulary` does not have; ids it has stay.
-      min_count: keys that occur fewer times go out of vocabulary (keys of `vocabulary` stay). 1, upstream's rule, keeps all.
+      min_count: keys that occur fewer times go out of vocabulary (keys of `vocabulary` stay, and so do the buckets of hashed
+        features). 1, upstream's rule, keeps all.
       test_fraction: share of the lines, from the end, that is the test split.
       on_bad_line: `"skip"` counts lines that are not as `spec` says; `"stop"` raises at the first.
       shard_lines: lines a shard; None is 131,072, or with bags as many as 21 MB hold.
       threads: of parsing and look-up, at least 1; None is one for each CPU.
       quiet: show no progress.
+      max_ids: most keys of every feature, or by name of some: the most frequent ones stay, of equally frequent ones those that
+        appeared first (keys of `vocabulary` stay and count towards it). None keeps all.
+      last_seen: the day of the log, a date or YYYY-MM-DD. It is kept in the vocabulary for every key that occurs
+        (`Vocabulary.last_seen`); keys of `vocabulary` that do not occur keep the day they had. None notes no day.
 
     Raises:
       DataError: the input or the folder is not as it should be.
@@ -71,9 +81,14 @@ def prepare(
     if vocabulary is not None:
         if min_count > 1 and not grow:
             raise UsageError(f"min_count must be 1 with a fixed vocabulary (grow appends to it). Received {min_count}")
+        if max_ids is not None and not grow:
+            raise UsageError(f"max_ids must be None with a fixed vocabulary (grow appends to it). Received {max_ids}")
         check_features(spec, vocabulary, out_dir)
+        spec = _with_spaces_of(vocabulary, spec)
+    most_ids = max_ids_by_feature(max_ids, spec)
+    day = None if last_seen is None else day_number(last_seen, "last_seen")
     readers = open_readers(inputs, spec)
-    job = {
+    job: dict[str, Any] = {
         "inputs": [reader.identity() for reader in readers],
         "spec": spec.to_dict(),
         "vocabulary": vocabulary.fingerprint if vocabulary is not None else None,
@@ -83,13 +98,15 @@ def prepare(
         "on_bad_line": on_bad_line,
         "shard_lines": shard_lines,
     }
+    # What came later is there only where it is used: jobs of earlier versions are resumed.
+    if max_ids is not None:
+        job["max_ids"] = most_ids
+    if day is not None:
+        job["last_seen"] = day
     with Workspace.open(out_dir, job) as workspace:
         # With a manifest there, only the removal of the work folder was interrupted.
         if not os.path.exists(os.path.join(out_dir, MANIFEST)):
-            known = [FeatureKeys() for _ in spec.categorical_names]
-            if vocabulary is not None:
-                known = [vocabulary.feature(name) for name in spec.categorical_names]
-            sizes = [feature.size for feature in known]
+            known = Vocabulary.empty(spec.id_spaces) if vocabulary is None else vocabulary
             learning = grow or vocabulary is None
             scan = Scan(workspace, readers, spec, known, learning, shard_lines, on_bad_line == "stop")
             try:
@@ -98,12 +115,23 @@ def prepare(
             except DataError:  # the input must change first, so nothing can be resumed
                 workspace.remove()
                 raise
-            finish = Finish(workspace, out_dir, spec, scan.notes, scan.features)
-            if min_count > 1:
-                finish.drop_rare(min_count, sizes)
+            finish = Finish(workspace, out_dir, spec, scan.notes, scan.vocabulary)
+            if min_count > 1 or max_ids is not None or day is not None:
+                finish.admit(min_count=min_count, max_ids=most_ids, always_kept=known.sizes, day=day)
             finish.write(test_fraction)
         workspace.remove()
     return Records.open(out_dir)
+
+
+def _with_spaces_of(vocabulary: Vocabulary, spec: FeatureSpec) -> FeatureSpec:
+    """The spec with the vocabulary's hashed features and tables; raises DataError where it has others."""
+    mine, wanted = spec.id_spaces.to_dict(), vocabulary.spaces.to_dict()
+    if mine and mine != wanted:
+        raise DataError(
+            f"feature spec: wanted the hashed features and tables of the vocabulary, {wanted or 'none'}: they can't grow or change. "
+            f"Received {mine}"
+        )
+    return dataclasses.replace(spec, **wanted)
 
 
 def _check_any_row(notes: list[dict[str, Any]]) -> None:

@@ -7,7 +7,8 @@ from typing import Any, BinaryIO, Optional, Union
 
 import numpy as np
 
-from dlrm_tf.data.feature_keys import UNKNOWN_DAY, FeatureKeys
+from dlrm_tf.data.days import UNKNOWN_DAY
+from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.hashed_keys import HashedKeys
 from dlrm_tf.data.id_spaces import IdSpaces
 from dlrm_tf.data.key_column import as_column

@@ -1,5 +1,6 @@
 """prepare is killed, for real and at any moment, and called again: the same bytes as without, and never half a data set."""
 
+import json
 import pathlib
 import random
 import resource
@@ -18,7 +19,7 @@ from dlrm_tf.errors import DataError
 # Small pieces and shards, so that there are many moments to be killed at.
 SHARD_LINES = 700
 CHILD = f"""
-import os, signal, sys
+import json, os, signal, sys
 from dlrm_tf.data.readers import text
 text.PIECE_BYTES = 40_000
 left = int(sys.argv[4])
@@ -33,7 +34,7 @@ if left:
         return wrapper
     os.replace, os.rename, os.unlink = dying(os.replace), dying(os.rename), dying(os.unlink)
 from dlrm_tf import prepare
-prepare(sys.argv[1], sys.argv[2], min_count=int(sys.argv[3]), shard_lines={SHARD_LINES})
+prepare(sys.argv[1], sys.argv[2], shard_lines={SHARD_LINES}, **json.loads(sys.argv[3]))
 """
 
 
@@ -54,16 +55,19 @@ def log(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module", params=[1, 3], ids=lambda n: f"min_count={n}")
+ADMISSION = {"min_count": 3, "max_ids": 100, "last_seen": "2026-11-25"}
+
+
+@pytest.fixture(scope="module", params=[{}, ADMISSION], ids=["all keys", "admission"])
 def uninterrupted(request, log, tmp_path_factory):
-    """`(min_count, files)` of a run that nothing disturbed."""
+    """`(options, files)` of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole") / "out"
-    prepare(log, folder, min_count=request.param, shard_lines=SHARD_LINES)
+    prepare(log, folder, shard_lines=SHARD_LINES, **request.param)
     return request.param, tree(folder)
 
 
-def start(log, out, min_count, steps=0):
-    return subprocess.Popen([sys.executable, "-c", CHILD, str(log), str(out), str(min_count), str(steps)])
+def start(log, out, options, steps=0):
+    return subprocess.Popen([sys.executable, "-c", CHILD, str(log), str(out), json.dumps(options), str(steps)])
 
 
 def assert_whole_or_refused(out, expected) -> None:
@@ -77,14 +81,14 @@ def assert_whole_or_refused(out, expected) -> None:
 
 @pytest.mark.slow
 def test_killed_at_random_moments(log, uninterrupted, tmp_path):
-    min_count, expected = uninterrupted
-    rng = random.Random(min_count)
+    options, expected = uninterrupted
+    rng = random.Random(len(options))
     out = tmp_path / "out"
     kills = 0
     while not kills or not (out / "manifest.json").exists() or (out / ".prepare").exists():
         if (out / "manifest.json").exists() and not (out / ".prepare").exists():
             shutil.rmtree(out)  # on a busy machine it may end before it is killed: again
-        process = start(log, out, min_count)
+        process = start(log, out, options)
         notes = set(out.glob(".prepare/0*.npz"))
         while process.poll() is None and set(out.glob(".prepare/0*.npz")) <= notes:  # it has done something new
             time.sleep(0.005)
@@ -100,10 +104,10 @@ def test_killed_at_random_moments(log, uninterrupted, tmp_path):
 @pytest.mark.slow
 def test_killed_between_changes_of_the_file_system(log, uninterrupted, tmp_path):
     """Every run is killed just before its sixth rename or removal, through scan and finish to the end."""
-    min_count, expected = uninterrupted
+    options, expected = uninterrupted
     out = tmp_path / "out"
     for _ in range(40):
-        process = start(log, out, min_count, steps=6)
+        process = start(log, out, options, steps=6)
         code = process.wait()
         assert code in (0, -9)
         assert_whole_or_refused(out, expected)
@@ -115,28 +119,30 @@ def test_killed_between_changes_of_the_file_system(log, uninterrupted, tmp_path)
 
 def test_disk_full(log, uninterrupted, tmp_path):
     """The system lets no file grow beyond 100 kB: one line that names the file; with room again the call goes on."""
-    min_count, expected = uninterrupted
+    options, expected = uninterrupted
     out = tmp_path / "out"
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
-    command = [sys.executable, "-c", CHILD, str(log), str(out), str(min_count), "0"]
+    command = [sys.executable, "-c", CHILD, str(log), str(out), json.dumps(options), "0"]
     done = subprocess.run(command, preexec_fn=limit, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert "File too large: '" in done.stderr.splitlines()[-1]
     assert "00000.bin" in done.stderr.splitlines()[-1]
     assert_whole_or_refused(out, expected)
-    assert start(log, out, min_count).wait() == 0
+    assert start(log, out, options).wait() == 0
     assert tree(out) == expected
 
 
 def test_another_call_does_not_continue(log, tmp_path):
-    process = start(log, tmp_path / "out", 1, steps=8)
+    process = start(log, tmp_path / "out", {}, steps=8)
     assert process.wait() == -9
     with pytest.raises(DataError, match="interrupted prepare with other min_count"):
         prepare(log, tmp_path / "out", min_count=2, shard_lines=SHARD_LINES)
+    with pytest.raises(DataError, match="interrupted prepare with other last_seen, max_ids"):
+        prepare(log, tmp_path / "out", max_ids=9, last_seen="2026-11-25", shard_lines=SHARD_LINES)
     log_stat = log.stat()
     try:
         with open(log, "a") as file:
@@ -159,7 +165,7 @@ def test_two_at_once(log, tmp_path):
 
 def test_a_finished_shard_is_not_scanned_again(log, tmp_path, monkeypatch):
     """What a killed run has finished is kept: the rerun reads only what comes after."""
-    process = start(log, tmp_path / "out", 1, steps=10)  # two changes for a shard, one for the job
+    process = start(log, tmp_path / "out", {}, steps=10)  # two changes for a shard, one for the job
     assert process.wait() == -9
     kept = len(list((tmp_path / "out" / ".prepare").glob("0*.npz")))
     assert kept >= 3
