@@ -53,9 +53,9 @@ class DLRMConfig:
       cross_layers: with `"cross"`, the number of cross layers, 1 to 7.
       cross_rank: with `"cross"`, the rank of a cross layer's matrix, which is kept as a product of two (section 3.2 of the
         paper); None for a full matrix.
-      feature_tables: the number of each categorical feature's table, in feature order, numbered from 0 by first appearance; features
-        of one table have equal sizes, and read the same row for the same id. None: a table each, which also is what different
-        numbers become.
+      feature_tables: the number of each categorical feature's table, in feature order, numbered from 0 by first appearance.
+        Features of one table have equal sizes, and read the same row for the same id. None: a table each, which also is what
+        different numbers become.
 
     Raises:
       ValueError: a value out of range, or sizes that do not fit each other; the message names both.
@@ -111,7 +111,7 @@ class DLRMConfig:
         tables = tuple(self.feature_tables) if hasattr(self.feature_tables, "__iter__") else ()
         if len(tables) != self.num_categorical or not all(type(table) is int for table in tables):
             raise ValueError(
-                f"feature_tables must have {self.num_categorical} whole numbers, one per feature. Received {self.feature_tables!r}"
+                f"feature_tables must be {self.num_categorical} whole numbers, one per feature. Received {self.feature_tables!r}"
             )
         if tuple(dict.fromkeys(tables)) != tuple(range(len(set(tables)))):
             raise ValueError(f"feature_tables must be numbered from 0 by first appearance. Received {self.feature_tables!r}")
@@ -120,8 +120,8 @@ class DLRMConfig:
             first = self.table_features[table]
             if size != self.categorical_feature_sizes[first]:
                 raise ValueError(
-                    f"features of one table must have equal sizes. Received {self.categorical_feature_sizes[first]} ids of feature "
-                    f"{first}, {size} of feature {f}"
+                    f"features of one table must have equal sizes. Received {self.categorical_feature_sizes[first]} ids of "
+                    f"feature {first}, {size} of feature {f}"
                 )
 
     def _check_bags(self) -> None:
@@ -265,8 +265,9 @@ class DLRMConfig:
         return dense + self.table_rows * self.embedding_dim
 
     def to_json(self) -> str:
-        """One-line JSON; fields of bags, cross layers and shared tables only where they are not the default: files had none of them
-        before."""
+        """One-line JSON; fields of bags, cross layers and shared tables only where they are not the default: earlier files have
+        none of them.
+        """
         optional = {**BAG_DEFAULTS, **CROSS_DEFAULTS, "feature_tables": None}
         fields = dataclasses.asdict(self)
         return json.dumps({k: v for k, v in fields.items() if k not in optional or v != optional[k]})

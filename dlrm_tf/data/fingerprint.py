@@ -5,6 +5,8 @@ https://github.com/google/farmhash, `farmhashna::Hash64`) and of TensorFlow. The
 a class is computed for all of its texts together. Arithmetic is modulo 2**64, as NumPy's on uint64 arrays is.
 """
 
+from typing import Any
+
 import numpy as np
 
 _K0, _K1, _K2 = (np.uint64(k) for k in (0xC3A5C85C97CB3127, 0xB492B66FBE98F273, 0x9AE16A3B2F90404F))
@@ -126,7 +128,7 @@ def _of_65_on(words: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.
     return _mix(_mix(v0, w0, multiplier) + _shift_mix(y) * _K0 + z, _mix(v1, w1, multiplier) + x, multiplier)
 
 
-def _round(words: np.ndarray, at: np.ndarray, state: tuple, multiplier: np.ndarray, factor: np.uint64) -> tuple:
+def _round(words: np.ndarray, at: np.ndarray, state: Any, multiplier: Any, factor: np.uint64) -> tuple[Any, ...]:
     """Takes in the 64 bytes from each position on; `factor` is 9 in the last round."""
     x, y, z, v0, v1, w0, w1 = state
     x = _rotate(x + y + v0 + words[at + 8], 37) * multiplier ^ w1 * factor

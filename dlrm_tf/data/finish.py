@@ -63,13 +63,13 @@ class Finish:
         counts = np.split(self._count(), np.cumsum(self.vocabulary.sizes)[:-1])
         sets, admitted_of_sets = np.array(self.vocabulary.spaces.key_sets), []
         for number, keys in enumerate(self.vocabulary.key_sets):
-            members = np.flatnonzero(sets == number)
+            members = np.flatnonzero(sets == number).tolist()
             count = np.sum([counts[f] for f in members], axis=0)
             if day is not None:
                 keys.see(count > 0, day)
-            most = min((max_ids[f] for f in members if max_ids[f] is not None), default=None)
+            bounds = [bound for bound in (max_ids[f] for f in members) if bound is not None]
             first = always_kept[members[0]]
-            admitted_of_sets.append(admit(count, min_count=min_count, max_ids=most, always_kept=first))
+            admitted_of_sets.append(admit(count, min_count=min_count, max_ids=min(bounds, default=None), always_kept=first))
         admitted = [admitted_of_sets[number] for number in sets]
         if all(kept.all() for kept in admitted):
             return

@@ -70,7 +70,8 @@ class HashedKeys(FeatureKeys):
         odd_rows = np.array([row for row, _ in column.odd], np.int64)
         hashes = np.full(len(column.values), fingerprints(self.salt, np.array([len(self.salt)])))  # of ''
         hashes[odd_rows] = fingerprints(
-            b"".join([self.salt + key for _, key in column.odd]), np.array([len(self.salt) + len(key) for _, key in column.odd], np.int64)
+            b"".join([self.salt + key for _, key in column.odd]),
+            np.array([len(self.salt) + len(key) for _, key in column.odd], np.int64),
         )
         is_hex = ~column.empty
         is_hex[odd_rows] = False

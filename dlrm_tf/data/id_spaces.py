@@ -19,14 +19,14 @@ class IdSpaces:
 
     Attributes:
       names: the categorical features, in the order of the model's input.
-      hashed: by name the number of buckets N of those without a vocabulary: a key's id is FarmHash's Fingerprint64 of its bytes
-        modulo N, which is `tf.strings.to_hash_bucket_fast`. A table of a chosen size for any number of keys.
-      shared: by the name of a table the features whose keys mean the same, such as the item shown and the items bought before. They
-        have one vocabulary (or one hash) and one table: the same key reads the same row. In a vocabulary, an id is the rank of the
-        key's first position: line, then column, then place in a bag.
-      unified: by the name of a table hashed features whose keys have nothing to do with each other, in one table of N rows (Coleman
-        et al. 2023, "Unified Embedding", https://arxiv.org/abs/2305.12102). Each has a hash of its own, that of the feature's name,
-        `=` and the key, so that which keys meet in a row is drawn anew for each feature.
+      hashed: by name the number of buckets N of those without a vocabulary: a key's id is FarmHash's Fingerprint64 of its
+        bytes modulo N, which is `tf.strings.to_hash_bucket_fast`. A table of a chosen size for any number of keys.
+      shared: by the name of a table the features whose keys mean the same, such as the item shown and the items bought before.
+        They have one vocabulary (or one hash) and one table: the same key reads the same row. In a vocabulary, an id is the
+        rank of the key's first position: line, then column, then place in a bag.
+      unified: by the name of a table hashed features whose keys have nothing to do with each other, in one table of N rows
+        (Coleman et al. 2023, "Unified Embedding", https://arxiv.org/abs/2305.12102). Each has a hash of its own, that of the
+        feature's name, `=` and the key, so that which keys meet in a row is drawn anew for each feature.
 
     Raises:
       DataError: values that do not fit each other; says which.
@@ -55,7 +55,11 @@ class IdSpaces:
             found = [self.hashed.get(name) for name in features]
             if len(set(found)) > 1 or (field == "unified" and found[0] is None):
                 shown = ", ".join(f"{name} {'not' if number is None else number}" for name, number in zip(features, found))
-                rule = "hashed into the same number of buckets" if field == "unified" else "hashed into the same number or not at all"
+                rule = (
+                    "hashed into the same number of buckets"
+                    if field == "unified"
+                    else "hashed into the same number or not at all"
+                )
                 raise DataError(f"{field}[{table!r}]: wanted features that are {rule}. Received {shown}")
 
     def _tables(self) -> list[tuple[str, str, tuple[str, ...]]]:

@@ -128,7 +128,7 @@ def _with_spaces_of(vocabulary: Vocabulary, spec: FeatureSpec) -> FeatureSpec:
     mine, wanted = spec.id_spaces.to_dict(), vocabulary.spaces.to_dict()
     if mine and mine != wanted:
         raise DataError(
-            f"feature spec: wanted the hashed features and tables of the vocabulary, {wanted or 'none'}: they can't grow or change. "
+            f"feature spec: wanted the vocabulary's hashed features and tables, {wanted or 'none'}, which can't grow or change. "
             f"Received {mine}"
         )
     return dataclasses.replace(spec, **wanted)

@@ -29,7 +29,8 @@ class FeatureSpec:
       header: the first line of each file is column names: it is skipped and not counted as a line.
       bags: by name the categorical columns that hold several keys a row; in JSON an object of `Bag`'s fields for each, such as
         `"bags": {"genres": {"separator": "|", "max_keys": 5, "pooling": "mean"}}`.
-      hashed: by name the categorical columns without a vocabulary, and their numbers of ids (`IdSpaces`): `"hashed": {"C3": 1000000}`.
+      hashed: by name the categorical columns without a vocabulary, with their numbers of ids: `"hashed": {"C3": 1000000}`. How
+        this and the next two are meant: `IdSpaces`.
       shared: by the name of a table the categorical columns whose keys mean the same: `"shared": {"item": ["shown", "bought"]}`.
       unified: by the name of a table hashed columns that share its rows: `"unified": {"rare": ["C3", "C4"]}`.
 

@@ -101,6 +101,12 @@ def _check_extends(vocabulary: Vocabulary, reader: WeightsReader, source: StrPat
     sizes = reader.config.categorical_feature_sizes
     if len(vocabulary.sizes) != len(sizes) or any(new < old for old, new in zip(sizes, vocabulary.sizes)):
         raise DataError(f"{source}: wanted a vocabulary with at least {list(sizes)} ids. Received {list(vocabulary.sizes)}")
+    hashed = {name: vocabulary.spaces.hashed.get(name, size) for name, size in zip(vocabulary.names, sizes)}
+    wrong = next((name for name, size in zip(vocabulary.names, sizes) if hashed[name] != size), None)
+    if wrong is not None:
+        raise DataError(f"{source}: hashed features can't grow: wanted one number of ids. Received {hashed[wrong]:,} for {wrong}")
+    if vocabulary.spaces.tables != reader.config.tables:
+        raise DataError(f"{source}: wanted a vocabulary whose features share the same tables. Received other ones")
     if fingerprint and vocabulary.first(sizes).fingerprint != fingerprint:
         raise DataError(
             f"{source}: wanted a vocabulary that extends the one the weights were trained with (fingerprint {fingerprint}). "
@@ -129,4 +135,6 @@ def _grow_optimizer_state(reader: WeightsReader, writer: WeightsWriter, old: DLR
             fill = untouched.min() if state.attributes.get("optimizer") == "adagrad" else np.float32(slot == "stat")
             for f in old.table_features:
                 for start, stop in row_chunks(old.categorical_feature_sizes[f], new.categorical_feature_sizes[f]):
-                    grown.write(slot, path, new.block_offsets[f] + start, np.full((stop - start, new.embedding_dim), fill, np.float32))
+                    grown.write(
+                        slot, path, new.block_offsets[f] + start, np.full((stop - start, new.embedding_dim), fill, np.float32)
+                    )

@@ -215,9 +215,9 @@ def _prune(weights, config, records, max_table_bytes: int, path: str, quiet: boo
             "data (--data), whose training rows tell which ids to keep"
         )
     counts = count_ids(records, quiet=quiet)
-    ranking = IdRanking([count[:-1] for count in counts])
-    # One row per feature is its OOV row.
-    room = max_table_bytes // (config.embedding_dim * 4) - config.num_categorical
+    ranking = IdRanking([count[:-1] for count in counts], config.tables)
+    # One row per table is its OOV row.
+    room = max_table_bytes // (config.embedding_dim * 4) - len(config.table_features)
     if room < ranking.minimum:
         raise UsageError(f"max_table_bytes: {max_table_bytes:,} bytes do not hold one id per feature")
     kept = ranking.keep(room)
