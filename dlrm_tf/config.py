@@ -53,6 +53,9 @@ class DLRMConfig:
       cross_layers: with `"cross"`, the number of cross layers, 1 to 7.
       cross_rank: with `"cross"`, the rank of a cross layer's matrix, which is kept as a product of two (section 3.2 of the
         paper); None for a full matrix.
+      feature_tables: the number of each categorical feature's table, in feature order, numbered from 0 by first appearance.
+        Features of one table have equal sizes, and read the same row for the same id. None: a table each, which also is what
+        different numbers become.
 
     Raises:
       ValueError: a value out of range, or sizes that do not fit each other; the message names both.
@@ -70,6 +73,7 @@ class DLRMConfig:
     weighted: bool = False
     cross_layers: int = 3
     cross_rank: Optional[int] = None
+    feature_tables: Optional[tuple[int, ...]] = None
 
     def __post_init__(self) -> None:
         for name in ("categorical_feature_sizes", "bottom_mlp", "top_mlp"):
@@ -95,9 +99,30 @@ class DLRMConfig:
             raise ValueError(f"cross_layers must be at most {MAX_CROSS_LAYERS}. Received {self.cross_layers}")
         if self.interaction != "cross" and any(getattr(self, name) != value for name, value in CROSS_DEFAULTS.items()):
             raise ValueError(f"cross_layers and cross_rank need interaction='cross'. Received interaction={self.interaction!r}")
+        self._check_tables()
         if self.table_rows >= 2**31:
             raise ValueError(f"the table must have fewer than 2**31 rows (int32 ids). Received {self.table_rows} rows")
         self._check_bags()
+
+    def _check_tables(self) -> None:
+        """Checks `feature_tables`; that each feature has its own table is said in one way only, by None."""
+        if self.feature_tables is None:
+            return
+        tables = tuple(self.feature_tables) if hasattr(self.feature_tables, "__iter__") else ()
+        if len(tables) != self.num_categorical or not all(type(table) is int for table in tables):
+            raise ValueError(
+                f"feature_tables must be {self.num_categorical} whole numbers, one per feature. Received {self.feature_tables!r}"
+            )
+        if tuple(dict.fromkeys(tables)) != tuple(range(len(set(tables)))):
+            raise ValueError(f"feature_tables must be numbered from 0 by first appearance. Received {self.feature_tables!r}")
+        object.__setattr__(self, "feature_tables", tables if len(set(tables)) < len(tables) else None)
+        for f, (table, size) in enumerate(zip(tables, self.categorical_feature_sizes)):
+            first = self.table_features[table]
+            if size != self.categorical_feature_sizes[first]:
+                raise ValueError(
+                    f"features of one table must have equal sizes. Received {self.categorical_feature_sizes[first]} ids of "
+                    f"feature {first}, {size} of feature {f}"
+                )
 
     def _check_bags(self) -> None:
         """Checks the fields of bags; two ways to say the same become one, so that equal models have equal configurations."""
@@ -165,18 +190,37 @@ class DLRMConfig:
         return {**inputs, "weights": ("float32", self.id_columns)} if self.weighted else inputs
 
     @property
+    def tables(self) -> tuple[int, ...]:
+        """The number of each categorical feature's table: `feature_tables`, or a table each."""
+        return self.feature_tables or tuple(range(self.num_categorical))
+
+    @property
+    def table_features(self) -> tuple[int, ...]:
+        """The first feature of each table: a loop over these meets every row once."""
+        first: dict[int, int] = {}
+        for feature, table in enumerate(self.tables):
+            first.setdefault(table, feature)
+        return tuple(first.values())
+
+    @property
+    def num_ids(self) -> int:
+        """Ids of all tables, those of a shared one counted once."""
+        return sum(self.categorical_feature_sizes[f] for f in self.table_features)
+
+    @property
     def table_rows(self) -> int:
-        """Rows of the fused table: every feature's ids and its one OOV row."""
-        return sum(self.categorical_feature_sizes) + self.num_categorical
+        """Rows of the fused table: every table's ids and its one OOV row."""
+        return self.num_ids + len(self.table_features)
 
     @property
     def block_offsets(self) -> tuple[int, ...]:
-        """First row of every feature's block in the fused table; a block is `size_f` ids, then the OOV row."""
-        offsets, total = [], 0
-        for size in self.categorical_feature_sizes:
-            offsets.append(total)
-            total += size + 1
-        return tuple(offsets)
+        """First row of every feature's block in the fused table; a block is `size_f` ids, then the OOV row.
+
+        Features that share a table share its block.
+        """
+        sizes = [self.categorical_feature_sizes[f] + 1 for f in self.table_features]
+        starts = list(itertools.accumulate(sizes, initial=0))
+        return tuple(starts[table] for table in self.tables)
 
     @property
     def interaction_dim(self) -> int:
@@ -221,8 +265,10 @@ class DLRMConfig:
         return dense + self.table_rows * self.embedding_dim
 
     def to_json(self) -> str:
-        """One-line JSON; fields of bags and cross layers only where they are not the default: files had none of them before."""
-        optional = {**BAG_DEFAULTS, **CROSS_DEFAULTS}
+        """One-line JSON; fields of bags, cross layers and shared tables only where they are not the default: earlier files have
+        none of them.
+        """
+        optional = {**BAG_DEFAULTS, **CROSS_DEFAULTS, "feature_tables": None}
         fields = dataclasses.asdict(self)
         return json.dumps({k: v for k, v in fields.items() if k not in optional or v != optional[k]})
 

@@ -207,7 +207,7 @@ def _row_chunks(reader: WeightsReader, feature: int, info: TensorInfo, progress:
 
 def _trained_oov_rows(reader: WeightsReader) -> int:
     sizes = reader.config.categorical_feature_sizes
-    return sum(bool(reader.rows(f, size, size + 1).any()) for f, size in enumerate(sizes))
+    return sum(bool(reader.rows(f, sizes[f], sizes[f] + 1).any()) for f in reader.config.table_features)
 
 
 def _need_space(target: str, nbytes: int) -> None:

@@ -20,9 +20,9 @@ def run(args: argparse.Namespace) -> None:
     from dlrm_tf.weights.reader import WeightsReader
 
     with WeightsReader(args.weights) as reader:
-        before = sum(reader.config.categorical_feature_sizes)
+        before = reader.config.num_ids
         if not reader.attributes["vocabulary_fingerprint"]:
             print(f"note: {args.weights} names no vocabulary; its ids are taken to be the first ones of {args.vocabulary}")
     config = grow_weights(args.weights, args.output, Vocabulary.load(args.vocabulary), seed=args.seed)
-    after = sum(config.categorical_feature_sizes)
+    after = config.num_ids
     print(f"{args.output}: {after:,} ids, {after - before:,} of them new")

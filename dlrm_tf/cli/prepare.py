@@ -1,7 +1,8 @@
 """Converts raw Criteo TSV (or another log, with --spec) to records, manifest and vocabulary. An interrupted run is resumed."""
 
 import argparse
-from typing import Optional, Union
+from collections.abc import Callable
+from typing import Any, Optional, Union
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--last-seen",
         metavar="DAY",
         help="day of this log, such as 2026-11-25: the vocabulary keeps for each key the last day on which it occurred",
+    )
+    parser.add_argument(
+        "--hash",
+        action="append",
+        default=[],
+        metavar="C3=N",
+        help="no vocabulary for this feature: ids are hashes of its keys, modulo N; may be given several times",
+    )
+    parser.add_argument(
+        "--share",
+        action="append",
+        default=[],
+        metavar="TABLE=C1,C5",
+        help="one vocabulary and one embedding table for these features, whose keys mean the same; may be given several times",
+    )
+    parser.add_argument(
+        "--unify",
+        action="append",
+        default=[],
+        metavar="TABLE=C3,C4",
+        help="one embedding table for these hashed features, each with a hash of its own; may be given several times",
     )
     parser.add_argument(
         "--test-fraction", default="1/7", metavar="F", help="share of the lines, from the end, for test (default: %(default)s)"
@@ -62,6 +84,7 @@ def run(args: argparse.Namespace) -> None:
         page_suffix(args.report)
         require("matplotlib", "report")
     spec = FeatureSpec.load(args.spec) if args.spec else CRITEO
+    spec = _with_tables(spec, args)
     vocabulary = None
     if args.vocabulary:
         upstream = args.vocabulary.endswith(".pkl")
@@ -99,3 +122,37 @@ def _max_ids(text: Optional[str]) -> Union[None, int, dict[str, int]]:
         return {name: int(number) for name, number in pairs}
     except ValueError:
         raise UsageError(f"--max-ids must be a number, or features with theirs as C3=1000,C4=500. Received {text!r}") from None
+
+
+def _with_tables(spec: Any, args: argparse.Namespace) -> Any:
+    """The feature spec with what --hash, --share and --unify add to it."""
+    import dataclasses
+
+    from dlrm_tf.errors import DataError, UsageError
+
+    hashed = _named("--hash", args.hash, int, "C3=1000000")
+    tables = {
+        field: _named(option, given, lambda names: names.split(","), "TABLE=C1,C5")
+        for field, option, given in (("shared", "--share", args.share), ("unified", "--unify", args.unify))
+    }
+    try:
+        added = {"hashed": hashed, **tables}
+        return dataclasses.replace(spec, **{field: {**getattr(spec, field), **values} for field, values in added.items()})
+    except DataError as e:
+        raise UsageError(str(e)) from None
+
+
+def _named(option: str, texts: list[str], read: Callable[[str], Any], example: str) -> dict[str, Any]:
+    """`NAME=VALUE` texts as a dict."""
+    from dlrm_tf.errors import UsageError
+
+    values = {}
+    for text in texts:
+        name, sign, value = text.rpartition("=")
+        try:
+            values[name] = read(value)
+        except ValueError:
+            sign = ""
+        if not name or not sign:
+            raise UsageError(f"{option} must be as {example}. Received {text!r}")
+    return values

@@ -7,14 +7,17 @@ from typing import Optional, Union
 import numpy as np
 
 from dlrm_tf.config import UNUSED_PLACE
-from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.spec import FeatureSpec
+from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
 class Admission:
     """Which keys of a log get an id of their own, and the day that is noted at them.
+
+    Keys that features share are counted in all of them together, and the least of their `max_ids` holds. Buckets of a hashed
+    feature always stay.
 
     Attributes:
       min_count: least number of times that a key occurs, train and test together.
@@ -33,23 +36,26 @@ class Admission:
         """Whether it must be known how often each key occurs."""
         return self.min_count > 1 or self.day is not None or any(most is not None for most in self.max_ids)
 
-    def choose(self, features: Sequence[FeatureKeys], counts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def choose(self, vocabulary: Vocabulary, counts: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Notes the day at the keys that occur, and chooses those that stay.
 
         Args:
-          features: all keys of each feature.
-          counts: of each feature how often each key occurs, int64 `[size]`.
+          vocabulary: all keys.
+          counts: of each of its `key_sets` how often each key occurs, int64 `[size]`.
 
         Returns:
-          Of each feature which keys stay, bool `[size]`.
+          Of each feature which ids stay, bool `[size]`.
         """
-        if self.day is not None:
-            for feature, count in zip(features, counts):
-                feature.see(count > 0, self.day)
-        return [
-            admit(count, min_count=self.min_count, max_ids=most, always_kept=first)
-            for count, most, first in zip(counts, self.max_ids, self.always_kept)
-        ]
+        sets = vocabulary.spaces.key_sets
+        admitted = []
+        for number, (keys, count) in enumerate(zip(vocabulary.key_sets, counts)):
+            if self.day is not None:
+                keys.see(count > 0, self.day)
+            members = [f for f, of_feature in enumerate(sets) if of_feature == number]
+            bounds = [bound for bound in (self.max_ids[f] for f in members) if bound is not None]
+            first = self.always_kept[members[0]]
+            admitted.append(admit(count, min_count=self.min_count, max_ids=min(bounds, default=None), always_kept=first))
+        return [admitted[number] for number in sets]
 
 
 def count_ids(ids: np.ndarray, size: int) -> np.ndarray:
@@ -99,13 +105,15 @@ def max_ids_by_feature(max_ids: Union[None, int, Mapping[str, int]], spec: Featu
       spec: the columns.
 
     Raises:
-      UsageError: a number below 1, or a name that is not a categorical feature's.
+      UsageError: a number below 1, or a name that is not a categorical feature's, or that of a hashed one.
     """
     names = spec.categorical_names
     by_name = max_ids if isinstance(max_ids, Mapping) else dict.fromkeys(names, max_ids)
     for name, number in by_name.items():
         if name not in names:
             raise UsageError(f"max_ids must be of the categorical features {', '.join(names)}. Received {name!r}")
+        if by_name is max_ids and name in spec.hashed:
+            raise UsageError(f"max_ids must be of features with a vocabulary. Received {name!r}, which is hashed")
         if number is not None and number < 1:
             raise UsageError(f"max_ids must be at least 1. Received {number}")
     return [by_name.get(name) for name in names]

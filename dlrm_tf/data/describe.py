@@ -42,7 +42,7 @@ def _lines(folder: str, records: Records, counts: dict[str, Any], features: bool
     bag_keys, truncated = counts.get("keys", {}), counts.get("truncated", {})
     keys = {name: bag_keys.get(name, rows) for name in records.spec.categorical_names}
     cells = sum(keys.values())
-    vocabulary = f"{sum(records.sizes):,} categories in {len(records.sizes)} features"
+    vocabulary = f"{records.num_ids:,} categories in {len(records.sizes)} features"
     lines.append(f"  {vocabulary}, {unknown:,} {'keys' if bag_keys else 'cells'} out of vocabulary ({unknown / cells:.2%})")
     lines.append(f"  vocabulary {records.manifest['vocabulary']['fingerprint']}")
     if features:

@@ -9,8 +9,9 @@ import numpy as np
 from dlrm_tf.config import UNUSED_PLACE
 from dlrm_tf.data.bag_column import BagColumn, as_bags
 from dlrm_tf.data.block import Block
+from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.features import dense_numbers, log_dense
-from dlrm_tf.data.key_column import KeyColumn, as_column
+from dlrm_tf.data.key_column import KeyColumn, as_column, by_row
 from dlrm_tf.data.key_table import KeyTable
 from dlrm_tf.data.parse import has_label, parse_block
 from dlrm_tf.data.spec import FeatureSpec
@@ -72,6 +73,8 @@ class Encoder:
         self._dense_names, self._categorical_names = spec.dense_names, spec.categorical_names
         self._names = self._dense_names + self._categorical_names
         self._features = [vocabulary.feature(name) for name in vocabulary.names]
+        sets = vocabulary.spaces.key_sets
+        self._sharing = [[f for f, number in enumerate(sets) if number == wanted] for wanted in range(max(sets) + 1)]
         self._ranges = spec.id_ranges
 
     @functools.cached_property
@@ -89,7 +92,7 @@ class Encoder:
         *,
         weights: Optional[np.ndarray] = None,
         learn: bool = False,
-        run: Callable[..., Iterable[int]] = map,
+        run: Callable[..., Iterable[Any]] = map,
     ) -> np.ndarray:
         """Writes the ids of a block's categories.
 
@@ -98,7 +101,7 @@ class Encoder:
           out: int32 `[n, id_columns]`, written to.
           weights: float32 `[n, id_columns]`, written to; wanted where the spec is weighted.
           learn: unknown keys enter the vocabulary, with the next ids.
-          run: `map`, or that of an executor: features are independent of each other.
+          run: `map`, or that of an executor: features that do not share their keys are independent of each other.
 
         Returns:
           int64 `[F]`, how many keys of each feature are out of vocabulary.
@@ -248,24 +251,36 @@ class Encoder:
         out: np.ndarray,
         weights: Optional[np.ndarray],
         learn: bool = False,
-        run: Callable[..., Iterable[int]] = map,
+        run: Callable[..., Iterable[Any]] = map,
     ) -> np.ndarray:
-        def number(f: int) -> int:
-            keys, places, feature = column(f), self._ranges[f], self._features[f]
-            if isinstance(keys, KeyColumn):
-                ids = out[:, places.start] = feature.ids(keys, learn=learn)
-                if weights is not None:
-                    weights[:, places.start] = 1
-            else:
-                ids = feature.ids(keys.keys, learn=learn)
-                out[:, places] = UNUSED_PLACE
-                keys.place(ids, out[:, places])
-                if weights is not None:
-                    weights[:, places] = 0
-                    keys.place(1 if keys.weights is None else keys.weights, weights[:, places])
-            return int(np.count_nonzero(ids == feature.size))
+        def number(features: list[int]) -> list[int]:
+            columns = [column(f) for f in features]
+            if learn and len(features) > 1:
+                _learn_together(columns, self._features[features[0]])
+            return [self._place(f, keys, out, weights, learn) for f, keys in zip(features, columns)]
 
-        return np.array(list(run(number, range(len(self._features)))), np.int64)
+        counts = np.zeros(len(self._features), np.int64)
+        for features, unknown in zip(self._sharing, run(number, self._sharing)):
+            counts[features] = unknown
+        return counts
+
+    def _place(
+        self, f: int, keys: Union[KeyColumn, BagColumn], out: np.ndarray, weights: Optional[np.ndarray], learn: bool
+    ) -> int:
+        """Writes the ids, and weights if any, of one feature's keys; returns how many keys are out of vocabulary."""
+        places, feature = self._ranges[f], self._features[f]
+        if isinstance(keys, KeyColumn):
+            ids = out[:, places.start] = feature.ids(keys, learn=learn)
+            if weights is not None:
+                weights[:, places.start] = 1
+        else:
+            ids = feature.ids(keys.keys, learn=learn)
+            out[:, places] = UNUSED_PLACE
+            keys.place(ids, out[:, places])
+            if weights is not None:
+                weights[:, places] = 0
+                keys.place(1 if keys.weights is None else keys.weights, weights[:, places])
+        return int(np.count_nonzero(ids == feature.size))
 
     def _matrix(self, name: str, values: Any, dtype: Any, columns: Sequence[str]) -> np.ndarray:
         try:
@@ -275,3 +290,16 @@ class Encoder:
         if array.ndim != 2 or array.shape[1] != len(columns):
             raise DataError(f"{self.source}: {name} must be [batch_size, {len(columns)}]. Received {list(array.shape)}")
         return array
+
+
+def _learn_together(columns: Sequence[Union[KeyColumn, BagColumn]], feature: FeatureKeys) -> None:
+    """Gives new keys of columns that share their keys the next ids: by row, then by column, then by place in a bag."""
+    keys, rows = [], []
+    for column in columns:
+        if isinstance(column, KeyColumn):
+            keys.append(column)
+            rows.append(np.arange(len(column.values)))
+        else:
+            keys.append(column.keys)
+            rows.append(np.repeat(np.arange(len(column.lengths)), column.lengths))
+    feature.assign(by_row(keys, rows))

@@ -69,6 +69,14 @@ class FeatureKeys:
         """The keys that are not eight hex digits, with their ids, in id order."""
         return sorted(self._others.items(), key=lambda item: item[1])
 
+    def stored(self) -> tuple[np.ndarray, list[tuple[bytes, int]]]:
+        """What a file keeps of the keys: the values of `numeric`, and `others`."""
+        return self.numeric()[0], self.others()
+
+    def rule(self) -> Any:
+        """What the id of a key follows from beside `stored`'s numbers, JSON values."""
+        return [[key.hex(), i] for key, i in self.others()]
+
     def append(self, numeric: np.ndarray, others: Iterable[tuple[bytes, int]]) -> None:
         """Adds keys with the next ids.
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from dlrm_tf.config import UNUSED_PLACE
 from dlrm_tf.data.admit import Admission, count_ids
-from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.records import SPLITS, VOCABULARY, row_dtype, write_manifest, write_rows
 from dlrm_tf.data.scan import describe_rows
 from dlrm_tf.data.spec import FeatureSpec
@@ -32,7 +31,7 @@ class Finish:
     """Moves the rows of a finished scan into the data folder; can be run again after it was interrupted."""
 
     def __init__(
-        self, workspace: Workspace, out_dir: str, spec: FeatureSpec, notes: list[dict[str, Any]], features: list[FeatureKeys]
+        self, workspace: Workspace, out_dir: str, spec: FeatureSpec, notes: list[dict[str, Any]], vocabulary: Vocabulary
     ):
         """Changes nothing yet.
 
@@ -41,20 +40,22 @@ class Finish:
           out_dir: the data folder.
           spec: the columns.
           notes: of all shards, `Scan.notes`.
-          features: the keys, `Scan.features`.
+          vocabulary: the keys, `Scan.vocabulary`.
         """
-        self.workspace, self.out_dir, self.spec, self.notes, self.features = workspace, out_dir, spec, notes, features
+        self.workspace, self.out_dir, self.spec, self.notes, self.vocabulary = workspace, out_dir, spec, notes, vocabulary
         self.dtype = row_dtype(spec)
         self.out_of_vocabulary = np.sum([note["out_of_vocabulary"] for note in notes], axis=0)
         self.remap: Optional[list[np.ndarray]] = None
 
     def admit(self, admission: Admission) -> None:
         """Removes keys from the vocabulary and renumbers the others in the same order."""
-        counts = np.split(self._count(), np.cumsum([feature.size for feature in self.features])[:-1])
-        admitted = admission.choose(self.features, counts)
+        counts = np.split(self._count(), np.cumsum(self.vocabulary.sizes)[:-1])
+        sets = np.array(self.vocabulary.spaces.key_sets)
+        in_sets = [np.sum([counts[f] for f in np.flatnonzero(sets == i)], axis=0) for i in range(max(sets) + 1)]
+        admitted = admission.choose(self.vocabulary, in_sets)
         if all(kept.all() for kept in admitted):
             return
-        self.features = [feature.keep(kept) for feature, kept in zip(self.features, admitted)]
+        self.vocabulary = self.vocabulary.keep(admitted)
         self.out_of_vocabulary += [count[~kept].sum() for count, kept in zip(counts, admitted)]
         self.remap = [_new_ids(kept) for kept in admitted]
 
@@ -62,7 +63,7 @@ class Finish:
         """How often each key of each feature occurs, one after the other; kept on disk: moved shards can't be counted again."""
         path = self.workspace.path(_COUNTS)
         if not os.path.exists(path):
-            counts = [np.zeros(feature.size + 1, np.int64) for feature in self.features]
+            counts = [np.zeros(size + 1, np.int64) for size in self.vocabulary.sizes]
             for number in range(len(self.notes)):
                 rows = np.fromfile(self.workspace.rows_path(number), self.dtype)
                 for count, places in zip(counts, self.spec.id_ranges):
@@ -80,8 +81,7 @@ class Finish:
         """
         for split in SPLITS:
             os.makedirs(os.path.join(self.out_dir, split), exist_ok=True)
-        vocabulary = Vocabulary(list(zip(self.spec.categorical_names, self.features)))
-        vocabulary.save(os.path.join(self.out_dir, VOCABULARY))
+        self.vocabulary.save(os.path.join(self.out_dir, VOCABULARY))
         shards = self._write_shards(test_fraction)
         missing = np.sum([note["missing"] for note in self.notes], axis=0).tolist()
         counts = {
@@ -95,7 +95,7 @@ class Finish:
             bags = np.sum([note["bags"] for note in self.notes], axis=0)
             names = [name for name in self.spec.categorical_names if name in self.spec.bags]
             counts.update({key: dict(zip(names, bags[:, i].tolist())) for i, key in enumerate(("keys", "truncated"))})
-        write_manifest(self.out_dir, self.spec, counts, vocabulary, shards)
+        write_manifest(self.out_dir, self.spec, counts, self.vocabulary, shards)
 
     def _write_shards(self, test_fraction: float) -> dict[str, list[dict[str, Any]]]:
         lines = sum(note["lines"] for note in self.notes)

@@ -91,6 +91,22 @@ def as_column(keys: Sequence[Any], where: Callable[[int], str] = "key {}".format
     return KeyColumn(values, empty, [(row, encoded[row]) for row in np.flatnonzero(~(canonical | empty)).tolist()])
 
 
+def by_row(columns: Sequence[KeyColumn], rows: Sequence[np.ndarray]) -> KeyColumn:
+    """The keys of several columns as one, row after row and in a row column after column.
+
+    Args:
+      columns: the columns.
+      rows: of each column the row of each key, ascending; several keys of a row are those of a bag.
+    """
+    order = np.argsort(np.concatenate(rows), kind="stable")
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    starts = np.cumsum([0, *(len(column.values) for column in columns)])
+    odd = [(int(place[start + at]), key) for start, column in zip(starts, columns) for at, key in column.odd]
+    values, empty = (np.concatenate([column[i] for column in columns])[order] for i in (0, 1))
+    return KeyColumn(values, empty, sorted(odd))
+
+
 def _encoded(key: Any, index: int, where: Callable[[int], str]) -> bytes:
     if isinstance(key, str):
         return key.encode("utf-8", "surrogateescape")

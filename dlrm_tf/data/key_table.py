@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dlrm_tf.data.key_column import as_column
+from dlrm_tf.data.key_column import KeyColumn, as_column
 from dlrm_tf.data.vocabulary import Vocabulary
 
 
@@ -20,6 +20,9 @@ class KeyTable:
         self._names, self._sizes = vocabulary.names, np.asarray(vocabulary.sizes, np.int32)
         self._empty = self._sizes.copy()
         self._others: dict[tuple[int, bytes], int] = {}
+        self._hashed = {
+            f: vocabulary.feature(name) for f, name in enumerate(vocabulary.names) if name in vocabulary.spaces.hashed
+        }
         self._feature_bits = np.arange(len(self._sizes), dtype=np.uint64) << np.uint64(32)
         packed_parts, id_parts = [], []
         for f, name in enumerate(vocabulary.names):
@@ -64,4 +67,8 @@ class KeyTable:
         for at, key in odd:
             row, f = divmod(at, width)
             ids[row, f] = self._others.get((f, key), self._sizes[f])
+        for f, feature in self._hashed.items():
+            ids[:, f] = feature.ids(
+                KeyColumn(values[f::width], empty[f::width], [(at // width, key) for at, key in odd if at % width == f])
+            )
         return ids

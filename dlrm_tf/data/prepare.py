@@ -5,6 +5,7 @@ appearance in its column over all good lines; the split is by line number, bad l
 """
 
 import contextlib
+import dataclasses
 import datetime
 import os
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,6 @@ from typing import Any, Optional, Union
 from dlrm_tf.data.admit import Admission, max_ids_by_feature
 from dlrm_tf.data.days import day_number
 from dlrm_tf.data.encoder import check_features
-from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.finish import Finish
 from dlrm_tf.data.pipeline import bounded_rows
 from dlrm_tf.data.readers.open import open_readers
@@ -56,10 +56,11 @@ def prepare(
     Args:
       inputs: one file or several, plain or gzip, taken in order as if they were one.
       out_dir: the folder to make; must not exist, be empty, or hold the same call's interrupted work.
-      spec: the columns.
+      spec: the columns, and which of them are hashed or share a table: as in `vocabulary`, if it says nothing about that.
       vocabulary: a fixed vocabulary; keys it does not have get the out-of-vocabulary id. None makes one from the lines.
       grow: append the keys that `vocabulary` does not have; ids it has stay.
-      min_count: keys that occur fewer times go out of vocabulary (keys of `vocabulary` stay). 1, upstream's rule, keeps all.
+      min_count: keys that occur fewer times go out of vocabulary (keys of `vocabulary` stay, and so do the buckets of hashed
+        features). 1, upstream's rule, keeps all.
       test_fraction: share of the lines, from the end, that is the test split.
       on_bad_line: `"skip"` counts lines that are not as `spec` says; `"stop"` raises at the first.
       shard_lines: lines a shard; None is 131,072, or with bags as many as 21 MB hold.
@@ -88,6 +89,7 @@ def prepare(
         if max_ids is not None and not grow:
             raise UsageError(f"max_ids must be None with a fixed vocabulary (grow appends to it). Received {max_ids}")
         check_features(spec, vocabulary, out_dir)
+        spec = _with_spaces_of(vocabulary, spec)
     most_ids = max_ids_by_feature(max_ids, spec)
     day = None if last_seen is None else day_number(last_seen, "last_seen")
     readers = open_readers(inputs, spec)
@@ -113,10 +115,8 @@ def prepare(
     with engine.started() if engine else contextlib.nullcontext(), Workspace.open(out_dir, job) as workspace:
         # With a manifest there, only the removal of the work folder was interrupted.
         if not os.path.exists(os.path.join(out_dir, MANIFEST)):
-            known = [FeatureKeys() for _ in spec.categorical_names]
-            if vocabulary is not None:
-                known = [vocabulary.feature(name) for name in spec.categorical_names]
-            admission = Admission(min_count, most_ids, [feature.size for feature in known], day)
+            known = Vocabulary.empty(spec.id_spaces) if vocabulary is None else vocabulary
+            admission = Admission(min_count, most_ids, known.sizes, day)
             learning = grow or vocabulary is None
             scan_rules = {"learning": learning, "shard_lines": shard_lines, "stop_at_bad_line": on_bad_line == "stop"}
             try:
@@ -124,21 +124,32 @@ def prepare(
                     scan = Scan(workspace, readers, spec, known, **scan_rules)
                     scan.resume()
                     scan.run(threads or os.cpu_count() or 1, quiet)
-                    notes, features = scan.notes, scan.features
+                    notes, learnt = scan.notes, scan.vocabulary
                 else:
-                    notes, features = engine.scan(
+                    notes, learnt = engine.scan(
                         workspace, readers, spec, known, admission=admission, quiet=quiet, **scan_rules
                     )
                 _check_any_row(notes)
             except DataError:  # the input must change first, so nothing can be resumed
                 workspace.remove()
                 raise
-            finish = Finish(workspace, out_dir, spec, notes, features)
+            finish = Finish(workspace, out_dir, spec, notes, learnt)
             if engine is None and admission.counts_keys:
                 finish.admit(admission)
             finish.write(test_fraction)
         workspace.remove()
     return Records.open(out_dir)
+
+
+def _with_spaces_of(vocabulary: Vocabulary, spec: FeatureSpec) -> FeatureSpec:
+    """The spec with the vocabulary's hashed features and tables; raises DataError where it has others."""
+    mine, wanted = spec.id_spaces.to_dict(), vocabulary.spaces.to_dict()
+    if mine and mine != wanted:
+        raise DataError(
+            f"feature spec: wanted the vocabulary's hashed features and tables, {wanted or 'none'}, which can't grow or change. "
+            f"Received {mine}"
+        )
+    return dataclasses.replace(spec, **wanted)
 
 
 def _check_any_row(notes: list[dict[str, Any]]) -> None:

@@ -252,9 +252,17 @@ class Records:
             at += shard.rows
         return found
 
+    @property
+    def num_ids(self) -> int:
+        """Ids of all tables, those of a shared one counted once."""
+        return sum(dict(zip(self.spec.id_spaces.tables, self.sizes)).values())
+
     def config_fields(self) -> dict[str, Any]:
         """The fields of a `DLRMConfig` that the data decides, by name: for `dataclasses.replace`."""
         fields: dict[str, Any] = {"categorical_feature_sizes": self.sizes, "dense_dim": len(self.spec.dense_columns)}
+        tables = self.spec.id_spaces.tables
+        if len(set(tables)) < len(tables):
+            fields["feature_tables"] = tables
         if not self.spec.bags:
             return fields
         poolings = {bag.pooling for bag in self.spec.bags.values()}

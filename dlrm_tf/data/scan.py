@@ -12,7 +12,6 @@ import numpy as np
 
 from dlrm_tf.data.block import Block
 from dlrm_tf.data.encoder import Encoder
-from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.readers.reader import Piece, Reader
 from dlrm_tf.data.records import row_dtype
 from dlrm_tf.data.spec import FeatureSpec
@@ -65,7 +64,7 @@ class Scan:
 
     Attributes:
       notes: of all shards so far: their rows, positives, bad lines, counts by feature, SHA-256, and where the next one begins.
-      features: the keys so far, of each feature.
+      vocabulary: the keys so far.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class Scan:
         workspace: Workspace,
         readers: Sequence[Reader],
         spec: FeatureSpec,
-        known: list[FeatureKeys],
+        known: Vocabulary,
         learning: bool,
         shard_lines: int,
         stop_at_bad_line: bool,
@@ -84,7 +83,7 @@ class Scan:
           workspace: where shards are kept.
           readers: the inputs, in order.
           spec: the columns.
-          known: the keys before the first line, of each feature; they are copied.
+          known: the keys before the first line; they are copied.
           learning: unknown keys get new ids; else they are out of vocabulary.
           shard_lines: lines a shard.
           stop_at_bad_line: a bad line raises DataError; else it is counted.
@@ -92,15 +91,15 @@ class Scan:
         self.workspace, self.readers, self.spec, self.learning = workspace, readers, spec, learning
         self.shard_lines, self.stop_at_bad_line = shard_lines, stop_at_bad_line
         self.notes: list[dict[str, Any]] = []
-        self.features = [feature.copy() for feature in known]
-        self.encoder = Encoder(spec, Vocabulary(list(zip(spec.categorical_names, self.features))))
+        self.vocabulary = known.copy()
+        self.encoder = Encoder(spec, self.vocabulary)
 
     def resume(self) -> None:
         """Takes up the shards that the workspace already has: `run` goes on after them."""
         for note, new_keys in self.workspace.shards():
             self.notes.append(note)
-            for feature, (numeric, others) in zip(self.features, new_keys):
-                feature.append(numeric, others)
+            for keys, (numeric, others) in zip(self.vocabulary.key_sets, new_keys):
+                keys.append(numeric, others)
 
     def run(self, threads: int, quiet: bool, stretch: Optional[Stretch] = None) -> None:
         """Scans to the end of the last input, or some shards.
@@ -193,7 +192,7 @@ class Scan:
         if self.spec.bags:
             note["bags"] = np.asarray(shard.bags).tolist()
         self.notes.append(note)
-        new_keys = [feature.take_new() for feature in self.features]
+        new_keys = [keys.take_new() for keys in self.vocabulary.key_sets]
         bad_lines = np.array(shard.bad_lines, np.int64)
 
         def save(number: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Optional
 
 from dlrm_tf.config import MAX_ID_COLUMNS
 from dlrm_tf.data.bag import Bag, is_separator
+from dlrm_tf.data.id_spaces import IdSpaces
 from dlrm_tf.errors import DataError
 from dlrm_tf.files import StrPath
 
@@ -28,6 +29,10 @@ class FeatureSpec:
       header: the first line of each file is column names: it is skipped and not counted as a line.
       bags: by name the categorical columns that hold several keys a row; in JSON an object of `Bag`'s fields for each, such as
         `"bags": {"genres": {"separator": "|", "max_keys": 5, "pooling": "mean"}}`.
+      hashed: by name the categorical columns without a vocabulary, with their numbers of ids: `"hashed": {"C3": 1000000}`. How
+        this and the next two are meant: `IdSpaces`.
+      shared: by the name of a table the categorical columns whose keys mean the same: `"shared": {"item": ["shown", "bought"]}`.
+      unified: by the name of a table hashed columns that share its rows: `"unified": {"rare": ["C3", "C4"]}`.
 
     Raises:
       DataError: the columns can't be used; says which.
@@ -38,6 +43,9 @@ class FeatureSpec:
     header: bool = False
     # A dict has no hash.
     bags: Mapping[str, Bag] = dataclasses.field(default_factory=dict, hash=False)
+    hashed: Mapping[str, int] = dataclasses.field(default_factory=dict, hash=False)
+    shared: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict, hash=False)
+    unified: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         try:
@@ -62,6 +70,12 @@ class FeatureSpec:
                 f"feature spec: separator must be one printable ASCII character, a tab or \\x01. Received {self.separator!r}"
             )
         self._check_bags()
+        try:
+            spaces = self.id_spaces
+        except DataError as e:
+            raise DataError(f"feature spec: {e}") from None
+        for field in ("hashed", "shared", "unified"):
+            object.__setattr__(self, field, getattr(spaces, field))
 
     def _check_bags(self) -> None:
         if not isinstance(self.bags, Mapping):
@@ -142,6 +156,11 @@ class FeatureSpec:
         return tuple(slice(stop - size, stop) for stop, size in zip(stops, self.hot_sizes))
 
     @property
+    def id_spaces(self) -> IdSpaces:
+        """How the keys of the categorical features become ids."""
+        return IdSpaces(self.categorical_names, self.hashed, self.shared, self.unified)
+
+    @property
     def weighted(self) -> bool:
         """Whether keys have weights: those of at least one bag have. Keys of the other columns then have weight 1."""
         return any(bag.weight_separator is not None for bag in self.bags.values())
@@ -152,9 +171,10 @@ class FeatureSpec:
         return tuple(self.bags[name].pooling if name in self.bags else "sum" for name in self.categorical_names)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values; without `bags` where there are none."""
+        """As plain JSON values; without `bags`, `hashed`, `shared` and `unified` where there are none."""
         values = {"columns": [list(column) for column in self.columns], "separator": self.separator, "header": self.header}
-        return {**values, "bags": {name: bag.to_dict() for name, bag in self.bags.items()}} if self.bags else values
+        bags = {"bags": {name: bag.to_dict() for name, bag in self.bags.items()}} if self.bags else {}
+        return {**values, **bags, **self.id_spaces.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "FeatureSpec":

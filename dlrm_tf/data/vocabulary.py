@@ -3,12 +3,14 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, Union
+from typing import Any, BinaryIO, Optional, Union
 
 import numpy as np
 
 from dlrm_tf.data.days import UNKNOWN_DAY
 from dlrm_tf.data.feature_keys import FeatureKeys
+from dlrm_tf.data.hashed_keys import HashedKeys
+from dlrm_tf.data.id_spaces import IdSpaces
 from dlrm_tf.data.key_column import as_column
 from dlrm_tf.data.key_file import read_keys, write_keys
 from dlrm_tf.errors import DataError
@@ -16,7 +18,7 @@ from dlrm_tf.files import StrPath
 
 _FORMAT, _FORMAT_WITH_OPTIONS = 1, 2  # what needs no option stays readable for earlier versions
 # What a header of format 2 may have beside what every header has. A reader that does not know one would take ids for others.
-_OPTIONS = ("last_seen",)
+_OPTIONS = ("hashed", "shared", "unified", "last_seen")
 
 
 class Vocabulary:
@@ -24,16 +26,62 @@ class Vocabulary:
 
     Attributes:
       names: the features, in the order of the model's categorical input.
+      spaces: which of them are hashed, and which share a table.
 
     Example:
       vocabulary = Vocabulary.load("data/vocabulary.npz")
       vocabulary.lookup("C1", ["68fd1e64", "", "never seen"])  # int32, [0, 42, vocabulary.sizes[0]]
     """
 
-    def __init__(self, features: Sequence[tuple[str, FeatureKeys]]):
-        """`features`: `(name, keys)` in the order of the model's categorical input."""
+    def __init__(self, features: Sequence[tuple[str, FeatureKeys]], spaces: Optional[IdSpaces] = None):
+        """Takes keys.
+
+        Args:
+          features: `(name, keys)` in the order of the model's categorical input; the same object for features that share keys.
+          spaces: of these features; None: none is hashed, and none shares a table.
+        """
         self.names = tuple(name for name, _ in features)
+        self.spaces = IdSpaces(self.names) if spaces is None else spaces
         self._features = dict(features)
+
+    @classmethod
+    def empty(cls, spaces: IdSpaces) -> "Vocabulary":
+        """A vocabulary without keys.
+
+        Args:
+          spaces: the features, and which of them are hashed or share keys.
+        """
+        return cls._of_sets(spaces, [_keys(spaces, name) for name in spaces.owners])
+
+    @classmethod
+    def _of_sets(cls, spaces: IdSpaces, key_sets: Sequence[FeatureKeys]) -> "Vocabulary":
+        return cls([(name, key_sets[number]) for name, number in zip(spaces.names, spaces.key_sets)], spaces)
+
+    @property
+    def key_sets(self) -> list[FeatureKeys]:
+        """The keys of all features, those that features share once."""
+        return [self._features[name] for name in self.spaces.owners]
+
+    def copy(self) -> "Vocabulary":
+        """An independent copy."""
+        return self._of_sets(self.spaces, [keys.copy() for keys in self.key_sets])
+
+    def mapped(self, prefix: str) -> "Vocabulary":
+        """The same for look-up only, in a form that many processes of a machine share; it can be pickled.
+
+        Args:
+          prefix: beginning of the names of files with the indexes; see `FeatureKeys.mapped`.
+        """
+        return self._of_sets(self.spaces, [keys.mapped(f"{prefix}{i:03d}.npy") for i, keys in enumerate(self.key_sets)])
+
+    def keep(self, kept: Sequence[np.ndarray]) -> "Vocabulary":
+        """A part of the ids, numbered anew in the same order.
+
+        Args:
+          kept: of each feature bool `[size]`, by id; the same for features that share keys.
+        """
+        masks = dict(zip(self.names, kept))
+        return self._of_sets(self.spaces, [self._features[name].keep(masks[name]) for name in self.spaces.owners])
 
     @classmethod
     def from_keys(cls, keys: Mapping[str, Sequence[Any]]) -> "Vocabulary":
@@ -67,10 +115,8 @@ class Vocabulary:
         digest = hashlib.sha256()
         for name in self.names:
             feature = self._features[name]
-            others = feature.others()
-            head = [name, feature.size, [[key.hex(), i] for key, i in others]]
-            digest.update(json.dumps(head).encode())
-            digest.update(feature.numeric()[0].astype("<u4").tobytes())
+            digest.update(json.dumps([name, feature.size, feature.rule()]).encode())
+            digest.update(feature.stored()[0].astype("<u4").tobytes())
         return digest.hexdigest()
 
     def first(self, sizes: Sequence[int]) -> "Vocabulary":
@@ -79,8 +125,7 @@ class Vocabulary:
         Args:
           sizes: how many keys each feature had.
         """
-        features = [(name, self._features[name]) for name in self.names]
-        return Vocabulary([(name, keys.keep(np.arange(keys.size) < size)) for (name, keys), size in zip(features, sizes)])
+        return self.keep([np.arange(mine) < size for mine, size in zip(self.sizes, sizes)])
 
     def feature(self, name: str) -> FeatureKeys:
         """Keys and ids of one feature, as arrays."""
@@ -89,8 +134,14 @@ class Vocabulary:
         return self._features[name]
 
     def keys(self, name: str) -> list[str]:
-        """Keys of one feature in id order; bytes that are not UTF-8 come as surrogates (`surrogateescape`)."""
+        """Keys of one feature in id order; bytes that are not UTF-8 come as surrogates (`surrogateescape`).
+
+        Raises:
+          DataError: the feature is hashed.
+        """
         feature = self.feature(name)
+        if name in self.spaces.hashed:
+            raise DataError(f"vocabulary: wanted a feature with keys. Received {name!r}, which is hashed")
         numeric, ids = feature.numeric()
         result = [""] * feature.size
         for i, key in zip(ids.tolist(), numeric.tolist()):
@@ -132,14 +183,14 @@ class Vocabulary:
           path: the file.
           last_seen: with the days on which keys were last seen, where any is known; lookups do not need them.
         """
-        features = [self._features[name] for name in self.names]
-        options: dict[str, Any] = {}
+        features = self.key_sets
+        options = self.spaces.to_dict()
         members = {}
         if last_seen and any((feature.last_seen != UNKNOWN_DAY).any() for feature in features):
             options["last_seen"] = True
             members["last_seen"] = np.concatenate([feature.last_seen for feature in features])
         header = {"format": _FORMAT_WITH_OPTIONS if options else _FORMAT, "fingerprint": self.fingerprint, "names": self.names}
-        parts = [(feature.numeric()[0], feature.others()) for feature in features]
+        parts = [feature.stored() for feature in features]
         write_keys(path, {**header, **options}, parts, members=members)
 
     @classmethod
@@ -154,23 +205,41 @@ class Vocabulary:
         """
         header, parts, members = read_keys(path)
         _check_header(path, header, members)
-        names = header["names"]
+        try:
+            spaces = IdSpaces(tuple(header["names"]), *(header.get(option, {}) for option in ("hashed", "shared", "unified")))
+        except (DataError, TypeError) as e:
+            raise DataError(f"{path}: damaged vocabulary file ({e})") from None
         days = members.get("last_seen", np.empty(0, np.int32))
-        features, at = [], 0
-        for name, (numeric, others) in zip(names, parts):
+        features: list[FeatureKeys] = []
+        at = 0
+        for name, (numeric, others) in zip(spaces.owners, parts):
+            if name in spaces.hashed:
+                if others or (numeric[1:] <= numeric[:-1]).any() or numeric.max(initial=0) >= spaces.hashed[name]:
+                    raise DataError(f"{path}: damaged vocabulary file (the buckets of {name!r})")
+                features.append(_keys(spaces, name, numeric))
+                continue
             size = numeric.size + len(others)
             if any(not 0 <= i < size for _, i in others) or len({i for _, i in others}) != len(others):
                 raise DataError(f"{path}: damaged vocabulary file (ids of {name!r} are out of range)")
             if len(dict(others)) != len(others):
                 raise DataError(f"{path}: damaged vocabulary file (a key of {name!r} stands twice)")
-            features.append((name, FeatureKeys(numeric, others, last_seen=days[at : at + size])))
+            features.append(FeatureKeys(numeric, others, last_seen=days[at : at + size]))
             at += size
-        vocabulary = cls(features)
-        if len(features) != len(parts) or vocabulary.fingerprint != header["fingerprint"]:
+        if len(spaces.owners) != len(parts):
+            raise DataError(f"{path}: damaged vocabulary file (keys of {len(parts)} features, wanted {len(spaces.owners)})")
+        vocabulary = cls._of_sets(spaces, features)
+        if vocabulary.fingerprint != header["fingerprint"]:
             raise DataError(f"{path}: damaged vocabulary file (the fingerprint does not fit the keys)")
         if days.min(initial=0) < UNKNOWN_DAY or ("last_seen" in members and days.size != at):
             raise DataError(f"{path}: damaged vocabulary file (wanted a day for each key. Received {days.size} for {at} keys)")
         return vocabulary
+
+
+def _keys(spaces: IdSpaces, name: str, kept: Optional[np.ndarray] = None) -> FeatureKeys:
+    """A feature's keys, none yet; of a hashed one the buckets `kept`, all where that is None or empty."""
+    if name not in spaces.hashed:
+        return FeatureKeys()
+    return HashedKeys(spaces.hashed[name], spaces.salt(name), kept=kept if kept is not None and kept.size else None)
 
 
 def _check_header(path: Union[StrPath, BinaryIO], header: dict[str, Any], members: Mapping[str, np.ndarray]) -> None:

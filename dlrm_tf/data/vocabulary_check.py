@@ -8,7 +8,15 @@ from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
 
 
-def difference(config: DLRMConfig, trained_with: str, *, names: Sequence[str], sizes: Sequence[int], fingerprint: str) -> str:
+def difference(
+    config: DLRMConfig,
+    trained_with: str,
+    *,
+    names: Sequence[str],
+    sizes: Sequence[int],
+    fingerprint: str,
+    tables: Sequence[int],
+) -> str:
     """The first difference between a model and a vocabulary, as text that continues "MODEL: "; '' when they fit.
 
     Args:
@@ -17,12 +25,15 @@ def difference(config: DLRMConfig, trained_with: str, *, names: Sequence[str], s
       names: the vocabulary's features.
       sizes: number of keys of each.
       fingerprint: the vocabulary's.
+      tables: number of each feature's table (`IdSpaces.tables`).
     """
     if len(names) != config.num_categorical:
         return f"is for {config.num_categorical} categorical features, but the vocabulary has {len(names)}"
     for name, mine, other in zip(names, config.categorical_feature_sizes, sizes):
         if mine != other:
             return f"has {mine:,} ids for feature {name}, but the vocabulary has {other:,}"
+    if tuple(tables) != config.tables:
+        return f"has the tables {list(config.tables)} for its features, but the vocabulary {list(tables)}: features share others"
     if trained_with and trained_with != fingerprint:
         return f"was trained with vocabulary {trained_with[:12]}…, not with {fingerprint[:12]}…: its ids mean other keys"
     return ""
@@ -65,6 +76,7 @@ def check_vocabulary(vocabulary: Vocabulary, config: DLRMConfig, trained_with: s
     Raises:
       DataError: it is not; names the first difference.
     """
-    found = difference(config, trained_with, names=vocabulary.names, sizes=vocabulary.sizes, fingerprint=vocabulary.fingerprint)
+    of_vocabulary = {name: getattr(vocabulary, name) for name in ("names", "sizes", "fingerprint")}
+    found = difference(config, trained_with, **of_vocabulary, tables=vocabulary.spaces.tables)
     if found:
         raise DataError(f"{source}: wanted the vocabulary {model} was trained with. Received another: {model} {found}")

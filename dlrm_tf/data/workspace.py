@@ -95,7 +95,7 @@ class Workspace:
         Args:
           number: of the shard, from 0.
           rows: `[n]` of `row_dtype`.
-          new_keys: per feature the keys that this shard added, from `FeatureKeys.take_new`.
+          new_keys: of each of `Vocabulary.key_sets` the keys that this shard added, from `FeatureKeys.take_new`.
           bad_lines: positions of the bad lines in the shard, ascending.
           note: counts and place of the shard, JSON values.
         """

@@ -1,6 +1,7 @@
 """Which ids a size budget keeps: ranked on training rows by how much the loss would grow without them."""
 
 import re
+from collections.abc import Sequence
 from typing import Any, Optional
 
 import numpy as np
@@ -53,9 +54,10 @@ def count_ids(records: Records, *, quiet: bool = False) -> list[np.ndarray]:
       quiet: show no progress.
 
     Returns:
-      Per feature int64 `[size_f + 1]`; the last entry counts what is out of vocabulary.
+      Per feature int64 `[size_f + 1]`; the last entry counts what is out of vocabulary. Features of one table have one array, of
+      all that occurs in them.
     """
-    counts = [np.zeros(size + 1, np.int64) for size in records.sizes]
+    counts = _by_table(records.spec.id_spaces.tables, [size + 1 for size in records.sizes], np.int64)
     total = records.rows("train")
     with Progress("count ids", total, "rows", quiet=quiet) as progress:
         for start in range(0, total, _CHUNK_ROWS):
@@ -69,6 +71,12 @@ def count_ids(records: Records, *, quiet: bool = False) -> list[np.ndarray]:
                 counts[f][seen] += times
             progress.update(len(categorical))
     return counts
+
+
+def _by_table(tables: Sequence[int], sizes: Sequence[int], dtype: type) -> list[np.ndarray]:
+    """Zeros `[sizes[f]]` of each feature, the same array for features of one table."""
+    arrays: dict[int, np.ndarray] = {table: np.zeros(size, dtype) for table, size in zip(tables, sizes)}
+    return [arrays[table] for table in tables]
 
 
 def loss_of_dropping(
@@ -97,6 +105,7 @@ def loss_of_dropping(
 
     Returns:
       `(costs, occurrences)`: per feature float64 `[size_f]`, the summed growth and how many of these rows it is the sum of.
+      Features of one table have one array of each.
     """
     with WeightsReader(weights) as reader:
         config = reader.config
@@ -130,8 +139,7 @@ def loss_of_dropping(
         p = tf.sigmoid(logit)
         return p * (1 - p) * moved**2 / 2
 
-    costs = [np.zeros(size) for size in config.categorical_feature_sizes]
-    occurrences = [np.zeros(size) for size in config.categorical_feature_sizes]
+    costs, occurrences = (_by_table(config.tables, config.categorical_feature_sizes, np.float64) for _ in range(2))
     with Progress("rank ids", len(dense), "rows", quiet=quiet) as progress:
         for start, stop in row_chunks(0, len(dense), _BATCH_SIZE):
             part = {name: values[start:stop] for name, values in inputs.items()}
@@ -169,25 +177,28 @@ def id_values(costs: list[np.ndarray], occurrences: list[np.ndarray], counts: li
 
 
 class IdRanking:
-    """Ids of all features, the most valuable first.
+    """Ids of all tables, the most valuable first.
 
     Args:
       values: float `[size_f]` a feature: what `id_values` gave.
+      tables: number of each feature's table, `DLRMConfig.tables`.
     """
 
-    def __init__(self, values: list[np.ndarray]):
+    def __init__(self, values: list[np.ndarray], tables: Sequence[int]):
+        self._tables = tables
+        values = list(dict(zip(tables, values)).values())
         self._sizes = [len(v) for v in values]
         self._starts = np.cumsum([0, *self._sizes[:-1]])
         # Stable: of equal values the lower id stays, which is the one that appeared first.
         flat = np.concatenate(values)
         order = np.argsort(-flat, kind="stable")
-        # Every feature keeps its best id: a configuration has no empty features.
+        # Every table keeps its best id: a configuration has no empty features.
         best = np.array([start + int(np.argmax(v)) for start, v in zip(self._starts, values)])
         self._order = np.concatenate([best, order[~np.isin(order, best)]])
 
     @property
     def minimum(self) -> int:
-        """The fewest ids that can be kept: one per feature."""
+        """The fewest ids that can be kept: one per table."""
         return len(self._sizes)
 
     @property
@@ -199,7 +210,8 @@ class IdRanking:
         """Ascending ids int64 of every feature among the `n` most valuable ones."""
         chosen = np.sort(self._order[:n])
         edges = np.searchsorted(chosen, [*self._starts, self.total])
-        return [chosen[a:b] - start for a, b, start in zip(edges[:-1], edges[1:], self._starts)]
+        kept = [chosen[a:b] - start for a, b, start in zip(edges[:-1], edges[1:], self._starts)]
+        return [kept[table] for table in self._tables]
 
 
 def prune_weights(weights: str, path: str, *, kept: list[np.ndarray], counts: list[np.ndarray], quiet: bool = False) -> None:
@@ -220,7 +232,8 @@ def prune_weights(weights: str, path: str, *, kept: list[np.ndarray], counts: li
         with writer, Progress("prune", config.table_rows, "rows", quiet=quiet) as progress:
             for mlp, i, _, _ in config.dense_shapes():
                 writer.write_dense(mlp, i, *reader.dense(mlp, i))
-            for f, size in enumerate(config.categorical_feature_sizes):
+            for f in config.table_features:
+                size = config.categorical_feature_sizes[f]
                 dropped = np.ones(size + 1, bool)
                 dropped[kept[f]] = False
                 weight = np.where(dropped, counts[f], 0)

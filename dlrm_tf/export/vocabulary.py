@@ -10,7 +10,6 @@ import numpy as np
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.bag import Bag
 from dlrm_tf.data.encoder import check_features
-from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.data.vocabulary_check import check_vocabulary, spec_difference
@@ -77,15 +76,10 @@ def prune_vocabulary(vocabulary: Vocabulary, kept: Sequence[np.ndarray]) -> Voca
       vocabulary: the whole one.
       kept: of each feature the ids that stay, ascending; they are numbered anew from 0.
     """
-    features = []
-    for name, ids in zip(vocabulary.names, kept):
-        feature = vocabulary.feature(name)
-        new_id = np.full(feature.size, -1, np.int64)
-        new_id[ids] = np.arange(len(ids))
-        values, value_ids = feature.numeric()
-        others = [(key, int(new_id[i])) for key, i in feature.others() if new_id[i] >= 0]
-        features.append((name, FeatureKeys(values[new_id[value_ids] >= 0], others)))
-    return Vocabulary(features)
+    masks = [np.zeros(size, bool) for size in vocabulary.sizes]
+    for mask, ids in zip(masks, kept):
+        mask[ids] = True
+    return vocabulary.keep(masks)
 
 
 def vocabulary_bytes(vocabulary: Vocabulary, kept: Optional[Sequence[np.ndarray]]) -> bytes:

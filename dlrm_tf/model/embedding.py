@@ -83,7 +83,7 @@ def sum_rows(
 
 
 class FusedEmbedding(tf.keras.layers.Layer):
-    """One variable `[sum(size_f + 1), D]`; block f holds the ids of feature f, then its OOV row.
+    """One variable `[sum(size_f + 1), D]`; block f holds the ids of feature f, then its OOV row. Features may share a block.
 
     An id outside `[0, size_f)` reads the OOV row of its own feature, never a neighbour's row: left alone, such an id
     would raise on CPU, read zeros on GPU and be clamped by XLA. Where features have bags, id -1 is no key at all: it adds
@@ -226,9 +226,10 @@ class _Uniform(tf.keras.initializers.Initializer):
 
 
 def _uniform_rows(config: DLRMConfig, scale: float, seed: Optional[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """U(-scale sqrt(1/size_f), scale sqrt(1/size_f)) for every feature's ids: pieces of the table as `(first row, rows)`."""
+    """U(-scale sqrt(1/size_f), scale sqrt(1/size_f)) for every table's ids: pieces of the fused table as `(first row, rows)`."""
     generator = np.random.default_rng(seed)
-    for size, offset in zip(config.categorical_feature_sizes, config.block_offsets):
+    for feature in config.table_features:
+        size, offset = config.categorical_feature_sizes[feature], config.block_offsets[feature]
         for start in range(0, size, _DRAWN_ROWS):
             rows = generator.random((min(_DRAWN_ROWS, size - start), config.embedding_dim), np.float32)
             rows -= 0.5

@@ -109,7 +109,8 @@ def check_fits(config: DLRMConfig, fingerprint: Optional[str], records: Records,
         raise CheckpointError(f"{source}: {found}; the data is {records.folder}")
     names = records.spec.categorical_names
     have = records.manifest["vocabulary"]["fingerprint"]
-    found = difference(config, fingerprint or "", names=names, sizes=records.sizes, fingerprint=have)
+    tables = records.spec.id_spaces.tables
+    found = difference(config, fingerprint or "", names=names, sizes=records.sizes, fingerprint=have, tables=tables)
     if found:
         raise CheckpointError(
             f"{source}: {found}; prepare the data of {records.folder} with the vocabulary these weights were trained with "

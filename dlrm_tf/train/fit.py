@@ -92,7 +92,7 @@ def fit(
     given = dataclasses.replace(options or FitOptions(), **changes)
     plan = resolve(given, Records.open(data))
     options, records, run_dir = plan.options, plan.records, os.fspath(run_dir)
-    placement = PLACEMENTS[options.strategy](options, sum(records.sizes) + len(records.sizes))
+    placement = PLACEMENTS[options.strategy](options, records.num_ids + len(set(records.spec.id_spaces.tables)))
     chief, rows = placement.is_chief, placement.epoch_rows(records)
     position = EpochPosition(rows, options.batch_size, options.validations_per_epoch)
     _say(plan.line, options, chief)

@@ -40,7 +40,7 @@ def grown_config(config: DLRMConfig, sizes: Sequence[int]) -> DLRMConfig:
 
 
 def block_moves(old: DLRMConfig, new: DLRMConfig) -> Iterator[tuple[int, int, int]]:
-    """Table rows that move when a model grows: every feature's ids, then its OOV row.
+    """Table rows that move when a model grows: every table's ids, then its OOV row.
 
     Args:
       old: the configuration before.
@@ -49,9 +49,9 @@ def block_moves(old: DLRMConfig, new: DLRMConfig) -> Iterator[tuple[int, int, in
     Yields:
       `(old start, old stop, new start)`, row numbers in the fused table.
     """
-    for size, larger, old_offset, new_offset in zip(
-        old.categorical_feature_sizes, new.categorical_feature_sizes, old.block_offsets, new.block_offsets
-    ):
+    for f in old.table_features:
+        size, larger = old.categorical_feature_sizes[f], new.categorical_feature_sizes[f]
+        old_offset, new_offset = old.block_offsets[f], new.block_offsets[f]
         for start, stop in row_chunks(0, size):
             yield old_offset + start, old_offset + stop, new_offset + start
         yield old_offset + size, old_offset + size + 1, new_offset + larger
@@ -87,7 +87,8 @@ def grow_weights(source: StrPath, target: StrPath, vocabulary: Vocabulary, *, se
                 writer.write_dense(mlp, i, *reader.dense(mlp, i))
             for start, stop, to in block_moves(old, new):
                 writer.write_table(to, reader.table(start, stop))
-            for f, (size, larger) in enumerate(zip(old.categorical_feature_sizes, new.categorical_feature_sizes)):
+            for f in old.table_features:
+                size, larger = old.categorical_feature_sizes[f], new.categorical_feature_sizes[f]
                 for start, stop in row_chunks(size, larger):
                     rows = generator.random((stop - start, new.embedding_dim), np.float32) - np.float32(0.5)
                     writer.write_rows(f, start, rows * np.float32(2 * larger**-0.5))
@@ -100,6 +101,12 @@ def _check_extends(vocabulary: Vocabulary, reader: WeightsReader, source: StrPat
     sizes = reader.config.categorical_feature_sizes
     if len(vocabulary.sizes) != len(sizes) or any(new < old for old, new in zip(sizes, vocabulary.sizes)):
         raise DataError(f"{source}: wanted a vocabulary with at least {list(sizes)} ids. Received {list(vocabulary.sizes)}")
+    hashed = {name: vocabulary.spaces.hashed.get(name, size) for name, size in zip(vocabulary.names, sizes)}
+    wrong = next((name for name, size in zip(vocabulary.names, sizes) if hashed[name] != size), None)
+    if wrong is not None:
+        raise DataError(f"{source}: hashed features can't grow: wanted one number of ids. Received {hashed[wrong]:,} for {wrong}")
+    if vocabulary.spaces.tables != reader.config.tables:
+        raise DataError(f"{source}: wanted a vocabulary whose features share the same tables. Received other ones")
     if fingerprint and vocabulary.first(sizes).fingerprint != fingerprint:
         raise DataError(
             f"{source}: wanted a vocabulary that extends the one the weights were trained with (fingerprint {fingerprint}). "
@@ -126,6 +133,8 @@ def _grow_optimizer_state(reader: WeightsReader, writer: WeightsWriter, old: DLR
                 grown.write(slot, path, to, values)
             # An Adagrad accumulator only grows, so the lowest is its start; a momentum of an unused row is zero.
             fill = untouched.min() if state.attributes.get("optimizer") == "adagrad" else np.float32(slot == "stat")
-            for size, larger, offset in zip(old.categorical_feature_sizes, new.categorical_feature_sizes, new.block_offsets):
-                for start, stop in row_chunks(size, larger):
-                    grown.write(slot, path, offset + start, np.full((stop - start, new.embedding_dim), fill, np.float32))
+            for f in old.table_features:
+                for start, stop in row_chunks(old.categorical_feature_sizes[f], new.categorical_feature_sizes[f]):
+                    grown.write(
+                        slot, path, new.block_offsets[f] + start, np.full((stop - start, new.embedding_dim), fill, np.float32)
+                    )

@@ -11,12 +11,12 @@ from dlrm_tf.weights.reader import WeightsReader
 
 
 def subset_config(config: DLRMConfig, kept: Sequence[Sized]) -> DLRMConfig:
-    """The configuration of a model in which feature f keeps the ids `kept[f]`."""
+    """The configuration of a model in which feature f keeps the ids `kept[f]`; features of one table keep the same."""
     return dataclasses.replace(config, categorical_feature_sizes=tuple(len(ids) for ids in kept))
 
 
 def subset_rows(reader: WeightsReader, kept: list[np.ndarray]) -> np.ndarray:
-    """Table rows of the kept ids and of every feature's OOV row, block by block.
+    """Table rows of the kept ids and of every table's OOV row, block by block.
 
     Args:
       reader: an open weights file; it is read once, front to back.
@@ -28,8 +28,8 @@ def subset_rows(reader: WeightsReader, kept: list[np.ndarray]) -> np.ndarray:
     config = reader.config
     wanted = np.concatenate(
         [
-            np.append(np.asarray(ids, np.int64), size) + offset
-            for ids, size, offset in zip(kept, config.categorical_feature_sizes, config.block_offsets)
+            np.append(np.asarray(kept[f], np.int64), config.categorical_feature_sizes[f]) + config.block_offsets[f]
+            for f in config.table_features
         ]
     )
     rows = np.empty((len(wanted), config.embedding_dim), np.float32)
@@ -70,11 +70,12 @@ def seen_ids(categorical: np.ndarray, config: DLRMConfig) -> list[np.ndarray]:
       config: the configuration the ids belong to.
 
     Returns:
-      Per feature, ascending ids; id 0 where no id of a feature occurs.
+      Per feature, ascending ids; id 0 where no id of a feature occurs. Features of one table have those of all of them.
     """
     kept = []
-    for columns, size in zip(config.id_ranges, config.categorical_feature_sizes):
-        ids = np.unique(categorical[:, columns])
-        ids = ids[(ids >= 0) & (ids < size)]
+    tables, column_tables = np.array(config.tables), np.array(config.tables)[np.array(config.column_features)]
+    for table, feature in enumerate(config.table_features):
+        ids = np.unique(categorical[:, column_tables == table])
+        ids = ids[(ids >= 0) & (ids < config.categorical_feature_sizes[feature])]
         kept.append(ids if ids.size else np.zeros(1, ids.dtype))
-    return kept
+    return [kept[table] for table in tables]

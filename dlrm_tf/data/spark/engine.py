@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 from dlrm_tf.data.admit import Admission
-from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.readers.reader import Reader
 from dlrm_tf.data.records import VOCABULARY
 from dlrm_tf.data.scan import bad_line_error
@@ -85,21 +84,21 @@ class SparkEngine:
         workspace: Workspace,
         readers: Sequence[Reader],
         spec: FeatureSpec,
-        known: Sequence[FeatureKeys],
+        known: Vocabulary,
         *,
         learning: bool,
         admission: Admission,
         shard_lines: int,
         stop_at_bad_line: bool,
         quiet: bool,
-    ) -> tuple[list[dict[str, Any]], list[FeatureKeys]]:
+    ) -> tuple[list[dict[str, Any]], Vocabulary]:
         """Turns the rows of readers into shards of a workspace; goes on where an interrupted call of the same job ended.
 
         Args:
           workspace: where shards are kept, on a file system that all workers see.
           readers: the inputs, in order.
           spec: the columns.
-          known: the keys before the first line, of each feature.
+          known: the keys before the first line.
           learning: unknown keys get new ids; else they are out of vocabulary.
           admission: which keys stay.
           shard_lines: lines a shard.
@@ -107,7 +106,7 @@ class SparkEngine:
           quiet: show no progress.
 
         Returns:
-          `(notes of all shards, as Scan has them, the keys of each feature that stay)`.
+          `(notes of all shards, as Scan has them, the keys that stay)`.
 
         Raises:
           DataError: an input is damaged, or a line is bad and bad lines stop.
@@ -131,17 +130,16 @@ class SparkEngine:
         if saved is None:
             pieces, paths = self._first_pass(job, total, quiet)
             plan = Plan(job.parts, pieces, shard_lines)
-            features = _vocabulary_of(paths, known, learning, admission)
-            Vocabulary(list(zip(spec.categorical_names, features))).save(workspace.path(VOCABULARY))
+            vocabulary = _learnt(paths, known, learning, admission)
+            vocabulary.save(workspace.path(VOCABULARY))
             for path in glob.glob(workspace.path("keys-*")):
                 os.unlink(path)
             workspace.write_json(_PLAN, plan.to_dict())
         else:
             plan = Plan(**saved)
             vocabulary = Vocabulary.load(workspace.path(VOCABULARY))
-            features = [vocabulary.feature(name) for name in vocabulary.names]
-        self._second_pass(job, plan, workspace, features, quiet)
-        return [note for note, _ in workspace.shards()], features
+        self._second_pass(job, plan, workspace, vocabulary, quiet)
+        return [note for note, _ in workspace.shards()], vocabulary
 
     def _first_pass(self, job: tasks.Job, total: int, quiet: bool) -> tuple[list[list[tuple[int, int]]], list[str]]:
         """Of each part the pieces, and where the merged keys are."""
@@ -170,16 +168,12 @@ class SparkEngine:
                 raise DataError(note.error)
         return pieces, paths
 
-    def _second_pass(
-        self, job: tasks.Job, plan: Plan, workspace: Workspace, features: Sequence[FeatureKeys], quiet: bool
-    ) -> None:
+    def _second_pass(self, job: tasks.Job, plan: Plan, workspace: Workspace, vocabulary: Vocabulary, quiet: bool) -> None:
         """Makes the shards that are not there yet."""
         missing = [number for number in range(plan.shards) if not workspace.has_shard(number)]
         if not missing:
             return
-        mapped = self.context.broadcast(
-            [feature.mapped(workspace.path(f"index-{i:03d}.npy")) for i, feature in enumerate(features)]
-        )
+        mapped = self.context.broadcast(vocabulary.mapped(workspace.path("index-")))
         shards = self.context.accumulator(0)
 
         def make(stretch: Any) -> None:
@@ -208,13 +202,8 @@ def _notes_parameter() -> Any:
     return Notes()
 
 
-def _vocabulary_of(
-    paths: Sequence[str], known: Sequence[FeatureKeys], learning: bool, admission: Admission
-) -> list[FeatureKeys]:
-    """The keys of each feature that stay, after a log whose merged keys are in the files `paths`."""
-    merged = MergedKeys(paths)
-    features = [feature.copy() for feature in known]
-    counts = [merged.append_to(feature, i, learning=learning) for i, feature in enumerate(features)]
-    if not admission.counts_keys:
-        return features
-    return [feature.keep(kept) for feature, kept in zip(features, admission.choose(features, counts))]
+def _learnt(paths: Sequence[str], known: Vocabulary, learning: bool, admission: Admission) -> Vocabulary:
+    """The keys that stay after a log whose merged keys are in the files `paths`."""
+    merged, vocabulary = MergedKeys(paths), known.copy()
+    counts = [merged.append_to(keys, i, learning=learning) for i, keys in enumerate(vocabulary.key_sets)]
+    return vocabulary.keep(admission.choose(vocabulary, counts)) if admission.counts_keys else vocabulary

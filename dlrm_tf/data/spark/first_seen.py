@@ -24,7 +24,7 @@ from dlrm_tf.files import atomic_file
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: multiplicative hashing (Knuth, TAOCP 3, 6.4)
 _PENDING = 1 << 22  # rows that are taken in before they are merged
 _ROW = np.dtype([("key", "<u8"), ("first", "<i8"), ("count", "<i8")])
-# (feature, key), first place, count.
+# (number of the key set, key), first place, count.
 _Other = tuple[tuple[int, bytes], int, int]
 
 
@@ -32,7 +32,7 @@ class Share(NamedTuple):
     """Keys of one part that go to one bucket.
 
     Attributes:
-      keys: uint64 `[n]`, `feature << 32 | key` of those of eight hex digits.
+      keys: uint64 `[n]`, `number of the key set << 32 | key` of those of eight hex digits.
       first: int64 `[n]`, first place of each.
       count: int64 `[n]`, how often each occurs; 0 where it is not counted.
       others: all other keys.
@@ -54,19 +54,20 @@ class PartKeys:
 
     def __init__(self, spec: FeatureSpec, counting: bool):
         self.spec, self.counting = spec, counting
-        self.features = [FeatureKeys() for _ in spec.categorical_names]
-        self.encoder = Encoder(spec, Vocabulary(list(zip(spec.categorical_names, self.features))))
-        self.counts = [np.zeros(0, np.int64) for _ in self.features]
+        self.vocabulary = Vocabulary.empty(spec.id_spaces)
+        self.encoder = Encoder(spec, self.vocabulary)
+        self.counts = [np.zeros(0, np.int64) for _ in self.vocabulary.key_sets]
 
     def add(self, block: Block) -> None:
         """Takes in the next rows of the part."""
         ids = np.full((len(block.label), self.spec.id_columns), UNUSED_PLACE, np.int32)
         self.encoder.write_ids(block, ids, learn=True)
         if self.counting:
-            for f, places in enumerate(self.spec.id_ranges):
-                grown = count_ids(ids[:, places], self.features[f].size)[:-1]
-                grown[: self.counts[f].size] += self.counts[f]
-                self.counts[f] = grown
+            for number, places in zip(self.vocabulary.spaces.key_sets, self.spec.id_ranges):
+                counted = self.counts[number]
+                grown = count_ids(ids[:, places], self.vocabulary.key_sets[number].size)[:-1]
+                grown[: counted.size] += counted
+                self.counts[number] = grown
 
     def shares(self, part: int, buckets: int) -> Iterator[tuple[int, Share]]:
         """The keys by bucket; a key is in the same bucket in every part.
@@ -76,13 +77,14 @@ class PartKeys:
           buckets: how many buckets there are.
         """
         keys, first, count, others = [], [], [], []
-        for f, feature in enumerate(self.features):
-            occurs = self.counts[f] if self.counting else np.zeros(feature.size, np.int64)
-            values, ids = feature.numeric()
-            keys.append(values.astype(np.uint64) | np.uint64(f << 32))
+        for number, key_set in enumerate(self.vocabulary.key_sets):
+            values, ids = key_set.numeric()
+            others_of_set = key_set.others()
+            occurs = self.counts[number] if self.counting else np.zeros(len(ids) + len(others_of_set), np.int64)
+            keys.append(values.astype(np.uint64) | np.uint64(number << 32))
             first.append(ids + np.int64(part << 32))
             count.append(occurs[ids])
-            others += [((f, key), i + (part << 32), int(occurs[i])) for key, i in feature.others()]
+            others += [((number, key), i + (part << 32), int(occurs[i])) for key, i in others_of_set]
         all_keys, all_first, all_count = np.concatenate(keys), np.concatenate(first), np.concatenate(count)
         bucket = ((all_keys * _GOLDEN) >> np.uint64(32)) % np.uint64(buckets)
         order = np.argsort(bucket, kind="stable")
@@ -136,7 +138,7 @@ def save_share(path: str, share: Share) -> None:
 
 
 class MergedKeys:
-    """The keys of a whole log, read from the files of all buckets, a feature at a time.
+    """The keys of a whole log, read from the files of all buckets, a key set at a time.
 
     Args:
       paths: of `save_share`.
@@ -152,12 +154,12 @@ class MergedKeys:
             for (f, length, first, count), end in zip(numbers.tolist(), ends):
                 self._others.setdefault(f, []).append((first, blob[end - length : end], count))
 
-    def append_to(self, feature: FeatureKeys, number: int, *, learning: bool) -> np.ndarray:
-        """Appends the keys that a feature does not have, in order of first appearance.
+    def append_to(self, keys: FeatureKeys, number: int, *, learning: bool) -> np.ndarray:
+        """Appends the keys that a key set does not have, in order of first appearance.
 
         Args:
-          feature: the keys before the log; more are appended.
-          number: of the feature.
+          keys: the keys before the log; more are appended.
+          number: of the key set.
           learning: False appends nothing: keys are only counted.
 
         Returns:
@@ -170,18 +172,18 @@ class MergedKeys:
         rows = rows[np.argsort(rows["first"])]
         others = sorted(self._others.get(number, []))
         values = (rows["key"] & np.uint64(0xFFFFFFFF)).astype(np.uint32)
-        ids = feature.find(KeyColumn(values, np.zeros(values.size, bool), ()))
+        ids = keys.find(KeyColumn(values, np.zeros(values.size, bool), ()))
         names = [key for _, key, _ in others]
         empty = np.array([not key for key in names], bool)
         odd = [(i, key) for i, key in enumerate(names) if key]
-        other_ids = feature.find(KeyColumn(np.zeros(len(names), np.uint32), empty, odd))
+        other_ids = keys.find(KeyColumn(np.zeros(len(names), np.uint32), empty, odd))
         if learning:
             new, other_new = np.flatnonzero(ids < 0), np.flatnonzero(other_ids < 0)
             first, other_first = rows["first"][new], np.array([others[i][0] for i in other_new], np.int64)
-            ids[new] = feature.size + np.arange(new.size) + np.searchsorted(other_first, first)
-            other_ids[other_new] = feature.size + np.arange(other_new.size) + np.searchsorted(first, other_first)
-            feature.append(values[new], [(names[i], int(other_ids[i])) for i in other_new])
-        counts = np.zeros(feature.size, np.int64)
+            ids[new] = keys.size + np.arange(new.size) + np.searchsorted(other_first, first)
+            other_ids[other_new] = keys.size + np.arange(other_new.size) + np.searchsorted(first, other_first)
+            keys.append(values[new], [(names[i], int(other_ids[i])) for i in other_new])
+        counts = np.zeros(keys.size, np.int64)
         known, other_known = ids >= 0, other_ids >= 0
         counts[ids[known]] = rows["count"][known]
         counts[other_ids[other_known]] = np.array([count for _, _, count in others], np.int64)[other_known]

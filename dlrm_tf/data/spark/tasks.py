@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional
 
-from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.readers.reader import Reader
 from dlrm_tf.data.scan import Scan, Stretch
 from dlrm_tf.data.spark.first_seen import PartKeys, Share, merge_shares, save_share
 from dlrm_tf.data.spec import FeatureSpec
+from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.data.workspace import Workspace
 from dlrm_tf.errors import DataError
 
@@ -99,10 +99,10 @@ def merge_bucket(job: Job, bucket: int, shares: Iterable[Share]) -> str:
     return path
 
 
-def make_shards(job: Job, features: list[FeatureKeys], stretch: Stretch) -> int:
+def make_shards(job: Job, vocabulary: Vocabulary, stretch: Stretch) -> int:
     """Second pass: rows with ids, in whole shards of the work folder; returns how many shards."""
     job.enter()
-    scan = Scan(_workspace(job), job.readers, job.spec, features, False, job.shard_lines, job.stop_at_bad_line)
+    scan = Scan(_workspace(job), job.readers, job.spec, vocabulary, False, job.shard_lines, job.stop_at_bad_line)
     scan.run(1, True, stretch)
     return stretch.shards
 

@@ -129,14 +129,14 @@ def export_ascend(
                 shutil.copyfile(vocabulary, os.path.join(target, VOCABULARY))
             else:
                 prune_vocabulary(keys, kept).save(os.path.join(target, VOCABULARY))
-        ids = sum(config.categorical_feature_sizes)
+        ids = config.num_ids
         config, _ = _describe(source)
         _write_check(source, config, records, kept, target, inputs)
         chip = {"soc_version": soc_version, "precision_mode": PRECISION_MODES[precision]}
         command = atc_command(config, inputs=inputs, output=output, batches=batches, **chip)
         _write_command(command, os.path.join(target, COMMAND))
         compiled = _compile(command, target, installed().atc)
-        left = sum(config.categorical_feature_sizes)
+        left = config.num_ids
         with open(os.path.join(target, METADATA), "w", encoding="utf-8") as f:
             json.dump(
                 {
@@ -215,9 +215,9 @@ def _prune(weights, config, records, max_table_bytes: int, path: str, quiet: boo
             "data (--data), whose training rows tell which ids to keep"
         )
     counts = count_ids(records, quiet=quiet)
-    ranking = IdRanking([count[:-1] for count in counts])
-    # One row per feature is its OOV row.
-    room = max_table_bytes // (config.embedding_dim * 4) - config.num_categorical
+    ranking = IdRanking([count[:-1] for count in counts], config.tables)
+    # One row per table is its OOV row.
+    room = max_table_bytes // (config.embedding_dim * 4) - len(config.table_features)
     if room < ranking.minimum:
         raise UsageError(f"max_table_bytes: {max_table_bytes:,} bytes do not hold one id per feature")
     kept = ranking.keep(room)

@@ -119,13 +119,13 @@ def choose_ids(source: ExportSource, max_size: int, mlp: str, bits: int) -> Opti
     quantizer = RowQuantizer(1.0, 0.0, bits)
     with WeightsReader(source.weights) as reader:
         model, table = build_graph(reader, mlp, quantizer, None)
-    width, features = quantizer.width(source.config.embedding_dim), source.config.num_categorical
+    width, tables = quantizer.width(source.config.embedding_dim), len(source.config.table_features)
 
     def size(ids: int, entries: dict) -> int:
-        table_bytes = (ids + 2 * features) * width
+        table_bytes = (ids + 2 * tables) * width
         return flatbuffer.packed_size(model, {table: table_bytes}, entries.values()) + _METADATA_BYTES
 
-    if size(sum(source.config.categorical_feature_sizes), metadata_entries(source, None)) <= max_size:
+    if size(source.config.num_ids, metadata_entries(source, None)) <= max_size:
         return None
     if source.records is None:
         raise UsageError("max_size needs data to choose ids by (--data DIR). Received none")

@@ -181,8 +181,8 @@ class TFLiteExporter:
             bytes_per_row=width,
             table_dtype=table_dtype,
             mlp=mlp,
-            ids=sum(config.categorical_feature_sizes),
-            ids_total=sum(source.config.categorical_feature_sizes),
+            ids=config.num_ids,
+            ids_total=source.config.num_ids,
             **errors,
         )
 

@@ -17,12 +17,12 @@ tf = tensorflow()
 
 def table_offsets(config: DLRMConfig) -> np.ndarray:
     """int32 `[F]`: row of each feature's id 0 in the device's table, where a block starts with an OOV row."""
-    return np.asarray(config.block_offsets, np.int32) + np.arange(config.num_categorical, dtype=np.int32) + 1
+    return np.asarray(config.block_offsets, np.int32) + np.asarray(config.tables, np.int32) + 1
 
 
 def table_rows(config: DLRMConfig) -> int:
-    """Rows of the device's table: ids, and two OOV rows per feature."""
-    return config.table_rows + config.num_categorical
+    """Rows of the device's table: ids, and two OOV rows for each table of the model."""
+    return config.table_rows + len(config.table_features)
 
 
 def convert(config: DLRMConfig, dense_layers: dict, quantizer: RowQuantizer) -> bytes:

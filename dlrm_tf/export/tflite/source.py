@@ -99,7 +99,7 @@ class ExportSource:
         dense, categorical, *key_weights = self._training_rows(RANKING_ROWS)
         weighted = {"key_weights": key_weights[0]} if key_weights else {}
         measured = loss_of_dropping(self.weights, dense, categorical, self.counts, quiet=self.quiet, **weighted)
-        return IdRanking(id_values(*measured, self.counts))
+        return IdRanking(id_values(*measured, self.counts), self.config.tables)
 
     def calibrate(self, weights: str, kept: Optional[list[np.ndarray]]) -> Optional[Calibration]:
         """Statistics of the dense layers' inputs, on training rows if there are any, else on the evaluation rows.

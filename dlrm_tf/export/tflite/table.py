@@ -47,7 +47,8 @@ def device_table(reader: WeightsReader, quantizer: RowQuantizer, *, quiet: bool 
       The bytes, piece by piece in the order of the file.
     """
     with Progress("quantize", reader.config.table_rows, "rows", quiet=quiet) as progress:
-        for feature, size in enumerate(reader.config.categorical_feature_sizes):
+        for feature in reader.config.table_features:
+            size = reader.config.categorical_feature_sizes[feature]
             yield quantizer.quantize(reader.rows(feature, size, size + 1)).tobytes()
             for start in range(0, size + 1, _CHUNK_ROWS):
                 rows = reader.rows(feature, start, start + _CHUNK_ROWS)
