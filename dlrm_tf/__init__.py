@@ -30,6 +30,7 @@ _PUBLIC = {
     "Bag": "dlrm_tf.data.bag",
     "synth": "dlrm_tf.data.synthetic",
     "prepare": "dlrm_tf.data.prepare",
+    "SparkEngine": "dlrm_tf.data.spark.engine",
     "fit": "dlrm_tf.train.fit",
     "FitOptions": "dlrm_tf.train.options",
     "Predictor": "dlrm_tf.score.predictor",

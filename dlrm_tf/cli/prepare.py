@@ -56,7 +56,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on-bad-line", choices=("skip", "stop"), default="skip", help="count bad lines, or stop at one (default: %(default)s)"
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="number of threads; default: one for each CPU")
+    parser.add_argument(
+        "--engine", choices=("local", "spark"), default="local", help="work here, or on Spark: the same bytes (default: local)"
+    )
+    parser.add_argument("--master", metavar="URL", help="where Spark is: spark://HOST:PORT, yarn, local[4] …; default: local[*]")
+    parser.add_argument(
+        "--spark-conf",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of Spark, such as spark.executor.memory=8g; may be given several times",
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="number of threads, without --engine; default: one for each CPU")
     parser.add_argument(
         "--report", metavar="PAGE", help="also write a page (.html or .png) with figures of the data (needs matplotlib)"
     )
@@ -102,6 +113,7 @@ def run(args: argparse.Namespace) -> None:
         quiet=False,
         max_ids=_max_ids(args.max_ids),
         last_seen=args.last_seen,
+        engine=_engine(args),
     )
     print("\n".join(describe_records(args.output, features=False)))
     if args.report:
@@ -124,6 +136,19 @@ def _max_ids(text: Optional[str]) -> Union[None, int, dict[str, int]]:
         raise UsageError(f"--max-ids must be a number, or features with theirs as C3=1000,C4=500. Received {text!r}") from None
 
 
+def _engine(args: argparse.Namespace) -> Any:
+    """What `prepare` takes for --engine and its options."""
+    from dlrm_tf.data.spark.engine import SparkEngine
+    from dlrm_tf.errors import UsageError
+
+    if args.engine == "spark":
+        conf = _named("--spark-conf", args.spark_conf, str, "spark.executor.memory=8g", first=True)
+        return SparkEngine(args.master or "local[*]", conf=conf, debug=args.debug)
+    if args.master or args.spark_conf:
+        raise UsageError("--master and --spark-conf are options of --engine spark. Received them without it")
+    return None
+
+
 def _with_tables(spec: Any, args: argparse.Namespace) -> Any:
     """The feature spec with what --hash, --share and --unify add to it."""
     import dataclasses
@@ -142,13 +167,13 @@ def _with_tables(spec: Any, args: argparse.Namespace) -> Any:
         raise UsageError(str(e)) from None
 
 
-def _named(option: str, texts: list[str], read: Callable[[str], Any], example: str) -> dict[str, Any]:
-    """`NAME=VALUE` texts as a dict."""
+def _named(option: str, texts: list[str], read: Callable[[str], Any], example: str, *, first: bool = False) -> dict[str, Any]:
+    """`NAME=VALUE` texts as a dict; the name ends at the first `=` or, as names of features may have one, at the last."""
     from dlrm_tf.errors import UsageError
 
     values = {}
     for text in texts:
-        name, sign, value = text.rpartition("=")
+        name, sign, value = text.partition("=") if first else text.rpartition("=")
         try:
             values[name] = read(value)
         except ValueError:

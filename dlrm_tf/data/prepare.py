@@ -118,17 +118,15 @@ def prepare(
             known = Vocabulary.empty(spec.id_spaces) if vocabulary is None else vocabulary
             admission = Admission(min_count, most_ids, known.sizes, day)
             learning = grow or vocabulary is None
-            scan_rules = {"learning": learning, "shard_lines": shard_lines, "stop_at_bad_line": on_bad_line == "stop"}
+            rules = learning, shard_lines, on_bad_line == "stop"
             try:
                 if engine is None:
-                    scan = Scan(workspace, readers, spec, known, **scan_rules)
+                    scan = Scan(workspace, readers, spec, known, *rules)
                     scan.resume()
                     scan.run(threads or os.cpu_count() or 1, quiet)
                     notes, learnt = scan.notes, scan.vocabulary
                 else:
-                    notes, learnt = engine.scan(
-                        workspace, readers, spec, known, admission=admission, quiet=quiet, **scan_rules
-                    )
+                    notes, learnt = engine.scan(workspace, readers, spec, known, *rules, admission=admission, quiet=quiet)
                 _check_any_row(notes)
             except DataError:  # the input must change first, so nothing can be resumed
                 workspace.remove()

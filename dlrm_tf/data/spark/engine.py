@@ -85,11 +85,11 @@ class SparkEngine:
         readers: Sequence[Reader],
         spec: FeatureSpec,
         known: Vocabulary,
-        *,
         learning: bool,
-        admission: Admission,
         shard_lines: int,
         stop_at_bad_line: bool,
+        *,
+        admission: Admission,
         quiet: bool,
     ) -> tuple[list[dict[str, Any]], Vocabulary]:
         """Turns the rows of readers into shards of a workspace; goes on where an interrupted call of the same job ended.
@@ -100,9 +100,9 @@ class SparkEngine:
           spec: the columns.
           known: the keys before the first line.
           learning: unknown keys get new ids; else they are out of vocabulary.
-          admission: which keys stay.
           shard_lines: lines a shard.
           stop_at_bad_line: a bad line raises DataError; else it is counted.
+          admission: which keys stay.
           quiet: show no progress.
 
         Returns:

@@ -34,13 +34,13 @@ class Share(NamedTuple):
     Attributes:
       keys: uint64 `[n]`, `number of the key set << 32 | key` of those of eight hex digits.
       first: int64 `[n]`, first place of each.
-      count: int64 `[n]`, how often each occurs; 0 where it is not counted.
+      counts: int64 `[n]`, how often each occurs; 0 where it is not counted.
       others: all other keys.
     """
 
     keys: np.ndarray
     first: np.ndarray
-    count: np.ndarray
+    counts: np.ndarray
     others: list[_Other]
 
 
@@ -100,7 +100,9 @@ class PartKeys:
 
 def merge_shares(shares: Iterable[Share]) -> Share:
     """The keys of one bucket from all parts: first places are the smallest, counts are added."""
-    merged, pending, waiting = Share(*(np.empty(0, d) for d in ("<u8", "<i8", "<i8")), []), [], 0
+    nothing = Share(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64), [])
+    merged, waiting = nothing, 0
+    pending: list[Share] = []
     others: dict[tuple[int, bytes], tuple[int, int]] = {}
     for share in shares:
         pending.append(share)
@@ -128,7 +130,7 @@ def _merged(shares: Sequence[Share]) -> Share:
 def save_share(path: str, share: Share) -> None:
     """Writes a merged share as two files, `path` with `.npy` and `.npz` added; each appears whole or not at all."""
     rows = np.empty(share.keys.size, _ROW)
-    rows["key"], rows["first"], rows["count"] = share.keys, share.first, share.count
+    rows["key"], rows["first"], rows["count"] = share.keys, share.first, share.counts
     with atomic_file(path + ".npy") as temporary, open(temporary, "wb") as file:
         np.save(file, rows)
     names = [key for (_, key), _, _ in share.others]
@@ -188,4 +190,3 @@ class MergedKeys:
         counts[ids[known]] = rows["count"][known]
         counts[other_ids[other_known]] = np.array([count for _, _, count in others], np.int64)[other_known]
         return counts
-

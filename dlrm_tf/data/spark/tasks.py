@@ -113,4 +113,3 @@ def _workspace(job: Job) -> Workspace:
     if not os.path.isdir(workspace.folder):
         raise DataError(f"{workspace.folder}: no such folder on a worker: the data folder must be where every worker sees it")
     return workspace
-
