@@ -112,6 +112,7 @@ def prepare(
         if threads is not None:
             raise UsageError(f"threads must be None with an engine, whose cores are set there. Received {threads}")
         job["engine"] = engine.name
+        Workspace(out_dir).check_free()  # before Spark's start, which takes seconds
     with engine.started() if engine else contextlib.nullcontext(), Workspace.open(out_dir, job) as workspace:
         # With a manifest there, only the removal of the work folder was interrupted.
         if not os.path.exists(os.path.join(out_dir, MANIFEST)):

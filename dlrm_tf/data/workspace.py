@@ -43,8 +43,7 @@ class Workspace:
           DataError: the folder holds something else, another job, or a job that another process is doing.
         """
         workspace = cls(out_dir)
-        if os.path.isdir(out_dir) and os.listdir(out_dir) and not os.path.isdir(workspace.folder):
-            raise DataError(f"{out_dir}: already holds files; choose another folder, or empty it first")
+        workspace.check_free()
         os.makedirs(workspace.folder, exist_ok=True)
         with open(os.path.join(workspace.folder, "lock"), "w") as lock:
             try:
@@ -65,6 +64,12 @@ class Workspace:
                     f"call it with the same arguments to resume, or remove {workspace.folder} to start again"
                 )
             yield workspace
+
+    def check_free(self) -> None:
+        """Raises DataError where the data folder holds something else than an interrupted job."""
+        out_dir = os.path.dirname(self.folder)
+        if os.path.isdir(out_dir) and os.listdir(out_dir) and not os.path.isdir(self.folder):
+            raise DataError(f"{out_dir}: already holds files; choose another folder, or empty it first")
 
     def path(self, name: str) -> str:
         """Path of a file of the work folder."""

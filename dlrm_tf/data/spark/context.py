@@ -8,11 +8,11 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Optional
 
 import dlrm_tf
 from dlrm_tf.data.spark.java import java_home
-from dlrm_tf.errors import SparkError, UsageError, reason, require
+from dlrm_tf.errors import DataError, SparkError, UsageError, require
 from dlrm_tf.progress import Progress
 
 _POLL_SECONDS = 0.2
@@ -50,32 +50,49 @@ def spark_context(master: str, conf: Mapping[str, str], *, debug: bool = False) 
         settings.set(name, value)
     handle, log = tempfile.mkstemp(prefix="dlrm_tf_spark_", suffix=".log")
     os.close(handle)
-    context, failed = None, True
+    context, kept = None, False
     try:
-        with _environment("JAVA_HOME", home), contextlib.nullcontext() if debug else _stderr_to(log):
-            context = pyspark.SparkContext(conf=settings)
-        if not master.startswith("local"):
-            _ship_package(context)
-        yield context
-        failed = False
-    except pyspark.errors.PySparkException as e:
-        raise SparkError(f"Spark does not start ({reason(e)}); see {log}") from e
-    except Exception as e:
-        text = _spark_message(e)
-        if text is None:
-            failed = False  # an error of ours, which says all
+        with spark_errors(master, log):
+            with _environment("JAVA_HOME", home), contextlib.nullcontext() if debug else _stderr_to(log):
+                context = pyspark.SparkContext(conf=settings)
+            with contextlib.nullcontext() if master.startswith("local") else _shipped_package(context):
+                yield context
+    except SparkError as e:
+        if not os.path.getsize(log):  # with `debug`, or from a JVM that an earlier context has started
             raise
-        if "Could not parse Master URL" in text:
-            raise UsageError(f"master must be local[N], spark://HOST:PORT or another of Spark's. Received {master!r}") from None
-        if "Cannot run multiple SparkContexts" in text:
-            raise UsageError("this process has a SparkContext already: give it as `context`") from None
-        raise SparkError(f"Spark at {master} gave up: {text}; see {log}") from e
+        kept = True
+        raise SparkError(f"{e}; its log: {log}") from e.__cause__
     finally:
+        if not kept:
+            os.unlink(log)
         if context is not None:
             with contextlib.suppress(Exception):
                 context.stop()
-        if debug or not failed:
-            os.unlink(log)
+
+
+@contextlib.contextmanager
+def spark_errors(master: str, log: Optional[str] = None) -> Iterator[None]:
+    """Turns exceptions of Spark into errors of one line.
+
+    Args:
+      master: named in errors.
+      log: file of what the JVM wrote: alone it tells why the JVM did not start.
+
+    Raises:
+      UsageError: not a master's URL, or this process has a context already.
+      SparkError: Spark does not start, or gives up.
+    """
+    try:
+        yield
+    except Exception as e:
+        text = _spark_message(e, log)
+        if text is None:  # an error of ours, which says all
+            raise
+        if "Master must" in text or "Could not parse Master URL" in text:
+            raise UsageError(f"master must be local[N], spark://HOST:PORT or another of Spark's. Received {master!r}") from None
+        if "Cannot run multiple SparkContexts" in text:
+            raise UsageError("this process has a SparkContext already: give it as `context`") from None
+        raise SparkError(f"Spark at {master} gave up: {text}") from e
 
 
 @contextlib.contextmanager
@@ -103,10 +120,11 @@ def _stderr_to(path: str) -> Iterator[None]:
         os.close(saved)
 
 
-def _ship_package(context: Any) -> None:
-    """Gives the workers this very version of the package; of their own they need Python, NumPy and h5py."""
+@contextlib.contextmanager
+def _shipped_package(context: Any) -> Iterator[None]:
+    """Gives the workers this very version of the package; of their own they need Python and NumPy."""
     package = os.path.dirname(os.path.abspath(dlrm_tf.__file__))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:  # workers fetch from it, those too that come later
         path = os.path.join(folder, "dlrm_tf.zip")
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for root, _, names in os.walk(package):
@@ -114,6 +132,7 @@ def _ship_package(context: Any) -> None:
                     full = os.path.join(root, name)
                     archive.write(full, os.path.join("dlrm_tf", os.path.relpath(full, package)))
         context.addPyFile(path)
+        yield
 
 
 def run_job(context: Any, action: Callable[[], Any], progress: Progress, done: Callable[[], int]) -> Any:
@@ -138,15 +157,24 @@ def run_job(context: Any, action: Callable[[], Any], progress: Progress, done: C
         return result
 
 
-def _spark_message(error: Exception) -> Any:
+def _spark_message(error: Exception, log: Optional[str]) -> Optional[str]:
     """What went wrong, from an exception of Spark, which may be pages of two languages' stack traces; None of any other one."""
     text = str(error)
     if not type(error).__module__.startswith(("py4j", "pyspark")) and "SparkContext" not in text:
         return None
+    logged = ""
+    if log:
+        with open(log, encoding="utf-8", errors="replace") as file:
+            logged = file.read()
+    if "All masters are unresponsive" in logged:
+        return "no master answers there"
+    if "JAVA_GATEWAY_EXITED" in text:
+        found = re.search(r'Exception in thread "main" [\w.]+: (.*)|^(.*No such file.*|Invalid .*|Error: .*)$', logged, re.M)
+        return (found[1] or found[2])[:300] if found else "Java does not start"
     # The last line of a Python traceback says most; else the first line that the JVM gives.
     raised = re.findall(r"^(?:[\w.]+\.)?(\w+(?:Error|Exception|Exit|Interrupt)): (.*)$", text.split("Driver stacktrace")[0], re.M)
-    in_python = "Traceback (most recent call last)" in text
-    if in_python and raised:
-        return f"{raised[-1][0]}: {raised[-1][1]}" if raised[-1][0] != "DataError" else raised[-1][1]
+    if raised and "Traceback (most recent call last)" in text:
+        name, what = raised[-1]
+        return what if name == DataError.__name__ else f"{name}: {what}"
     first = re.search(r"^: (?:[\w.]+: )?(.*)$", text, re.M)
     return (first[1] if first else text.split("\n")[0])[:300]

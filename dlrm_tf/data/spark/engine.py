@@ -11,7 +11,7 @@ from dlrm_tf.data.readers.reader import Reader
 from dlrm_tf.data.records import VOCABULARY
 from dlrm_tf.data.scan import bad_line_error
 from dlrm_tf.data.spark import tasks
-from dlrm_tf.data.spark.context import run_job, spark_context
+from dlrm_tf.data.spark.context import run_job, spark_context, spark_errors
 from dlrm_tf.data.spark.first_seen import MergedKeys, Share
 from dlrm_tf.data.spark.plan import Plan
 from dlrm_tf.data.spec import FeatureSpec
@@ -71,7 +71,8 @@ class SparkEngine:
           SparkError: Spark does not start, or gives up what is done meanwhile.
         """
         if self.context is not None:
-            yield
+            with spark_errors(self.context.master):
+                yield
             return
         with spark_context(self.master, self.conf, debug=self.debug) as self.context:
             try:
