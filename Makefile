@@ -8,6 +8,7 @@
 #   make test-mindspore  files exchanged with MindSpore itself (Python 3.9 to 3.12, 3 GB of disk, minutes to install)
 #   make test-torch    PyTorch and torchrec checkpoints against the networks run there (torch's default build for Linux brings
 #                      gigabytes of CUDA; pip takes its CPU build where its settings offer one)
+#   make test-spark    prepare on a stand-alone Spark cluster of two workers on this machine, one of which is killed (Python 3.11)
 # test-ascend and test-mindspore fail where their Python is missing; with ALLOW_SKIP=1 they say so and pass.
 #   make fuzz          coverage-guided: TARGET=ckpt|weights|vocabulary|manifest|records, RUNS=1000000
 PYTHON ?= python3
@@ -26,7 +27,7 @@ MINDSPORE_PYTHON ?= $(shell for p in $(PYTHON) python3.12 python3.11 python3.10;
 	"$$p" -c 'import sys, venv; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo "$$p" && break; done)
 ALLOW_SKIP ?=
 
-.PHONY: demo test quick test-kernels test-ascend test-mindspore test-torch fuzz lint format docs dist clean
+.PHONY: demo test quick test-kernels test-ascend test-mindspore test-torch test-spark fuzz lint format docs dist clean
 
 # $(call no_python,what to install): the recipe of a target whose Python is missing.
 no_python = $(if $(filter 1,$(ALLOW_SKIP)),@echo "make $@ skipped: $(1)",$(error make $@: $(1); install it, or skip with ALLOW_SKIP=1))
@@ -99,6 +100,9 @@ $(TORCH_VENV)/.done: Makefile setup.py pyproject.toml
 		'pyre-extensions' $(CORE)
 	$(TORCH_VENV)/bin/python -m pip install --quiet --no-deps 'torchrec==1.8.0' --editable .
 	touch $@
+
+test-spark: $(VENV)/.test
+	DLRM_TF_SPARK_CLUSTER=1 $(BIN)/python -m pytest tests/data/spark/test_cluster.py
 
 fuzz: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet 'atheris>=3,<4'
