@@ -80,14 +80,16 @@ def test_a_part_of_the_buckets():
 
 
 @settings(max_examples=30)
-@given(rows=st.lists(st.tuples(KEYS, KEYS, KEYS), min_size=1, max_size=12))
+@given(rows=st.lists(st.tuples(KEYS, KEYS, KEYS, KEYS), min_size=1, max_size=12))
 def test_single_rows(rows):
     """KeyTable, which looks up all features together, beside `lookup`, which does one after the other."""
-    spaces = IdSpaces(("a", "b", "c"), hashed={"a": 13, "c": 100}, unified={})
+    spaces = IdSpaces(tuple("abcd"), hashed={"a": 13, "c": 100, "d": 100}, unified={"t": ("c", "d")})
     listed = FeatureKeys()
     listed.assign(as_column(["", "deadbeef", "ü", "x"]))
-    vocabulary = Vocabulary([("a", HashedKeys(13)), ("b", listed), ("c", HashedKeys(100))], spaces)
-    wanted = np.stack([vocabulary.lookup(name, [row[f] for row in rows]) for f, name in enumerate("abc")], axis=1)
+    part = HashedKeys(13).keep(np.arange(13) % 2 == 0)
+    features = [("a", part), ("b", listed), ("c", HashedKeys(100, b"c=")), ("d", HashedKeys(100, b"d="))]
+    vocabulary = Vocabulary(features, spaces)
+    wanted = np.stack([vocabulary.lookup(name, [row[f] for row in rows]) for f, name in enumerate("abcd")], axis=1)
     np.testing.assert_array_equal(KeyTable(vocabulary).ids([key for row in rows for key in row]), wanted)
 
 

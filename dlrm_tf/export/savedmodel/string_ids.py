@@ -6,7 +6,7 @@ from typing import Any, Optional
 import numpy as np
 
 from dlrm_tf.data.feature_keys import FeatureKeys
-from dlrm_tf.data.fingerprint import hex_digits
+from dlrm_tf.data.key_column import hex_words
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
 from dlrm_tf.keras2 import tensorflow
@@ -108,7 +108,7 @@ def _key_chunks(feature: FeatureKeys) -> Iterator[tuple[Any, Any]]:
     values, ids = feature.numeric()
     for start in range(0, len(values), _CHUNK):
         part = values[start : start + _CHUNK]
-        yield hex_digits(part).view("S8")[:, 0], ids[start : start + _CHUNK]
+        yield hex_words(part).astype("<u8").view("S8"), ids[start : start + _CHUNK]
     others = feature.others()
     for start in range(0, len(others), _CHUNK):
         chunk = others[start : start + _CHUNK]
