@@ -181,6 +181,7 @@ def test_admission_counts_shared_keys_together_and_leaves_hashed_features_alone(
         ({"hashed": [1]}, "hashed must be an object"),
         ({"shared": {"t": ["h1"]}}, r"shared\['t'\]: wanted two or more different features. Received \['h1'\]"),
         ({"shared": {"t": ["h1", "h1"]}}, "two or more different features"),
+        ({"shared": {"t": [["h1"], "h2"]}}, r"Received \['h1'\]"),
         ({"shared": {"t": 5}}, r"shared\['t'\]: wanted categorical columns"),
         ({"shared": {"t": ["h1", "h2"], "s": ["h2", "u1"]}}, "in one table of shared and unified. Received 'h2' twice"),
         ({"shared": {"t": ["h1", "h2"]}, "hashed": {"h1": 5}}, "the same number or not at all. Received h1 5, h2 not"),
@@ -245,6 +246,17 @@ def test_tables_are_numbered_by_first_appearance():
     assert spaces.tables == (0, 1, 0, 1) and spaces.key_sets == (0, 1, 0, 2) and spaces.owners == ("a", "b", "d")
     assert spaces.salt("b") == b"b=" and spaces.salt("a") == b""
     assert IdSpaces(("a", "b")).tables == (0, 1) and IdSpaces(("a",)).to_dict() == {}
+
+
+def test_inspect(prepared, capsys):
+    records, _, _ = prepared
+    assert main(["inspect", records.folder]) == 0
+    shown = capsys.readouterr().out
+    assert "hashed: h1 into 50, h2 into 50, u1 into 40, u2 into 40" in shown
+    assert "shared table item: shown, bought" in shown and "unified table rare: u1, u2" in shown
+    assert main(["inspect", records.folder + "/vocabulary.npz"]) == 0
+    shown = capsys.readouterr().out
+    assert "shared: {'item': ['shown', 'bought'], 'word': ['h1', 'h2']}" in shown and "last_seen" not in shown
 
 
 def test_the_command_line(prepared, tmp_path, capsys):
