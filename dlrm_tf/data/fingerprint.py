@@ -49,8 +49,9 @@ def hex_fingerprints(values: np.ndarray, prefix: bytes = b"") -> np.ndarray:
       uint64 `[n]`.
     """
     words = hex_words(values)
-    if not prefix:
-        return _mix_8_to_16(words, words, _multiplier(np.array([8])))
+    if len(prefix) < 8:  # the last eight bytes are the digits, the first eight the prefix and the first digits
+        first = np.uint64(int.from_bytes(prefix, "little")) | (words << np.uint64(8 * len(prefix)))
+        return _mix_8_to_16(first, words, _multiplier(np.array([len(prefix) + 8])))
     text = np.empty((len(values), len(prefix) + 8), np.uint8)
     text[:, : len(prefix)] = np.frombuffer(prefix, np.uint8)
     text[:, len(prefix) :] = words.astype("<u8").view(np.uint8).reshape(-1, 8)

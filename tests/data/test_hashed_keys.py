@@ -43,7 +43,7 @@ def test_no_texts():
     assert fingerprints(b"", np.zeros(0, np.int64)).shape == hex_fingerprints(np.zeros(0, np.uint32), b"C1=").shape == (0,)
 
 
-@pytest.mark.parametrize("prefix", [b"", b"C1=", b"a longer name="])
+@pytest.mark.parametrize("prefix", [b"", b"C1=", b"seven c", b"eight ch", b"a longer name="])
 def test_keys_of_eight_hex_digits(prefix):
     values = np.random.default_rng(1).integers(0, 2**32, 500, np.uint32)
     values[:2] = 0, 2**32 - 1
