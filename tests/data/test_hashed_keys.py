@@ -67,6 +67,24 @@ def test_ids_are_tensorflows_buckets(keys, buckets, salted):
     assert feature.size == buckets and feature.take_new()[0].size == 0 and feature.take_new()[1] == []
 
 
+def test_keras_hashing_gives_the_same_ids():
+    keys = [f"key {i}" for i in range(300)] + ["", "68fd1e64"]
+    np.testing.assert_array_equal(HashedKeys(97).ids(as_column(keys)), tf.keras.layers.Hashing(97)(tf.constant(keys)))
+
+
+def test_unified_features_collide_independently():
+    """Of the pairs of keys that share one feature's bucket, one in 50 shares that of another; without salts all would."""
+    column = as_column([f"{i:08x}" for i in range(3000)])
+    mine, other = (HashedKeys(50, salt).find(column) for salt in (b"C1=", b"C2="))
+    pairs = mine[:, None] == mine
+    np.fill_diagonal(pairs, False)
+    rows, columns = np.nonzero(pairs)
+    # 178,000 pairs of about 9,000,000 / 50: the share's standard deviation is some 0.0005.
+    assert np.mean(other[rows] == other[columns]) == pytest.approx(1 / 50, abs=0.003)
+    counts = np.bincount(mine, minlength=50)
+    assert ((counts - 60) ** 2 / 60).sum() < 90  # chi-squared of 49 degrees of freedom: above 90 once in 3,000 times
+
+
 def test_a_part_of_the_buckets():
     keys = [f"k{i}" for i in range(200)]
     kept = np.isin(np.arange(20), [3, 4, 11, 19])
