@@ -1,6 +1,6 @@
 """Counts: how often each key and each range of numbers occurs on one side, in one pass over its rows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -67,8 +67,8 @@ class Counts:
                 self.positives += float(rows.label[known].sum(dtype=np.float64))
                 for count, numbers, part in zip(self.dense, rows.dense.T, edges):
                     count += _dense_counts(numbers, part)
-                for count, places in zip(self.keys, side.spec.id_ranges):
-                    _add_ids(count, rows.ids[:, places].reshape(-1))
+                for count, ids in zip(self.keys, known_ids(rows.ids, side)):
+                    _add_ids(count, ids[ids != UNUSED_PLACE])
                 self.sample.add(rows)
                 progress.update(len(rows.label))
         if side.missing is not None:
@@ -77,10 +77,17 @@ class Counts:
                 count[:2] += moved, -moved
 
 
-def known_ids(ids: np.ndarray, size: int) -> np.ndarray:
-    """Ids, int32 of any shape, with `size` in place of what is none; -1 (an unused place) stays."""
-    valid = (ids >= UNUSED_PLACE) & (ids < size)
-    return np.where(valid, ids, np.int32(size))
+def known_ids(ids: np.ndarray, side: Side) -> Iterator[np.ndarray]:
+    """The ids of each feature, int32 `[n, places]`, with its size in place of what is no id; -1 stays in bags, an unused place.
+
+    Args:
+      ids: int32 `[n, id_columns]`, whatever a client sent.
+      side: whose ids they are.
+    """
+    for name, size, places in zip(side.spec.categorical_names, side.vocabulary.sizes, side.spec.id_ranges):
+        least = UNUSED_PLACE if name in side.spec.bags else 0
+        given = ids[:, places]
+        yield np.where((given >= least) & (given < size), given, np.int32(size))
 
 
 def _dense_counts(numbers: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -91,8 +98,7 @@ def _dense_counts(numbers: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def _add_ids(count: np.ndarray, ids: np.ndarray) -> None:
-    """Counts ids into `count`; unused places of bags do not count."""
-    ids = known_ids(ids[ids != UNUSED_PLACE], len(count) - 1)
+    """Counts ids into `count`."""
     if len(count) <= 4 * len(ids):
         count += np.bincount(ids, minlength=len(count))
     else:  # a pass over all ids of the vocabulary would take longer than sorting those that are there

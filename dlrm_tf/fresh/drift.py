@@ -135,7 +135,6 @@ def _edges(reference: Side, bins: int, sample_rows: int) -> list[np.ndarray]:
 def _translated(rows: Rows, side: Side, translation: list[np.ndarray]) -> Rows:
     """Rows with A's ids in place of the side's own."""
     ids = np.empty_like(rows.ids)
-    for places, size, table in zip(side.spec.id_ranges, side.vocabulary.sizes, translation):
-        # -1, an unused place, is the index of the table's last entry.
-        ids[:, places] = table[known_ids(rows.ids[:, places], size)]
+    for places, given, table in zip(side.spec.id_ranges, known_ids(rows.ids, side), translation):
+        ids[:, places] = table[given]  # -1, an unused place, is the index of the table's last entry
     return rows._replace(ids=ids)

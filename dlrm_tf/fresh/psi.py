@@ -29,7 +29,7 @@ def psi(reference: np.ndarray, other: np.ndarray) -> float:
 
 def psi_parts(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
     """What each bin adds to `psi`, at least 0, float64 `[bins]`."""
-    p, q = (np.maximum(counts / int(counts.sum()), _FLOOR) for counts in (reference, other))
+    p, q = (np.maximum(counts / counts.sum(), _FLOOR) for counts in (reference, other))
     parts: np.ndarray = (q - p) * np.log(q / p)
     return parts
 

@@ -55,7 +55,7 @@ class RequestLogSide(Side):
                 raise DataError(f"{self.name}: record {number} is no PredictionLog") from None
             except (DataError, RequestError) as e:
                 count, first = self.skipped
-                self.skipped = count + 1, first or f"record {number}: {e}"
+                self.skipped = count + 1, first or f"record {number}: {str(e)[:300]}"  # a client may have sent long names
             if sum(len(rows.label) for rows in waiting) >= BATCH_ROWS:
                 yield joined(waiting)
                 waiting = []
