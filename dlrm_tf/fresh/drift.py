@@ -7,7 +7,7 @@ import numpy as np
 
 from dlrm_tf.config import UNUSED_PLACE
 from dlrm_tf.data.records import Records
-from dlrm_tf.errors import DataError, UsageError
+from dlrm_tf.errors import DataError, UsageError, require
 from dlrm_tf.files import StrPath
 from dlrm_tf.fresh.compare import categorical_drift, dense_drift
 from dlrm_tf.fresh.counts import Counts, known_ids, quantile_edges
@@ -77,13 +77,14 @@ def drift(
         for i, name in enumerate(reference.spec.dense_names)
     ]
     same = reference.vocabulary.fingerprint == other.vocabulary.fingerprint
-    translation = []
+    translation = []  # B's ids to A's, of each feature, where rows are to be scored
     for i, name in enumerate(reference.spec.categorical_names):
         # A copy, so that the look-up table it makes is not kept.
         keys = reference.vocabulary.feature(name).copy(), other.vocabulary.feature(name)
         ids = np.arange(keys[0].size) if same else keys[1].ids_in(keys[0])
         features.append(categorical_drift(name, keys, (counts[0].keys[i], counts[1].keys[i]), ids, top_keys=top_keys))
-        translation.append(np.append(np.where(ids < 0, keys[0].size, ids), [keys[0].size, UNUSED_PLACE]).astype(np.int32))
+        if model is not None:
+            translation.append(np.append(np.where(ids < 0, keys[0].size, ids), [keys[0].size, UNUSED_PLACE]).astype(np.int32))
     score = None
     if model is not None:
         with model:
@@ -104,11 +105,12 @@ def _other_side(b: Union[StrPath, Records], split: str, reference: FolderSide) -
     if not isinstance(b, Records) and os.path.isfile(b):
         if split != "all":
             raise UsageError(f"b_split must be all with a request log. Received {split!r}")
+        require("tensorflow_serving.apis", "serving")
         from dlrm_tf.fresh.request_log import RequestLogSide
 
         return RequestLogSide(os.fspath(b), reference.spec, reference.vocabulary)
     other = FolderSide(Records.open(b), split)
-    for kind in ("dense_names", "categorical_names", "hot_sizes"):
+    for kind in ("dense_names", "categorical_names", "hot_sizes", "weighted"):
         wanted, received = (getattr(side.spec, kind) for side in (reference, other))
         if wanted != received:
             raise DataError(f"{other.name}: wanted the features of {reference.name}, {kind} {wanted}. Received {received}")
@@ -117,9 +119,8 @@ def _other_side(b: Union[StrPath, Records], split: str, reference: FolderSide) -
 
 def _no_rows(side: Side) -> None:
     count, why = side.skipped
-    raise DataError(
-        f"{side.name}: wanted rows to compare. Received none" + (f"; {count:,} requests skipped: {why}" if count else "")
-    )
+    skipped = f"; {count:,} requests skipped: {why}" if count else ""
+    raise DataError(f"{side.name}: wanted rows to compare. Received none{skipped}")
 
 
 def _edges(reference: Side, bins: int, sample_rows: int) -> list[np.ndarray]:
