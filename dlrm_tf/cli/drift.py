@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     import json
     import math
 
-    from dlrm_tf.cli.main import EXIT_DONE, EXIT_REFUSED
+    from dlrm_tf.cli.main import EXIT_DONE, EXIT_GATE
     from dlrm_tf.errors import UsageError, require
     from dlrm_tf.files import write_file
     from dlrm_tf.fresh.drift import drift
@@ -77,4 +77,4 @@ def run(args: argparse.Namespace) -> int:
     over = found.over(max_psi=args.max_psi, max_new=args.max_new_share)
     if over:
         print(f"too much drift: {', '.join(over)}")
-    return EXIT_REFUSED if over else EXIT_DONE
+    return EXIT_GATE if over else EXIT_DONE

@@ -26,7 +26,7 @@ VERBS = {
     "drift": "compare the rows of two data folders, or of a data folder and a request log",
     "bench": "run the benchmarks",
 }
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 0, 1, 2, 3
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_GATE = 0, 1, 2, 3
 
 
 def _usage() -> str:

@@ -15,6 +15,7 @@ from dlrm_tf.fresh.figures import Drift
 from dlrm_tf.fresh.sample import Sample
 from dlrm_tf.fresh.score_drift import open_model, score_drift
 from dlrm_tf.fresh.side import FolderSide, Rows, Side
+from dlrm_tf.progress import Progress
 
 _SPLITS = ("all", "train", "test")
 
@@ -67,7 +68,7 @@ def drift(
     reference = FolderSide(Records.open(a), a_split)
     other = _other_side(b, b_split, reference)
     model = None if weights is None else open_model(weights, reference)
-    edges = _edges(reference, bins, sample_rows)
+    edges = _edges(reference, bins, sample_rows, quiet)
     counts = [Counts(side, edges, sample_rows=sample_rows, quiet=quiet) for side in (reference, other)]
     if not counts[1].rows:
         _no_rows(other)
@@ -123,11 +124,13 @@ def _no_rows(side: Side) -> None:
     raise DataError(f"{side.name}: wanted rows to compare. Received none{skipped}")
 
 
-def _edges(reference: Side, bins: int, sample_rows: int) -> list[np.ndarray]:
+def _edges(reference: Side, bins: int, sample_rows: int, quiet: bool) -> list[np.ndarray]:
     """Of each dense feature the edges between bins of its numbers above 0."""
     sample = Sample(sample_rows)
-    for rows in reference.batches():
-        sample.add(rows)
+    with Progress(f"drift: quantiles of {reference.name}", reference.total, "rows", quiet=quiet) as progress:
+        for rows in reference.batches():
+            sample.add(rows)
+            progress.update(len(rows.label))
     if not sample.size:
         _no_rows(reference)
     return [quantile_edges(numbers[numbers > 0], bins) for numbers in sample.rows().dense.T]
