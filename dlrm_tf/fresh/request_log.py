@@ -28,7 +28,8 @@ class RequestLogSide(Side):
 
     Requests of the signatures `serving_default` (ids of the reference's vocabulary), `raw` (numbers and keys as in the log), and
     those that carry tf.Examples. A request of another signature, or with other inputs than the columns say, is passed over and
-    counted. There are no labels; of dense numbers only `raw` tells the missing ones (NaN).
+    counted. There are no labels. Which dense numbers are missing is known where they come as in the log, not as logarithms, and
+    at least one of the whole file is NaN: a client may send 0 for a missing number, which is the same to the model.
 
     Args:
       path: the file.
@@ -42,23 +43,27 @@ class RequestLogSide(Side):
     def __init__(self, path: str, spec: FeatureSpec, vocabulary: Vocabulary):
         self.name, self.spec, self.vocabulary = path, spec, vocabulary
         self._encoder = Encoder(spec, vocabulary, source="request")
-        self._records = count_records(path)
+        self._some_missing = self._logarithms = False
+        count_records(path)
 
     def batches(self) -> Iterator[Rows]:
         """See `Side`."""
-        self.skipped, self.missing_known = (0, ""), True
+        self.skipped, self._some_missing, self._logarithms = (0, ""), False, False
         waiting: list[Rows] = []
+        count = 0
         for number, record in enumerate(read_records(self.name), 1):
             try:
                 waiting.append(self._rows(PredictionLog.FromString(record)))
+                count += len(waiting[-1].label)
             except DecodeError:
                 raise DataError(f"{self.name}: record {number} is no PredictionLog") from None
             except (DataError, RequestError) as e:
-                count, first = self.skipped
-                self.skipped = count + 1, first or f"record {number}: {str(e)[:300]}"  # a client may have sent long names
-            if sum(len(rows.label) for rows in waiting) >= BATCH_ROWS:
+                skipped, first = self.skipped
+                self.skipped = skipped + 1, first or f"record {number}: {str(e)[:300]}"  # a client may have sent long names
+            if count >= BATCH_ROWS:
                 yield joined(waiting)
-                waiting = []
+                waiting, count = [], 0
+        self.missing_known = self._some_missing and not self._logarithms
         if waiting:
             yield joined(waiting)
 
@@ -85,7 +90,7 @@ class RequestLogSide(Side):
         if not np.isfinite(dense).all():
             raise DataError("wanted finite numbers in dense. Received others")
         ids = int32_ids(inputs["categorical"], "request")
-        self.missing_known = False
+        self._logarithms = True
         return _unlabelled(dense.astype(np.float32), ids, inputs["weights"].astype(np.float32) if self.spec.weighted else None)
 
     def _raw(self, inputs: Mapping[str, np.ndarray]) -> Rows:
@@ -121,6 +126,7 @@ class RequestLogSide(Side):
         missing = ~np.isfinite(dense)
         encoded, ids, *weights = encode(np.where(missing, np.nan, dense))
         encoded[missing] = np.nan
+        self._some_missing |= bool(missing.any())
         return _unlabelled(encoded, ids, *weights)
 
 

@@ -53,7 +53,8 @@ class Side(abc.ABC):
       vocabulary: what its ids mean.
       total: how many rows there are, or None while that is not known.
       missing: how many numbers of each dense feature are missing, int64 `[d]`; None where rows tell it (NaN), or nothing does.
-      missing_known: whether it is known which or how many dense numbers are missing; else they count as 0.
+      missing_known: whether it is known which or how many dense numbers are missing, else they count as 0; right after all rows
+        were read.
       skipped: requests that were passed over, and why the first of them was.
     """
 

@@ -128,6 +128,13 @@ def test_the_same_rows_do_not_drift(request, tmp_path, kind, form):
             assert not feature.new
 
 
+def test_a_client_that_sends_0_for_missing_numbers(tmp_path, plain):
+    """To the model 0 and missing are the same; to find drift there because no number is missing any more would be wrong."""
+    dense, keys = raw(PLAIN_ROWS)
+    found = drift(plain, write(tmp_path / "log", [predict("raw", dense=np.nan_to_num(dense), categorical=keys)]))
+    assert [(feature.psi, feature.missing[1]) for feature in found.features[:2]] == [(0, None)] * 2
+
+
 def test_examples_of_keys(tmp_path, bags):
     """Of a model with bags and a vocabulary an example has lists of keys; what a row lacks is the missing key, or weight 1."""
     rows = [
