@@ -35,12 +35,13 @@ _PUBLIC = {
     "FitOptions": "dlrm_tf.train.options",
     "Predictor": "dlrm_tf.score.predictor",
     "evaluate": "dlrm_tf.train.evaluate",
+    "drift": "dlrm_tf.fresh.drift",
     "export_savedmodel": "dlrm_tf.export.savedmodel.export",
     "export_tflite": "dlrm_tf.export.tflite.export",
     "export_ascend": "dlrm_tf.export.ascend.export",
 }
 # Modules reached as attributes: dlrm_tf.keras3, dlrm_tf.lite.Scorer, dlrm_tf.score.Client, ...
-_ROOMS = ("ascend", "checkpoints", "data", "export", "lite", "model", "reports", "score", "serve", "train", "weights")
+_ROOMS = ("ascend", "checkpoints", "data", "export", "fresh", "lite", "model", "reports", "score", "serve", "train", "weights")
 _MODULES = {"keras3": "dlrm_tf.model.keras3", **{room: f"dlrm_tf.{room}" for room in _ROOMS}}
 # Names of 0.1.0 that are called otherwise now.
 _MOVED = {"mindspore": "checkpoints"}

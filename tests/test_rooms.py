@@ -10,7 +10,7 @@ import dlrm_tf
 PACKAGE = pathlib.Path(dlrm_tf.__file__).parent
 # Top to bottom; single modules beside the rooms (config, errors, files, ...) are the ground and import no room.
 ROOMS = [
-    *("cli", "reports", "serve", "score", "serving_api", "export", "train", "ascend"),
+    *("cli", "reports", "fresh", "serve", "score", "serving_api", "export", "train", "ascend"),
     *("checkpoints", "model", "weights", "lite", "data"),
 ]
 MODULES = {path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", "."): path for path in PACKAGE.rglob("*.py")}
@@ -19,6 +19,8 @@ INSIDE_FUNCTIONS = {
     # Each needs packages that a user of the other one may not have.
     ("dlrm_tf.score.client", "dlrm_tf.score.grpc_transport"),
     ("dlrm_tf.score.client", "dlrm_tf.score.rest_transport"),
+    # Folders are compared without the packages that a request log needs.
+    ("dlrm_tf.fresh.drift", "dlrm_tf.fresh.request_log"),
     # The script is copied to machines without dlrm_tf; only --npu needs it.
     ("dlrm_tf.export.ascend.check", "dlrm_tf.ascend.session"),
 }

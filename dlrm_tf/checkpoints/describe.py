@@ -31,7 +31,7 @@ def describe_checkpoint(path: StrPath, *, check: bool = False) -> dict[str, Any]
       JSON-ready dict: `path`, `kind`, `bytes`, `tensors` (each `name`, `dtype`, `shape`, `bytes`, `role`), `config` (JSON) or
       None, `sha256` (`""` if not cheap to know), `known_as`, `notes`, and what the kind adds. A vocabulary has, instead
       of `tensors` and `config`, `features` (each `name`, `size`, and where days are known `last_seen`, see `describe_days`)
-      and its `fingerprint`.
+      its `fingerprint`, and `hashed`, `shared` and `unified` (`IdSpaces`) where it has any.
 
     Raises:
       CheckpointError: not such a file.
@@ -98,11 +98,13 @@ def _weights_file(path: str) -> dict[str, Any]:
 def _vocabulary(path: str) -> dict[str, Any]:
     vocabulary = Vocabulary.load(path)
     features: list[dict[str, Any]] = [{"name": name, "size": size} for name, size in zip(vocabulary.names, vocabulary.sizes)]
-    days = {name: describe_days(vocabulary.last_seen(name)) for name in vocabulary.names}
-    if any(described["unknown"] < size for described, size in zip(days.values(), vocabulary.sizes)):
-        for feature in features:
+    listed = [feature for feature in features if feature["name"] not in vocabulary.spaces.hashed]
+    days = {feature["name"]: describe_days(vocabulary.last_seen(feature["name"])) for feature in listed}
+    if any(days[feature["name"]]["unknown"] < feature["size"] for feature in listed):
+        for feature in listed:
             feature["last_seen"] = days[feature["name"]]
-    return {"kind": "dlrm_tf vocabulary", "features": features, "fingerprint": vocabulary.fingerprint}
+    report = {"kind": "dlrm_tf vocabulary", "features": features, "fingerprint": vocabulary.fingerprint}
+    return {**report, **vocabulary.spaces.to_dict()}
 
 
 def as_text(report: dict[str, Any]) -> str:

@@ -23,9 +23,10 @@ VERBS = {
     "export": "write a SavedModel for TF Serving, or a quantized TFLite model",
     "serve": "serve SavedModels over gRPC and REST, as TF Serving does",
     "score": "score rows with a server, a SavedModel, a .tflite or a weights file",
+    "drift": "compare the rows of two data folders, or of a data folder and a request log",
     "bench": "run the benchmarks",
 }
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_GATE = 0, 1, 2, 3
 
 
 def _usage() -> str:
@@ -34,7 +35,7 @@ def _usage() -> str:
         "usage: dlrm-tf VERB [options]     (dlrm-tf VERB --help lists its options)\n\n"
         f"{verbs}\n\n"
         "  --version prints the version; --debug on any verb shows the traceback of an error\n"
-        "exit codes: 0 done, 1 failed, 2 wrong usage"
+        "exit codes: 0 done, 1 failed, 2 wrong usage, 3 a bound that was given is exceeded"
     )
 
 
@@ -72,7 +73,7 @@ def _report(error: BaseException) -> int:
 
 
 def main(argv: Optional[list[str]] = None) -> int:
-    """Runs one verb; returns the exit code (0 done, 1 failed, 2 wrong usage)."""
+    """Runs one verb; returns the exit code (0 done, 1 failed, 2 wrong usage, 3 a bound is exceeded)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_usage())

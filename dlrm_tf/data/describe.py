@@ -45,6 +45,11 @@ def _lines(folder: str, records: Records, counts: dict[str, Any], features: bool
     vocabulary = f"{records.num_ids:,} categories in {len(records.sizes)} features"
     lines.append(f"  {vocabulary}, {unknown:,} {'keys' if bag_keys else 'cells'} out of vocabulary ({unknown / cells:.2%})")
     lines.append(f"  vocabulary {records.manifest['vocabulary']['fingerprint']}")
+    spaces = records.spec.id_spaces.to_dict()
+    hashed = ", ".join(f"{name} into {buckets:,}" for name, buckets in spaces.get("hashed", {}).items())
+    lines += [f"  hashed: {hashed}"] if hashed else []
+    for field in ("shared", "unified"):
+        lines += [f"  {field} table {table}: {', '.join(names)}" for table, names in spaces.get(field, {}).items()]
     if features:
         bag_heads = f"{'keys a row':>12}{'truncated':>12}" if bag_keys else ""
         lines.append(f"  {'feature':<12}{'categories':>14}{'missing':>12}{'OOV':>12}{bag_heads}")

@@ -139,6 +139,28 @@ class FeatureKeys:
             self._hex_index().save(path)
         return _MappedKeys(path, self.size, self._others)
 
+    def ids_in(self, other: "FeatureKeys") -> np.ndarray:
+        """The id that each of these keys has in `other`, int32 `[size]`; -1 where it has none."""
+        numeric, ids = self.numeric()
+        odd = self.others()
+        found = np.empty(self.size, np.int32)
+        found[ids] = other.find(KeyColumn(numeric, np.zeros(numeric.size, bool), []))
+        found[[i for _, i in odd]] = [other._others.get(key, -1) for key, _ in odd]
+        return found
+
+    @property
+    def missing_id(self) -> int:
+        """The id of the key '', or -1."""
+        return self._others.get(b"", -1)
+
+    def key(self, number: int) -> bytes:
+        """The key of an id."""
+        for key, i in self._others.items():
+            if i == number:
+                return key
+        numeric, ids = self.numeric()
+        return b"%08x" % int(numeric[np.searchsorted(ids, number)])
+
     def _hex_index(self) -> KeyIndex:
         if self._index is None:
             numeric, ids = self.numeric()

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from dlrm_tf.data.key_column import PAD, hex_words
+
 _K0, _K1, _K2 = (np.uint64(k) for k in (0xC3A5C85C97CB3127, 0xB492B66FBE98F273, 0x9AE16A3B2F90404F))
 _1, _2, _3, _8, _9, _47, _113 = (np.uint64(n) for n in (1, 2, 3, 8, 9, 47, 113))
 _SEED = 81
 _BLOCK = 64
-_HEX_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
-_PAD = 8  # so that a word can be read at the start of any text
 
 
 def fingerprints(text: bytes, lengths: np.ndarray) -> np.ndarray:
@@ -27,8 +27,8 @@ def fingerprints(text: bytes, lengths: np.ndarray) -> np.ndarray:
     Returns:
       uint64 `[n]`.
     """
-    characters = np.frombuffer(text + bytes(_PAD), np.uint8)
-    words = np.ndarray((len(text) + 1,), "<u8", characters, strides=(1,))
+    characters = np.frombuffer(text + bytes(PAD), np.uint8)
+    words = np.ndarray((len(characters) - 7,), "<u8", characters, strides=(1,))
     starts = np.cumsum(lengths) - lengths
     result = np.full(len(lengths), _K2)  # of an empty text
     for least, most, formula in _CLASSES:
@@ -48,15 +48,14 @@ def hex_fingerprints(values: np.ndarray, prefix: bytes = b"") -> np.ndarray:
     Returns:
       uint64 `[n]`.
     """
+    words = hex_words(values)
+    if len(prefix) < 8:  # the last eight bytes are the digits, the first eight the prefix and the first digits
+        first = np.uint64(int.from_bytes(prefix, "little")) | (words << np.uint64(8 * len(prefix)))
+        return _mix_8_to_16(first, words, _multiplier(np.array([len(prefix) + 8])))
     text = np.empty((len(values), len(prefix) + 8), np.uint8)
     text[:, : len(prefix)] = np.frombuffer(prefix, np.uint8)
-    text[:, len(prefix) :] = hex_digits(values)
+    text[:, len(prefix) :] = words.astype("<u8").view(np.uint8).reshape(-1, 8)
     return fingerprints(text.tobytes(), np.full(len(values), text.shape[1]))
-
-
-def hex_digits(values: np.ndarray) -> np.ndarray:
-    """uint8 `[n, 8]`: the characters of numbers, uint32 `[n]`, written as eight lower-case hex digits."""
-    return _HEX_DIGITS[values[:, np.newaxis] >> np.arange(28, -4, -4, dtype=np.uint32) & np.uint32(15)]
 
 
 def _rotate(x: np.ndarray, bits: int) -> np.ndarray:
@@ -87,8 +86,12 @@ def _of_4_to_7(words: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np
 
 
 def _of_8_to_16(words: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    multiplier = _multiplier(lengths)
-    first, last = words[starts] + _K2, words[starts + lengths - 8]
+    return _mix_8_to_16(words[starts], words[starts + lengths - 8], _multiplier(lengths))
+
+
+def _mix_8_to_16(first: np.ndarray, last: np.ndarray, multiplier: np.ndarray) -> np.ndarray:
+    """The fingerprint of the first and the last eight bytes."""
+    first = first + _K2
     return _mix(_rotate(last, 37) * multiplier + first, (_rotate(first, 25) + last) * multiplier, multiplier)
 
 

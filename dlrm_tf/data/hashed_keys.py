@@ -72,15 +72,16 @@ class HashedKeys(FeatureKeys):
 
     def find(self, column: KeyColumn) -> np.ndarray:
         """Ids of a column of keys, int32 `[n]`; -1 where a key's bucket is not kept."""
-        odd_rows = np.array([row for row, _ in column.odd], np.int64)
-        hashes = np.full(len(column.values), fingerprints(self.salt, np.array([len(self.salt)])))  # of ''
-        hashes[odd_rows] = fingerprints(
-            b"".join([self.salt + key for _, key in column.odd]),
-            np.array([len(self.salt) + len(key) for _, key in column.odd], np.int64),
-        )
-        is_hex = ~column.empty
-        is_hex[odd_rows] = False
-        hashes[is_hex] = hex_fingerprints(column.values[is_hex], self.salt)
+        hashes = hex_fingerprints(column.values, self.salt)
+        if column.empty.any():
+            hashes[column.empty] = fingerprints(self.salt, np.array([len(self.salt)]))
+        if column.odd:
+            texts = [self.salt + key for _, key in column.odd]
+            hashes[[row for row, _ in column.odd]] = fingerprints(b"".join(texts), np.array([len(text) for text in texts]))
+        return self.of_hashes(hashes)
+
+    def of_hashes(self, hashes: np.ndarray) -> np.ndarray:
+        """As `find`, of keys whose fingerprints behind the salt are known, uint64 `[n]`."""
         buckets = (hashes % np.uint64(self.buckets)).astype(np.int32)
         if self._kept is None:
             return buckets

@@ -1,6 +1,8 @@
 """IdSpaces: which categorical features are hashed, and which share a table."""
 
+import collections
 import dataclasses
+import functools
 import operator
 from collections.abc import Iterable, Mapping
 from typing import Any, SupportsIndex
@@ -48,8 +50,8 @@ class IdSpaces:
             object.__setattr__(self, field, tables)
         self._check_names("hashed", self.hashed)
         members = [name for tables in (self.shared, self.unified) for features in tables.values() for name in features]
-        twice = next((name for name in members if members.count(name) > 1), None)
-        if twice is not None:
+        if len(set(members)) < len(members):
+            twice = collections.Counter(members).most_common(1)[0][0]
             raise DataError(f"a feature can be in one table of shared and unified. Received {twice!r} twice")
         for field, table, features in self._tables():
             found = [self.hashed.get(name) for name in features]
@@ -62,6 +64,11 @@ class IdSpaces:
                 )
                 raise DataError(f"{field}[{table!r}]: wanted features that are {rule}. Received {shown}")
 
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        """Number of each feature."""
+        return {name: place for place, name in enumerate(self.names)}
+
     def _tables(self) -> list[tuple[str, str, tuple[str, ...]]]:
         return [(field, *item) for field in ("shared", "unified") for item in getattr(self, field).items()]
 
@@ -71,11 +78,11 @@ class IdSpaces:
         self._check_names(f"{field}[{table!r}]", names)
         if len(names) < 2 or len(set(names)) < len(names):
             raise DataError(f"{field}[{table!r}]: wanted two or more different features. Received {features!r}")
-        return tuple(sorted(names, key=self.names.index))
+        return tuple(sorted(names, key=self._places.__getitem__))
 
     def _check_names(self, what: str, names: Iterable[Any]) -> None:
         for name in names:
-            if name not in self.names:
+            if not isinstance(name, str) or name not in self._places:
                 raise DataError(f"{what}: wanted categorical columns, {', '.join(self.names)}. Received {name!r}")
 
     @property
@@ -95,12 +102,16 @@ class IdSpaces:
     @property
     def owners(self) -> tuple[str, ...]:
         """The first feature of each set of keys."""
-        numbers = self.key_sets
-        return tuple(name for i, name in enumerate(self.names) if numbers.index(numbers[i]) == i)
+        first: dict[int, str] = {}
+        for number, name in zip(self.key_sets, self.names):
+            first.setdefault(number, name)
+        return tuple(first.values())
 
     def salt(self, name: str) -> bytes:
         """What stands before each key of a hashed feature when its hash is taken."""
-        return name.encode() + b"=" if any(name in features for features in self.unified.values()) else b""
+        return (
+            name.encode("utf-8", "surrogatepass") + b"=" if any(name in features for features in self.unified.values()) else b""
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """`hashed`, `shared` and `unified` as plain JSON values, those that are not empty."""

@@ -68,6 +68,16 @@ def hex_keys(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return digits.astype(np.uint32), canonical
 
 
+def hex_words(values: np.ndarray) -> np.ndarray:
+    """The reverse of `hex_keys`: uint64 words of the eight lower-case hex digits of numbers, uint32 of any shape."""
+    digits = values.astype(np.uint64)
+    digits = (digits | (digits << _16)) & _PAIRS
+    digits = (digits | (digits << _8)) & _BYTES
+    # The first character is the highest digit.
+    digits = ((digits | (digits << _4)) & LOW_NIBBLES).byteswap()
+    return digits + ZEROS + _LETTER * (((digits + SIXES) >> _4) & ONES)
+
+
 def as_column(keys: Sequence[Any], where: Callable[[int], str] = "key {}".format) -> KeyColumn:
     """Python values as a column of keys.
 

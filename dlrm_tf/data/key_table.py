@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from dlrm_tf.data.key_column import KeyColumn, as_column
+from dlrm_tf.data.fingerprint import fingerprints
+from dlrm_tf.data.hashed_keys import HashedKeys
+from dlrm_tf.data.key_column import as_column
 from dlrm_tf.data.vocabulary import Vocabulary
 
 
@@ -20,13 +22,13 @@ class KeyTable:
         self._names, self._sizes = vocabulary.names, np.asarray(vocabulary.sizes, np.int32)
         self._empty = self._sizes.copy()
         self._others: dict[tuple[int, bytes], int] = {}
-        self._hashed = {
-            f: vocabulary.feature(name) for f, name in enumerate(vocabulary.names) if name in vocabulary.spaces.hashed
-        }
+        self._hashed: dict[int, HashedKeys] = {}
         self._feature_bits = np.arange(len(self._sizes), dtype=np.uint64) << np.uint64(32)
         packed_parts, id_parts = [], []
         for f, name in enumerate(vocabulary.names):
             feature = vocabulary.feature(name)
+            if isinstance(feature, HashedKeys):
+                self._hashed[f] = feature
             values, value_ids = feature.numeric()
             packed_parts.append(self._feature_bits[f] | values.astype(np.uint64))
             id_parts.append(value_ids)
@@ -67,8 +69,19 @@ class KeyTable:
         for at, key in odd:
             row, f = divmod(at, width)
             ids[row, f] = self._others.get((f, key), self._sizes[f])
-        for f, feature in self._hashed.items():
-            ids[:, f] = feature.ids(
-                KeyColumn(values[f::width], empty[f::width], [(at // width, key) for at, key in odd if at % width == f])
-            )
+        if self._hashed:
+            self._hash(values.tolist(), empty.tolist(), dict(odd), ids)
         return ids
+
+    def _hash(self, values: list[int], empty: list[bool], odd: dict[int, bytes], ids: np.ndarray) -> None:
+        """Writes the ids of hashed features into `ids`: the keys of all of them are hashed together."""
+        rows, width = ids.shape
+        texts = []
+        for start in range(0, rows * width, width):
+            for f, feature in self._hashed.items():
+                at = start + f
+                texts.append(feature.salt + (b"" if empty[at] else odd.get(at) or b"%08x" % values[at]))
+        hashes = fingerprints(b"".join(texts), np.array(list(map(len, texts)), np.int64)).reshape(rows, -1)
+        for i, (f, feature) in enumerate(self._hashed.items()):
+            found = feature.of_hashes(hashes[:, i])
+            ids[:, f] = np.where(found < 0, feature.size, found)

@@ -51,10 +51,16 @@ class Vocabulary:
         Args:
           spaces: the features, and which of them are hashed or share keys.
         """
-        return cls._of_sets(spaces, [_keys(spaces, name) for name in spaces.owners])
+        return cls.of_key_sets(spaces, [_keys(spaces, name) for name in spaces.owners])
 
     @classmethod
-    def _of_sets(cls, spaces: IdSpaces, key_sets: Sequence[FeatureKeys]) -> "Vocabulary":
+    def of_key_sets(cls, spaces: IdSpaces, key_sets: Sequence[FeatureKeys]) -> "Vocabulary":
+        """A vocabulary of these keys.
+
+        Args:
+          spaces: the features, and which of them are hashed or share keys.
+          key_sets: the keys of each of `spaces.owners`.
+        """
         return cls([(name, key_sets[number]) for name, number in zip(spaces.names, spaces.key_sets)], spaces)
 
     @property
@@ -64,7 +70,7 @@ class Vocabulary:
 
     def copy(self) -> "Vocabulary":
         """An independent copy."""
-        return self._of_sets(self.spaces, [keys.copy() for keys in self.key_sets])
+        return self.of_key_sets(self.spaces, [keys.copy() for keys in self.key_sets])
 
     def mapped(self, prefix: str) -> "Vocabulary":
         """The same for look-up only, in a form that many processes of a machine share; it can be pickled.
@@ -81,7 +87,7 @@ class Vocabulary:
           kept: of each feature bool `[size]`, by id; the same for features that share keys.
         """
         masks = dict(zip(self.names, kept))
-        return self._of_sets(self.spaces, [self._features[name].keep(masks[name]) for name in self.spaces.owners])
+        return self.of_key_sets(self.spaces, [self._features[name].keep(masks[name]) for name in self.spaces.owners])
 
     @classmethod
     def from_keys(cls, keys: Mapping[str, Sequence[Any]]) -> "Vocabulary":
@@ -227,7 +233,7 @@ class Vocabulary:
             at += size
         if len(spaces.owners) != len(parts):
             raise DataError(f"{path}: damaged vocabulary file (keys of {len(parts)} features, wanted {len(spaces.owners)})")
-        vocabulary = cls._of_sets(spaces, features)
+        vocabulary = cls.of_key_sets(spaces, features)
         if vocabulary.fingerprint != header["fingerprint"]:
             raise DataError(f"{path}: damaged vocabulary file (the fingerprint does not fit the keys)")
         if days.min(initial=0) < UNKNOWN_DAY or ("last_seen" in members and days.size != at):

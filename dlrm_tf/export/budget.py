@@ -181,12 +181,12 @@ class IdRanking:
 
     Args:
       values: float `[size_f]` a feature: what `id_values` gave.
-      tables: number of each feature's table, `DLRMConfig.tables`.
+      tables: number of each feature's table, `DLRMConfig.tables`; None: each has its own.
     """
 
-    def __init__(self, values: list[np.ndarray], tables: Sequence[int]):
-        self._tables = tables
-        values = list(dict(zip(tables, values)).values())
+    def __init__(self, values: list[np.ndarray], tables: Optional[Sequence[int]] = None):
+        self._tables = range(len(values)) if tables is None else tables
+        values = list(dict(zip(self._tables, values)).values())
         self._sizes = [len(v) for v in values]
         self._starts = np.cumsum([0, *self._sizes[:-1]])
         # Stable: of equal values the lower id stays, which is the one that appeared first.

@@ -66,7 +66,7 @@ def _figure(records: Records, sums: _Sums) -> Any:
 
     _bars(cardinality, names, records.sizes, "#3b6ea5")
     cardinality.set_yscale("log")
-    cardinality.set_title(f"categories a feature ({sum(records.sizes):,} in all)")
+    cardinality.set_title(f"categories a feature ({records.num_ids:,} in all)")
 
     for i in np.argsort(records.sizes)[::-1][:_CURVES]:
         ranked = np.sort(sums.counts[i][:-1])[::-1]

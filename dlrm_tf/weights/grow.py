@@ -101,10 +101,10 @@ def _check_extends(vocabulary: Vocabulary, reader: WeightsReader, source: StrPat
     sizes = reader.config.categorical_feature_sizes
     if len(vocabulary.sizes) != len(sizes) or any(new < old for old, new in zip(sizes, vocabulary.sizes)):
         raise DataError(f"{source}: wanted a vocabulary with at least {list(sizes)} ids. Received {list(vocabulary.sizes)}")
-    hashed = {name: vocabulary.spaces.hashed.get(name, size) for name, size in zip(vocabulary.names, sizes)}
-    wrong = next((name for name, size in zip(vocabulary.names, sizes) if hashed[name] != size), None)
-    if wrong is not None:
-        raise DataError(f"{source}: hashed features can't grow: wanted one number of ids. Received {hashed[wrong]:,} for {wrong}")
+    for name, old in zip(vocabulary.names, sizes):
+        buckets = vocabulary.spaces.hashed.get(name, old)
+        if buckets != old:
+            raise DataError(f"{source}: hashed features can't grow: wanted {old:,} ids of {name}. Received {buckets:,}")
     if vocabulary.spaces.tables != reader.config.tables:
         raise DataError(f"{source}: wanted a vocabulary whose features share the same tables. Received other ones")
     if fingerprint and vocabulary.first(sizes).fingerprint != fingerprint:

@@ -43,7 +43,7 @@ def test_no_texts():
     assert fingerprints(b"", np.zeros(0, np.int64)).shape == hex_fingerprints(np.zeros(0, np.uint32), b"C1=").shape == (0,)
 
 
-@pytest.mark.parametrize("prefix", [b"", b"C1=", b"a longer name="])
+@pytest.mark.parametrize("prefix", [b"", b"C1=", b"seven c", b"eight ch", b"a longer name="])
 def test_keys_of_eight_hex_digits(prefix):
     values = np.random.default_rng(1).integers(0, 2**32, 500, np.uint32)
     values[:2] = 0, 2**32 - 1
@@ -67,6 +67,24 @@ def test_ids_are_tensorflows_buckets(keys, buckets, salted):
     assert feature.size == buckets and feature.take_new()[0].size == 0 and feature.take_new()[1] == []
 
 
+def test_keras_hashing_gives_the_same_ids():
+    keys = [f"key {i}" for i in range(300)] + ["", "68fd1e64"]
+    np.testing.assert_array_equal(HashedKeys(97).ids(as_column(keys)), tf.keras.layers.Hashing(97)(tf.constant(keys)))
+
+
+def test_unified_features_collide_independently():
+    """Of the pairs of keys that share one feature's bucket, one in 50 shares that of another; without salts all would."""
+    column = as_column([f"{i:08x}" for i in range(3000)])
+    mine, other = (HashedKeys(50, salt).find(column) for salt in (b"C1=", b"C2="))
+    pairs = mine[:, None] == mine
+    np.fill_diagonal(pairs, False)
+    rows, columns = np.nonzero(pairs)
+    # 178,000 pairs of about 9,000,000 / 50: the share's standard deviation is some 0.0005.
+    assert np.mean(other[rows] == other[columns]) == pytest.approx(1 / 50, abs=0.003)
+    counts = np.bincount(mine, minlength=50)
+    assert ((counts - 60) ** 2 / 60).sum() < 90  # chi-squared of 49 degrees of freedom: above 90 once in 3,000 times
+
+
 def test_a_part_of_the_buckets():
     keys = [f"k{i}" for i in range(200)]
     kept = np.isin(np.arange(20), [3, 4, 11, 19])
@@ -80,14 +98,16 @@ def test_a_part_of_the_buckets():
 
 
 @settings(max_examples=30)
-@given(rows=st.lists(st.tuples(KEYS, KEYS, KEYS), min_size=1, max_size=12))
+@given(rows=st.lists(st.tuples(KEYS, KEYS, KEYS, KEYS), min_size=1, max_size=12))
 def test_single_rows(rows):
     """KeyTable, which looks up all features together, beside `lookup`, which does one after the other."""
-    spaces = IdSpaces(("a", "b", "c"), hashed={"a": 13, "c": 100}, unified={})
+    spaces = IdSpaces(tuple("abcd"), hashed={"a": 13, "c": 100, "d": 100}, unified={"t": ("c", "d")})
     listed = FeatureKeys()
     listed.assign(as_column(["", "deadbeef", "ü", "x"]))
-    vocabulary = Vocabulary([("a", HashedKeys(13)), ("b", listed), ("c", HashedKeys(100))], spaces)
-    wanted = np.stack([vocabulary.lookup(name, [row[f] for row in rows]) for f, name in enumerate("abc")], axis=1)
+    part = HashedKeys(13).keep(np.arange(13) % 2 == 0)
+    features = [("a", part), ("b", listed), ("c", HashedKeys(100, b"c=")), ("d", HashedKeys(100, b"d="))]
+    vocabulary = Vocabulary(features, spaces)
+    wanted = np.stack([vocabulary.lookup(name, [row[f] for row in rows]) for f, name in enumerate("abcd")], axis=1)
     np.testing.assert_array_equal(KeyTable(vocabulary).ids([key for row in rows for key in row]), wanted)
 
 

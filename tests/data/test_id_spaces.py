@@ -1,4 +1,4 @@
-"""Hashed features and shared tables: the feature spec, the vocabulary and its file, and prepare against the rules in plain Python."""
+"""Hashed features and shared tables: feature spec, vocabulary and its file, and prepare against the rules in plain Python."""
 
 import dataclasses
 import json
@@ -132,15 +132,14 @@ def test_the_vocabulary_gives_the_same_ids_everywhere(prepared):
 
 def test_growing_with_another_log(prepared, tmp_path):
     records, _, _ = prepared
-    text, cells = log(120, seed=3)
+    text, _ = log(120, seed=3)
     (tmp_path / "log.txt").write_text(text.replace("\tc\t", "\tnew\t"))
-    cells = [["new" if key == "c" and f != 2 and f != 4 else key for f, key in enumerate(row)] for row in cells]
     old = records.vocabulary()
     plain_spec = dataclasses.replace(SPEC, hashed={}, shared={}, unified={})
     # The old vocabulary's hashed features and tables are taken over.
     grown = prepare(tmp_path / "log.txt", tmp_path / "data", spec=plain_spec, vocabulary=old, grow=True)
-    text_cells = [line.split("\t")[2:] for line in (tmp_path / "log.txt").read_text().splitlines() if line.count("\t") == 8]
-    rows, items, plain = reference(text_cells, old.keys("shown"), old.keys("plain"))
+    cells = [line.split("\t")[2:] for line in (tmp_path / "log.txt").read_text().splitlines() if line.count("\t") == 8]
+    rows, items, plain = reference(cells, old.keys("shown"), old.keys("plain"))
     assert ids_of(grown) == rows and len(items) > old.sizes[0]
     new = grown.vocabulary()
     assert new.keys("bought") == items and new.first(old.sizes).fingerprint == old.fingerprint
@@ -182,6 +181,7 @@ def test_admission_counts_shared_keys_together_and_leaves_hashed_features_alone(
         ({"hashed": [1]}, "hashed must be an object"),
         ({"shared": {"t": ["h1"]}}, r"shared\['t'\]: wanted two or more different features. Received \['h1'\]"),
         ({"shared": {"t": ["h1", "h1"]}}, "two or more different features"),
+        ({"shared": {"t": [["h1"], "h2"]}}, r"Received \['h1'\]"),
         ({"shared": {"t": 5}}, r"shared\['t'\]: wanted categorical columns"),
         ({"shared": {"t": ["h1", "h2"], "s": ["h2", "u1"]}}, "in one table of shared and unified. Received 'h2' twice"),
         ({"shared": {"t": ["h1", "h2"]}, "hashed": {"h1": 5}}, "the same number or not at all. Received h1 5, h2 not"),
@@ -246,6 +246,17 @@ def test_tables_are_numbered_by_first_appearance():
     assert spaces.tables == (0, 1, 0, 1) and spaces.key_sets == (0, 1, 0, 2) and spaces.owners == ("a", "b", "d")
     assert spaces.salt("b") == b"b=" and spaces.salt("a") == b""
     assert IdSpaces(("a", "b")).tables == (0, 1) and IdSpaces(("a",)).to_dict() == {}
+
+
+def test_inspect(prepared, capsys):
+    records, _, _ = prepared
+    assert main(["inspect", records.folder]) == 0
+    shown = capsys.readouterr().out
+    assert "hashed: h1 into 50, h2 into 50, u1 into 40, u2 into 40" in shown
+    assert "shared table item: shown, bought" in shown and "unified table rare: u1, u2" in shown
+    assert main(["inspect", records.folder + "/vocabulary.npz"]) == 0
+    shown = capsys.readouterr().out
+    assert "shared: {'item': ['shown', 'bought'], 'word': ['h1', 'h2']}" in shown and "last_seen" not in shown
 
 
 def test_the_command_line(prepared, tmp_path, capsys):

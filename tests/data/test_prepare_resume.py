@@ -1,5 +1,6 @@
 """prepare is killed, for real and at any moment, and called again: the same bytes as without, and never half a data set."""
 
+import dataclasses
 import json
 import pathlib
 import random
@@ -14,6 +15,7 @@ import pytest
 
 from dlrm_tf import prepare, synth
 from dlrm_tf.data.records import Records
+from dlrm_tf.data.spec import CRITEO, FeatureSpec
 from dlrm_tf.errors import DataError
 
 # Small pieces and shards, so that there are many moments to be killed at.
@@ -33,8 +35,11 @@ if left:
             return call(*args, **kwargs)
         return wrapper
     os.replace, os.rename, os.unlink = dying(os.replace), dying(os.rename), dying(os.unlink)
-from dlrm_tf import prepare
-prepare(sys.argv[1], sys.argv[2], shard_lines={SHARD_LINES}, **json.loads(sys.argv[3]))
+from dlrm_tf import FeatureSpec, prepare
+from dlrm_tf.data.spec import CRITEO
+options = json.loads(sys.argv[3])
+spec = FeatureSpec.from_dict(options.pop("spec", None) or CRITEO.to_dict())
+prepare(sys.argv[1], sys.argv[2], spec=spec, shard_lines={SHARD_LINES}, **options)
 """
 
 
@@ -56,13 +61,16 @@ def log(tmp_path_factory):
 
 
 ADMISSION = {"min_count": 3, "max_ids": 100, "last_seen": "2026-11-25"}
+SPACES = dataclasses.replace(CRITEO, hashed={"C3": 50, "C4": 50}, shared={"s": ("C1", "C5")}, unified={"u": ("C3", "C4")})
+OPTIONS = [{}, {"spec": SPACES.to_dict(), **ADMISSION}]
 
 
-@pytest.fixture(scope="module", params=[{}, ADMISSION], ids=["all keys", "admission"])
+@pytest.fixture(scope="module", params=OPTIONS, ids=["all keys", "admission, hashed and shared features"])
 def uninterrupted(request, log, tmp_path_factory):
     """`(options, files)` of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole") / "out"
-    prepare(log, folder, shard_lines=SHARD_LINES, **request.param)
+    spec = FeatureSpec.from_dict(request.param.get("spec", CRITEO.to_dict()))
+    prepare(log, folder, shard_lines=SHARD_LINES, **{**request.param, "spec": spec})
     return request.param, tree(folder)
 
 

@@ -15,6 +15,7 @@ from dlrm_tf.checkpoints.checkpoint import Checkpoint
 from dlrm_tf.checkpoints.ckpt_writer import array_tensor, write_checkpoint
 from dlrm_tf.checkpoints.safetensors import write_safetensors
 from dlrm_tf.checkpoints.tensor_info import TensorInfo
+from dlrm_tf.data.id_spaces import IdSpaces
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
 from initial_checkpoint import write_initial_checkpoint  # noqa: E402
@@ -72,6 +73,9 @@ def _data(folder: pathlib.Path) -> None:
     days = dlrm_tf.Vocabulary.from_keys({"C1": ["0000000a", "", "x"], "C2": ["00000001"]})
     days.feature("C1").see(np.array([True, False, True]), 20_000)
     days.save(CORPUS / "vocabulary" / "vocabulary_days.npz")
+    spaces = IdSpaces(tuple("abcd"), {"c": 9, "d": 9}, {"t": ("a", "b")}, {"u": ("c", "d")})
+    hashed = dlrm_tf.Vocabulary.empty(spaces).keep([np.zeros(0, bool)] * 2 + [np.arange(9) % 2 == 0] * 2)
+    hashed.save(CORPUS / "vocabulary" / "vocabulary_hashed.npz")
 
 
 if __name__ == "__main__":

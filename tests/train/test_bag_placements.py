@@ -1,4 +1,4 @@
-"""Several keys per feature, with weights, wherever training runs: the same steps as in one process."""
+"""Several keys per feature, with weights, in a shared table, wherever training runs: the same steps as in one process."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ ROWS = 3000
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    """2,572 rows to train on: bags of one to six keys, of which four and three are kept."""
+    """2,572 rows to train on: bags of one to six keys, of which four and three are kept, that share a table; a hashed feature."""
     folder, random = tmp_path_factory.mktemp("bags"), np.random.default_rng(4)
 
     def line():
@@ -30,6 +30,8 @@ def records(tmp_path_factory):
     spec = dlrm_tf.FeatureSpec(
         (("y", "label"), ("x", "float"), ("tags", "categorical"), ("shop", "categorical"), ("path", "categorical")),
         bags={"tags": dlrm_tf.Bag("|", 4, "mean", ":"), "path": dlrm_tf.Bag("/", 3)},
+        hashed={"shop": 7},
+        shared={"both": ("tags", "path")},
     )
     return dlrm_tf.prepare(folder / "log.tsv", folder / "data", spec=spec, quiet=True)
 

@@ -6,7 +6,7 @@ from typing import Any, Optional
 import numpy as np
 
 from dlrm_tf.data.feature_keys import FeatureKeys
-from dlrm_tf.data.fingerprint import hex_digits
+from dlrm_tf.data.key_column import hex_words
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
 from dlrm_tf.keras2 import tensorflow
@@ -46,10 +46,8 @@ class StringIds(tf.Module):
         self._key_sets = [spaces.key_sets[columns[i]] for i in self._listed]
         self._sizes = np.array([vocabulary.sizes[columns[i]] for i in self._listed], np.int32)
         # One operation for all columns with one number of buckets.
-        self._hashed: dict[int, list[int]] = {}
-        for i, name in enumerate(names):
-            if name in spaces.hashed:
-                self._hashed.setdefault(spaces.hashed[name], []).append(i)
+        buckets = {i: spaces.hashed[name] for i, name in enumerate(names) if name in spaces.hashed}
+        self._hashed = [(n, [i for i, other in buckets.items() if other == n]) for n in dict.fromkeys(buckets.values())]
         self._salts = [spaces.salt(name) for name in names]
         if self._listed:
             self._take_keys(vocabulary)
@@ -80,7 +78,7 @@ class StringIds(tf.Module):
         order, parts = list(self._listed), []
         if self._listed:
             parts.append(self._found(tf.gather(strings, self._listed, axis=1)))
-        for buckets, columns in self._hashed.items():
+        for buckets, columns in self._hashed:
             keys, salts = tf.gather(strings, columns, axis=1), [self._salts[i] for i in columns]
             keys = tf.add(tf.constant(salts), keys) if any(salts) else keys
             parts.append(tf.cast(tf.strings.to_hash_bucket_fast(keys, buckets), tf.int32))
@@ -110,7 +108,7 @@ def _key_chunks(feature: FeatureKeys) -> Iterator[tuple[Any, Any]]:
     values, ids = feature.numeric()
     for start in range(0, len(values), _CHUNK):
         part = values[start : start + _CHUNK]
-        yield hex_digits(part).view("S8")[:, 0], ids[start : start + _CHUNK]
+        yield hex_words(part).astype("<u8").view("S8"), ids[start : start + _CHUNK]
     others = feature.others()
     for start in range(0, len(others), _CHUNK):
         chunk = others[start : start + _CHUNK]

@@ -1,0 +1,1 @@
+"""A model from day to day: how the data it meets drifts from the data it learnt from."""

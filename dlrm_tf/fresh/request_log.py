@@ -1,0 +1,167 @@
+"""RequestLogSide: the rows that a server was asked about, from a log of its requests."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Optional
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from tensorflow_serving.apis.input_pb2 import Input
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+from dlrm_tf.data.encoder import WEIGHTS, Encoder
+from dlrm_tf.data.features import log_dense
+from dlrm_tf.data.inputs import int32_ids
+from dlrm_tf.data.spec import FeatureSpec
+from dlrm_tf.data.vocabulary import Vocabulary
+from dlrm_tf.errors import DataError
+from dlrm_tf.fresh.side import BATCH_ROWS, Rows, Side, joined
+from dlrm_tf.fresh.tfrecord import count_records, read_records
+from dlrm_tf.serving_api.status import RequestError
+from dlrm_tf.serving_api.tensors import to_array
+
+_PREDICT, _EXAMPLES = "predict_log", ("classify_log", "regress_log", "multi_inference_log")
+_SIGNATURES = ("", "serving_default", "raw")
+
+
+class RequestLogSide(Side):
+    """The rows of a request log: a TFRecord file of `tensorflow.serving.PredictionLog`, plain or gzip.
+
+    Requests of the signatures `serving_default` (ids of the reference's vocabulary), `raw` (numbers and keys as in the log), and
+    those that carry tf.Examples. A request of another signature, or with other inputs than the columns say, is passed over and
+    counted. There are no labels. Which dense numbers are missing is known where they come as in the log, not as logarithms, and
+    at least one of the whole file is NaN: a client may send 0 for a missing number, which is the same to the model.
+
+    Args:
+      path: the file.
+      spec: the reference's columns.
+      vocabulary: the reference's.
+
+    Raises:
+      DataError: not such a file, or a cut one.
+    """
+
+    def __init__(self, path: str, spec: FeatureSpec, vocabulary: Vocabulary):
+        self.name, self.spec, self.vocabulary = path, spec, vocabulary
+        self._encoder = Encoder(spec, vocabulary, source="request")
+        self._some_missing = self._logarithms = False
+        count_records(path)
+
+    def batches(self) -> Iterator[Rows]:
+        """See `Side`."""
+        self.skipped, self._some_missing, self._logarithms = (0, ""), False, False
+        waiting: list[Rows] = []
+        count = 0
+        for number, record in enumerate(read_records(self.name), 1):
+            try:
+                waiting.append(self._rows(PredictionLog.FromString(record)))
+                count += len(waiting[-1].label)
+            except DecodeError:
+                raise DataError(f"{self.name}: record {number} is no PredictionLog") from None
+            except (DataError, RequestError) as e:
+                skipped, first = self.skipped
+                self.skipped = skipped + 1, first or f"record {number}: {str(e)[:300]}"  # a client may have sent long names
+            if count >= BATCH_ROWS:
+                yield joined(waiting)
+                waiting, count = [], 0
+        self.missing_known = self._some_missing and not self._logarithms
+        if waiting:
+            yield joined(waiting)
+
+    def _rows(self, log: PredictionLog) -> Rows:
+        kind = log.WhichOneof("log_type")
+        if kind == _PREDICT:
+            request = log.predict_log.request
+            signature = request.model_spec.signature_name
+            if signature not in _SIGNATURES:
+                raise DataError(f"wanted the signature serving_default or raw. Received {signature!r}")
+            inputs = {name: to_array(proto, name) for name, proto in request.inputs.items()}
+            return self._raw(inputs) if signature == "raw" else self._prepared(inputs)
+        if kind in _EXAMPLES:
+            return self._examples(getattr(log, kind).request.input)
+        raise DataError(f"wanted one of the logs {', '.join((_PREDICT, *_EXAMPLES))}. Received {kind}")
+
+    def _prepared(self, inputs: Mapping[str, np.ndarray]) -> Rows:
+        """Rows of `serving_default`: logarithms and ids."""
+        columns = {"dense": len(self.spec.dense_names), "categorical": self.spec.id_columns}
+        if self.spec.weighted:
+            columns["weights"] = self.spec.id_columns
+        _check_shapes(inputs, columns)
+        dense = inputs["dense"]
+        if not np.isfinite(dense).all():
+            raise DataError("wanted finite numbers in dense. Received others")
+        ids = int32_ids(inputs["categorical"], "request")
+        self._logarithms = True
+        return _unlabelled(dense.astype(np.float32), ids, inputs["weights"].astype(np.float32) if self.spec.weighted else None)
+
+    def _raw(self, inputs: Mapping[str, np.ndarray]) -> Rows:
+        """Rows of `raw`: numbers and keys as in the log."""
+        _check_shapes(inputs, {"dense": len(self.spec.dense_names), "categorical": len(self.spec.categorical_names)})
+        return self._encoded(inputs["dense"], lambda dense: self._encoder.arrays(dense, inputs["categorical"]))
+
+    def _examples(self, examples: Input) -> Rows:
+        """Rows of tf.Examples: `dense` as in the log, and ids, or of a model with bags a list of keys for each feature."""
+        rows = _features(examples)
+        dense = _matrix(rows, "dense", "float_list")
+        _check_shapes({"dense": dense}, {"dense": len(self.spec.dense_names)})
+        if any("categorical" in row for row in rows):
+            ids, weights = _matrix(rows, "categorical", "int64_list"), None
+            _check_shapes({"categorical": ids}, {"categorical": self.spec.id_columns})
+            if self.spec.weighted:
+                weights = _matrix(rows, "weights", "float_list")
+                _check_shapes({"weights": weights}, {"weights": self.spec.id_columns})
+            return self._encoded(dense, lambda known: (log_dense(known), int32_ids(ids, "categorical"), weights))
+        table: dict[str, list[Any]] = {}
+        for name in self.spec.categorical_names:
+            keys = [_values(row, name, "bytes_list") for row in rows]
+            bag = self.spec.bags.get(name)
+            table[name] = keys if bag else [one[0] if one else "" for one in keys]
+            if bag and bag.weight_separator is not None:
+                given = [_values(row, name + WEIGHTS, "float_list") for row in rows]
+                # Where there are fewer weights than keys, the others are 1, as in the model.
+                table[name + WEIGHTS] = [(some + [1.0] * len(one))[: len(one)] for some, one in zip(given, keys)]
+        return self._encoded(dense, lambda known: self._encoder.columns({**table, **dict(zip(self.spec.dense_names, known.T))}))
+
+    def _encoded(self, dense: np.ndarray, encode: Callable[[np.ndarray], tuple[Any, ...]]) -> Rows:
+        """Rows of numbers as in the log, of which those that are not finite are missing."""
+        missing = ~np.isfinite(dense)
+        encoded, ids, *weights = encode(np.where(missing, np.nan, dense))
+        encoded[missing] = np.nan
+        self._some_missing |= bool(missing.any())
+        return _unlabelled(encoded, ids, *weights)
+
+
+def _unlabelled(dense: np.ndarray, ids: np.ndarray, weights: Optional[np.ndarray] = None) -> Rows:
+    return Rows(dense, ids, np.full(len(ids), np.nan, np.float32), weights)
+
+
+def _features(examples: Input) -> list[dict[str, Any]]:
+    """The features of each tf.Example; a context is merged in, an example's own features win."""
+    if examples.WhichOneof("kind") == "example_list_with_context":
+        given = examples.example_list_with_context
+        return [{**given.context.features.feature, **example.features.feature} for example in given.examples]
+    return [dict(example.features.feature) for example in examples.example_list.examples]
+
+
+def _values(row: Mapping[str, Any], name: str, kind: str) -> list[Any]:
+    return list(getattr(row[name], kind).value) if name in row else []
+
+
+def _matrix(rows: list[dict[str, Any]], name: str, kind: str) -> np.ndarray:
+    """One feature of all examples, float32 or int64 `[n, width]`."""
+    lists = [_values(row, name, kind) for row in rows]
+    widths = sorted({len(values) for values in lists})
+    if len(widths) != 1:
+        raise DataError(f"wanted as many values of {name} in every example. Received {widths}")
+    return np.array(lists, np.int64 if kind == "int64_list" else np.float32).reshape(len(lists), -1)
+
+
+def _check_shapes(inputs: Mapping[str, np.ndarray], columns: Mapping[str, int]) -> None:
+    """Raises DataError where inputs are missing, have other shapes than `[n, columns]`, or are not the floats they should be."""
+    received = {name: list(array.shape) for name, array in inputs.items()}
+    rows = next((shape[0] for shape in received.values() if shape), 0)
+    wanted = {name: [rows, width] for name, width in columns.items()}
+    if received != wanted:
+        raise DataError(f"wanted inputs of the shapes {wanted}. Received {received}")
+    for name in {"dense", "weights"} & set(inputs):
+        if inputs[name].dtype.kind != "f":
+            raise DataError(f"wanted floats in {name}. Received {inputs[name].dtype}")
