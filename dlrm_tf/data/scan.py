@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import hashlib
-import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, Optional, Union
@@ -31,17 +30,17 @@ class Stretch:
     Attributes:
       first: number of the first shard.
       place: where its lines begin, as `next` of the note of the shard before.
-      parts: `(reader's number, offset, stop)`, as `Reader.pieces` takes them, of the parts that the lines are in, in order; the
-        first one begins at the place's offset.
-      pieces: how many pieces of these parts the lines are in.
+      parts: `(reader's number, offset, stop)`, as `Reader.part` takes them, of what the lines are in, in order; the first one
+        begins at the place's offset.
       shards: how many shards.
+      lines: how many lines.
     """
 
     first: int
     place: dict[str, int]
     parts: list[tuple[int, int, Optional[int]]]
-    pieces: int
     shards: int
+    lines: int
 
 
 @dataclasses.dataclass
@@ -117,7 +116,7 @@ class Scan:
         place = self.notes[-1]["next"] if self.notes else start
         pieces = self._pieces([(i, 0, None) for i in range(place["file"], len(self.readers))], place["offset"])
         if stretch:
-            place, pieces = stretch.place, itertools.islice(self._pieces(stretch.parts, stretch.place["offset"]), stretch.pieces)
+            place, pieces = stretch.place, self._pieces(stretch.parts, stretch.place["offset"])
         first, end = (stretch.first, stretch.shards) if stretch else (0, None)
         file, line, skip, read = place["file"], place["line"], place["skip"], place["read"]
         lines = sum(note["lines"] for note in self.notes)
@@ -151,7 +150,7 @@ class Scan:
     def _pieces(self, parts: Sequence[tuple[int, int, Optional[int]]], offset: int) -> Iterator[_Numbered]:
         """The pieces of parts with their reader's number; the first part begins at `offset`."""
         for i, (number, begin, stop) in enumerate(parts):
-            for piece in self.readers[number].pieces(begin if i else offset, stop):
+            for piece in self.readers[number].part(begin if i else offset, stop):
                 yield number, piece, self.readers[number]
 
     def _add(self, shard: _Shard, block: Block, reader: Reader, first_line: int, pool: Executor) -> None:

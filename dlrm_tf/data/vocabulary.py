@@ -78,7 +78,7 @@ class Vocabulary:
         Args:
           prefix: beginning of the names of files with the indexes; see `FeatureKeys.mapped`.
         """
-        return self._of_sets(self.spaces, [keys.mapped(f"{prefix}{i:03d}.npy") for i, keys in enumerate(self.key_sets)])
+        return self.of_key_sets(self.spaces, [keys.mapped(f"{prefix}{i:03d}.npy") for i, keys in enumerate(self.key_sets)])
 
     def keep(self, kept: Sequence[np.ndarray]) -> "Vocabulary":
         """A part of the ids, numbered anew in the same order.

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Any, Optional
 
@@ -47,19 +48,18 @@ class Reader(abc.ABC):
         """What is the same exactly when the input is the same, as JSON values: an interrupted job compares it."""
 
     @abc.abstractmethod
-    def pieces(self, offset: int = 0, stop: Optional[int] = None) -> Iterator[Piece]:
+    def pieces(self, offset: int = 0) -> Iterator[Piece]:
         """All pieces from one on.
 
         Args:
           offset: of the first piece.
-          stop: offset at which to end, from `parts`; None is the end of the input.
 
         Raises:
           DataError: the input is damaged.
         """
 
     def parts(self, size: int) -> list[tuple[int, Optional[int]]]:
-        """Cuts the input into neighbouring parts that can be read each on its own, as `(offset, stop)` of `pieces`.
+        """Cuts the input into neighbouring parts that can be read each on its own, as `(offset, stop)` of `part`.
 
         An input that can only be read from its beginning, such as a compressed one, is one part.
 
@@ -67,6 +67,15 @@ class Reader(abc.ABC):
           size: wanted bytes of a part.
         """
         return [(0, None)]
+
+    def part(self, offset: int, stop: Optional[int]) -> Iterator[Piece]:
+        """The pieces of a part, from any of its offsets on.
+
+        Args:
+          offset: of the first piece.
+          stop: where the next part begins; None is the end of the input.
+        """
+        return itertools.takewhile(lambda piece: stop is None or piece.offset < stop, self.pieces(offset))
 
     @abc.abstractmethod
     def has_label(self, piece: Piece) -> bool:

@@ -1,5 +1,6 @@
 """TextReader: a text log, plain or gzip, in pieces of whole lines, from any byte offset."""
 
+import dataclasses
 import gzip
 import os
 import zlib
@@ -58,23 +59,30 @@ class TextReader(Reader):
             cuts.pop()
         return list(zip(cuts, [*cuts[1:], None]))
 
-    def pieces(self, offset: int = 0, stop: Optional[int] = None) -> Iterator[Piece]:
+    def part(self, offset: int, stop: Optional[int]) -> Iterator[Piece]:
+        """See `Reader`: parts end at line ends, but pieces are cut where they are read."""
+        for piece in super().part(offset, stop):
+            if stop is not None and piece.offset + len(piece.content) > stop:
+                piece = dataclasses.replace(piece, content=piece.content[: stop - piece.offset])
+            yield piece
+
+    def pieces(self, offset: int = 0) -> Iterator[Piece]:
         """See `Reader`; also raises DataError where there is no line end in 64 MB."""
         with open(self.name, "rb") as raw:
             packed = raw.read(2) == _GZIP_MAGIC
             raw.seek(0)
             stream = gzip.GzipFile(fileobj=raw) if packed else raw
             try:
-                yield from self._pieces(stream, raw, offset, stop)
+                yield from self._pieces(stream, raw, offset)
             except (zlib.error, gzip.BadGzipFile, EOFError) as e:
                 raise DataError(f"{self.name}: damaged gzip file ({e})") from None
 
-    def _pieces(self, stream: Any, raw: BinaryIO, offset: int, stop: Optional[int]) -> Iterator[Piece]:
+    def _pieces(self, stream: Any, raw: BinaryIO, offset: int) -> Iterator[Piece]:
         stream.seek(offset)
         at_header = self.spec.header and offset == 0
         rest, done = b"", raw.tell() if offset else 0
         while True:
-            text = stream.read(PIECE_BYTES if stop is None else min(PIECE_BYTES, stop - stream.tell()))
+            text = stream.read(PIECE_BYTES)
             cut = text.rfind(b"\n") + 1 if text else 0
             if text and not cut:
                 rest += text

@@ -73,4 +73,6 @@ class Plan:
             "read": 0,
         }
         parts = list(self._parts[self._part[begin] : self._part[last] + 1])
-        return Stretch(first, place, parts, last - begin + 1, shards)
+        if last + 1 < len(self._part) and self._part[last + 1] == self._part[last]:  # no more is read than is needed
+            parts[-1] = (parts[-1][0], parts[-1][1], int(self._offset[last + 1]))
+        return Stretch(first, place, parts, shards, stop - line)

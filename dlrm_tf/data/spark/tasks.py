@@ -21,7 +21,7 @@ class Job:
 
     Attributes:
       readers: the inputs.
-      parts: `(reader's number, offset, stop)`, as `Reader.pieces` takes them, of the parts of all inputs, in order.
+      parts: `(reader's number, offset, stop)`, as `Reader.part` takes them, of the parts of all inputs, in order.
       spec: the columns.
       shard_lines: lines a shard.
       stop_at_bad_line: a bad line ends the job.
@@ -75,7 +75,7 @@ def scan_part(job: Job, number: int) -> tuple[PartNote, Iterator[tuple[int, Shar
     file, offset, stop = job.parts[number]
     reader, keys, note = job.readers[file], PartKeys(job.spec, job.counting), PartNote()
     try:
-        for piece in reader.pieces(offset, stop):
+        for piece in reader.part(offset, stop):
             block = reader.parse(piece)
             if block.bad and job.stop_at_bad_line:
                 line, what = block.bad[0]
@@ -104,6 +104,11 @@ def make_shards(job: Job, vocabulary: Vocabulary, stretch: Stretch) -> int:
     job.enter()
     scan = Scan(_workspace(job), job.readers, job.spec, vocabulary, False, job.shard_lines, job.stop_at_bad_line)
     scan.run(1, True, stretch)
+    lines = sum(note["lines"] for note in scan.notes)
+    if lines != stretch.lines:
+        raise DataError(
+            f"{job.readers[stretch.place['file']].name}: wanted {stretch.lines:,} lines. Received {lines:,}: it changed"
+        )
     return stretch.shards
 
 

@@ -24,10 +24,10 @@ class DyingReader(TextReader):
         super().__init__(path, spec)
         self.dies_at, self.victim, self.marks = dies_at, victim, marks
 
-    def pieces(self, offset=0, stop=None):
+    def pieces(self, offset=0):
         if self._is_time():
             os.kill(self._pid(), signal.SIGKILL)
-        yield from super().pieces(offset, stop)
+        yield from super().pieces(offset)
 
     def _is_time(self) -> bool:
         if self.dies_at < 0:

@@ -1,5 +1,7 @@
 """Keys of parts, merged in any order, are the keys of the whole log as one machine learns them."""
 
+import os
+import pathlib
 import random
 import subprocess
 
@@ -8,13 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlrm_tf import Bag, FeatureSpec, Vocabulary
+from dlrm_tf import Bag, FeatureSpec, Vocabulary, prepare
 from dlrm_tf.data.encoder import Encoder
 from dlrm_tf.data.key_column import as_column
 from dlrm_tf.data.parse import parse_block
-from dlrm_tf.data.spark import first_seen, java
+from dlrm_tf.data.readers.text import TextReader
+from dlrm_tf.data.spark import first_seen, java, tasks
 from dlrm_tf.data.spark.first_seen import MergedKeys, PartKeys, merge_shares, save_share
 from dlrm_tf.data.spark.plan import Plan
+from dlrm_tf.data.spec import CRITEO
+from dlrm_tf.data.workspace import Workspace
 from dlrm_tf.errors import MissingExtraError
 
 SPEC = FeatureSpec(
@@ -118,18 +123,34 @@ def test_a_plan_finds_every_line(lines, new_file, shard_lines, data):
     missing = [shard for shard in range(plan.shards) if data.draw(st.booleans())]
     made = []
     for stretch in plan.stretches(missing):
-        walked, file, line = [], stretch.place["file"], stretch.place["line"]
-        of_parts = [(number, piece) for number, _, stop in stretch.parts for piece in pieces[parts.index((number, _, stop))]]
-        begin = next(i for i, (number, piece) in enumerate(of_parts) if (number, piece[0]) == (file, stretch.place["offset"]))
-        for number, (_, n) in of_parts[begin : begin + stretch.pieces]:
-            if number != file:
-                file, line = number, 0
-            walked += [(file, line + i) for i in range(n)]
-            line += n
-        lines_of_stretch = truth[stretch.first * shard_lines : (stretch.first + stretch.shards) * shard_lines]
-        assert walked[stretch.place["skip"] :][: len(lines_of_stretch)] == lines_of_stretch
+        place = stretch.place
+        assert place["offset"] == 10 * place["line"]
+        starts = [place["offset"], *(begin for _, begin, _ in stretch.parts[1:])]
+        walked = [(file, i) for (file, _, stop), start in zip(stretch.parts, starts) for i in range(start // 10, stop // 10)]
+        wanted = truth[stretch.first * shard_lines : (stretch.first + stretch.shards) * shard_lines]
+        assert walked[place["skip"] :][: stretch.lines] == wanted
+        assert len(walked) - place["skip"] - stretch.lines < 9  # the rest of a piece
         made += range(stretch.first, stretch.first + stretch.shards)
     assert made == missing
+
+
+@pytest.mark.parametrize("piece_bytes", [3000, 20_000])
+def test_pieces_are_cut_otherwise_in_each_pass(golden_dir, tmp_path, monkeypatch, piece_bytes):
+    """Both passes as the workers run them, several pieces a part; they are cut where reading begins, which differs."""
+    monkeypatch.setattr("dlrm_tf.data.readers.text.PIECE_BYTES", piece_bytes)
+    log = str(golden_dir / "criteo" / "train.txt")
+    local = prepare(log, tmp_path / "local", shard_lines=45, test_fraction=0)
+    reader = TextReader(log, CRITEO)
+    parts = [(0, *part) for part in reader.parts(70_000)]
+    assert len(parts) > 1
+    with Workspace.open(str(tmp_path / "out"), {}) as workspace:
+        job = tasks.Job([reader], parts, CRITEO, 45, False, False, False, 1, os.getcwd(), str(tmp_path / "out"))
+        plan = Plan(parts, [tasks.scan_part(job, i)[0].pieces for i in range(len(parts))], 45)
+        assert max(len(pieces) for pieces in plan.to_dict()["pieces"]) > 3
+        for stretch in plan.stretches(range(plan.shards)):
+            tasks.make_shards(job, local.vocabulary().mapped(workspace.path("index-")), stretch)
+        made = [pathlib.Path(workspace.rows_path(i)).read_bytes() for i in range(plan.shards)]
+    assert made == [(tmp_path / "local" / shard.path).read_bytes() for shard in local.shards["train"]]
 
 
 def test_a_java_that_lacks_spark_s_module(tmp_path):
