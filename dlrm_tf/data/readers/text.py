@@ -1,6 +1,5 @@
 """TextReader: a text log, plain or gzip, in pieces of whole lines, from any byte offset."""
 
-import dataclasses
 import gzip
 import os
 import zlib
@@ -63,7 +62,8 @@ class TextReader(Reader):
         """See `Reader`: parts end at line ends, but pieces are cut where they are read."""
         for piece in super().part(offset, stop):
             if stop is not None and piece.offset + len(piece.content) > stop:
-                piece = dataclasses.replace(piece, content=piece.content[: stop - piece.offset])
+                content = piece.content[: stop - piece.offset]
+                piece = Piece(piece.offset, content, min(piece.read, len(content)))
             yield piece
 
     def pieces(self, offset: int = 0) -> Iterator[Piece]:
