@@ -137,6 +137,7 @@ class FeatureKeys:
         """
         if not os.path.exists(path):
             self._hex_index().save(path)
+            self._index = None  # of a large vocabulary, all indexes together are much more than one
         return _MappedKeys(path, self.size, self._others)
 
     def ids_in(self, other: "FeatureKeys") -> np.ndarray:
