@@ -42,7 +42,7 @@ class SparkEngine:
       debug: leave Spark's own messages on standard error.
 
     Example:
-      dlrm_tf.prepare("day_*.tsv", "data", engine=dlrm_tf.SparkEngine("spark://host:7077"))
+      dlrm_tf.prepare(["day_0.tsv", "day_1.tsv"], "data", engine=dlrm_tf.SparkEngine("spark://host:7077"))
     """
 
     name = "spark"

@@ -1,6 +1,7 @@
 """Spark makes the same bytes as one machine, whatever the log, the arguments and what is killed meanwhile."""
 
 import gzip
+import os
 import pathlib
 import signal
 import subprocess
@@ -122,7 +123,10 @@ dying.prepare_dying(golden, folder / "out", folder / "marks", dies_at, os.getpid
 @pytest.mark.parametrize("dies_at", [2, 12])
 def test_a_killed_driver_is_resumed(context, golden, tmp_path, dies_at):
     arguments = [pathlib.Path(__file__).parent, golden, tmp_path, dies_at]
-    died = subprocess.run([sys.executable, "-c", DRIVER, *map(str, arguments)], capture_output=True, timeout=300)
+    (tmp_path / "tmp").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}  # for what a killed process leaves
+    command = [sys.executable, "-c", DRIVER, *map(str, arguments)]
+    died = subprocess.run(command, env=environment, capture_output=True, timeout=300)
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()
     left = {path.name for path in (tmp_path / "out" / ".prepare").iterdir()}
     assert ("plan.json" in left) == (dies_at == 12)
