@@ -143,11 +143,10 @@ class FeatureKeys:
     def ids_in(self, other: "FeatureKeys") -> np.ndarray:
         """The id that each of these keys has in `other`, int32 `[size]`; -1 where it has none."""
         numeric, ids = self.numeric()
-        odd = self.others()
-        found = np.empty(self.size, np.int32)
-        found[ids] = other.find(KeyColumn(numeric, np.zeros(numeric.size, bool), []))
-        found[[i for _, i in odd]] = [other._others.get(key, -1) for key, _ in odd]
-        return found
+        values, empty = np.zeros(self.size, np.uint32), np.zeros(self.size, bool)
+        values[ids] = numeric
+        empty[[i for key, i in self.others() if not key]] = True
+        return other.find(KeyColumn(values, empty, [(i, key) for key, i in self.others() if key]))
 
     @property
     def missing_id(self) -> int:

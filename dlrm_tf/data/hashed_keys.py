@@ -88,6 +88,19 @@ class HashedKeys(FeatureKeys):
         places = np.minimum(np.searchsorted(self._kept, buckets), self.size - 1)
         return np.where(self._kept[places] == buckets, places, -1).astype(np.int32)
 
+    def ids_in(self, other: FeatureKeys) -> np.ndarray:
+        """The ids themselves, int32 `[size]`: `other` must have the same hash."""
+        return np.arange(self.size, dtype=np.int32)
+
+    @property
+    def missing_id(self) -> int:
+        """The id of the key '', which other keys may have too."""
+        return int(self.find(KeyColumn(np.zeros(1, np.uint32), np.ones(1, bool), []))[0])
+
+    def key(self, number: int) -> bytes:
+        """What stands for the keys of an id: the name of its bucket."""
+        return b"bucket %d" % (number if self._kept is None else int(self._kept[number]))
+
     def assign(self, column: KeyColumn) -> np.ndarray:
         """As `find`: no key is new."""
         return self.find(column)

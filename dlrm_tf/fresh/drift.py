@@ -111,7 +111,7 @@ def _other_side(b: Union[StrPath, Records], split: str, reference: FolderSide) -
 
         return RequestLogSide(os.fspath(b), reference.spec, reference.vocabulary)
     other = FolderSide(Records.open(b), split)
-    for kind in ("dense_names", "categorical_names", "hot_sizes", "weighted"):
+    for kind in ("dense_names", "categorical_names", "hot_sizes", "weighted", "hashed", "unified"):
         wanted, received = (getattr(side.spec, kind) for side in (reference, other))
         if wanted != received:
             raise DataError(f"{other.name}: wanted the features of {reference.name}, {kind} {wanted}. Received {received}")

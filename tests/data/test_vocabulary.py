@@ -139,6 +139,16 @@ def test_keep():
     assert Vocabulary([("a", kept)]).keys("a") == ["", "00000001", "x"]
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(key, unique=True, max_size=20), st.lists(key, unique=True, max_size=20))
+def test_ids_in_another_vocabulary(mine, others):
+    feature = Vocabulary.from_keys({"a": mine}).feature("a")
+    other = Vocabulary.from_keys({"a": others}).feature("a")
+    assert feature.ids_in(other).tolist() == [others.index(key) if key in others else -1 for key in mine]
+    assert [feature.key(i).decode("utf-8", "surrogateescape") for i in range(len(mine))] == mine
+    assert feature.missing_id == (mine.index("") if "" in mine else -1)
+
+
 def test_fingerprint_tells_every_difference():
     def fingerprint(**keys):
         return Vocabulary.from_keys(keys).fingerprint

@@ -1,5 +1,6 @@
 """drift of data folders: figures by hand, vocabularies that differ, splits, scores, exit codes."""
 
+import dataclasses
 import json
 import math
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 import dlrm_tf
-from dlrm_tf import Bag, DLRMConfig, FeatureSpec, Vocabulary, drift, prepare
+from dlrm_tf import Bag, DLRMConfig, FeatureSpec, Records, Vocabulary, drift, prepare
 from dlrm_tf.cli.main import main
 from dlrm_tf.errors import DataError, UsageError
 from dlrm_tf.fresh.sample import Sample
@@ -75,6 +76,22 @@ def test_new_and_unknown_keys_with_other_vocabularies(tmp_path):
     rare = folder(tmp_path / "rare", rows, min_count=2)
     assert by_name(drift(rare, rare))["c"].psi == 0
     assert by_name(drift(rare, rare))["c"].new == 4 / 8
+
+
+def test_hashed_features_are_compared_by_bucket(tmp_path):
+    spec = dataclasses.replace(SPEC, hashed={"c": 1000})
+    a = folder(tmp_path / "a", [(1, 1, "p")] * 4 + [(0, 1, "")] * 4, spec=spec)
+    b = folder(tmp_path / "b", [(1, 1, "p")] * 2 + [(0, 1, "q")] * 6, spec=spec)
+    c = by_name(drift(a, b, top_keys=1))["c"]
+    # p 1/2, 1/4; missing 1/2, 0; new 0, 3/4; no other keys.
+    shares = [(1 / 2, 1 / 4), (1 / 2, 0.0001), (0.0001, 3 / 4)]
+    assert c.psi == pytest.approx(sum((q - p) * math.log(q / p) for p, q in shares), rel=1e-12)
+    assert (c.missing, c.new, c.unknown) == ((1 / 2, 0), 3 / 4, 0)
+    bucket = Records.open(a).vocabulary().lookup("c", "p")
+    assert f"key bucket {bucket}" in [part.name for part in c.moved]
+    other = folder(tmp_path / "o", [(1, 1, "p")], spec=dataclasses.replace(SPEC, hashed={"c": 999}))
+    with pytest.raises(DataError, match="wanted the features of .*, hashed {'c': 1000}. Received {'c': 999}"):
+        drift(a, other)
 
 
 def test_splits(tmp_path):
