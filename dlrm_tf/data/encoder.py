@@ -121,6 +121,8 @@ class Encoder:
         block = parse_block(text, self.spec, labelled=has_label(text, self.spec) if labelled is None else labelled)
         for line, what in block.bad:
             raise DataError(f"{self.source}: row {first_row + line}: {what}")
+        if block.lines != len(encoded):
+            raise DataError(f"{self.source}: wanted a whole line in each row. Received one that ends within quotes")
         return self.block(block)
 
     def columns(self, table: Any, *, first_row: int = 0) -> Batch:

@@ -66,8 +66,8 @@ class Layout:
 
 def _find(name: str, names: Sequence[str]) -> int:
     if names.count(name) != 1:
-        raise DataError(
-            f"header: wanted {'one' if name in names else 'a'} column {name!r}. Received {', '.join(names)[:500]}; "
-            '"header": "skip" in the spec passes over the line unread'
-        )
+        quoted = '"quote" in the spec says that fields are quoted'
+        advice = quoted if names[0].startswith('"') else '"header": "skip" in the spec passes over the line unread'
+        count = "one" if name in names else "a"
+        raise DataError(f"header: wanted {count} column {name!r}. Received {', '.join(names)[:500]}; {advice}")
     return names.index(name)

@@ -204,8 +204,8 @@ def _quoted_cells(cells: _Cells, layout: Layout) -> dict[int, str]:
         for row, cell in zip(rows.tolist(), cells.texts(rows, column)):
             faults.setdefault(
                 row,
-                f'{layout.place(column)}: wanted no double quotes around a category ("quote" in the spec says what they are: '
-                f"'\"' around fields, '' a part of them). Received {shown(cell)}",
+                f'{layout.place(column)}: wanted no double quotes around a category ("quote" in the spec says what they are, '
+                f'"\\"" around fields, "" a part of them). Received {shown(cell)}',
             )
     return faults
 

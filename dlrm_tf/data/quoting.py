@@ -47,26 +47,35 @@ class Quoting(NamedTuple):
 
     def fields(self, text: bytes) -> Fields:
         """Splits whole lines; the last one need not end in a newline."""
-        marks = _Marks(self, text, ended=text.endswith(b"\n"))
+        marks = _Marks(self, text, final=True)
         bad = marks.bad_lines(final=True)
-        structure, ends_line = marks.structure(bad)
-        dropped = marks.dropped(bad)
+        at, kind, ends, lines = marks.structure(bad)
+        quote = np.flatnonzero(marks.read_quotes(at, kind, bad))
+        # The second quote of two inside a field stays: it would open right behind one that closes.
+        second = np.diff(at[quote], prepend=-2) == 1
+        second[1::2] = False
+        dropped = np.zeros(at.size, bool)
+        dropped[quote[~second]] = True
+        dropped[lines - 1] |= (kind[lines - 1] == _RETURN) & (at[lines] - at[lines - 1] == 1) & (kind[lines] == _NEWLINE)
+        shift = np.cumsum(dropped, dtype=np.int32)[ends]
         keep = np.ones(marks.characters.size, bool)
-        keep[dropped] = False
-        ends = marks.at[structure]
-        lines = marks.at[ends_line]
-        faults = {int(np.searchsorted(lines, start)): what for start, _, what in bad}
-        last = np.searchsorted(ends, lines)
-        return Fields(marks.characters[keep], ends - np.searchsorted(dropped, ends), last, faults)
+        keep[at[dropped]] = False
+        if marks.escapes.size:
+            keep[marks.escapes] = False
+            shift = shift + np.searchsorted(marks.escapes, at[ends])
+        faults = {int(np.searchsorted(at[lines], start)): what for start, _, what in bad}
+        return Fields(marks.characters[keep], at[ends] - shift, np.searchsorted(ends, lines), faults)
 
     def end_of_lines(self, text: bytes) -> int:
         """Where the last line ends that is whole whatever follows `text`, which begins with a line; 0 where none is."""
         if self.quote.encode() not in text and (self.escape is None or self.escape.encode() not in text):
             return text.rfind(b"\n") + 1
-        marks = _Marks(self, text, ended=True)
-        _, ends_line = marks.structure(marks.bad_lines(final=False))
-        newlines = ends_line[marks.kind[ends_line] == _NEWLINE]
-        return int(marks.at[newlines[-1]]) + 1 if newlines.size else 0
+        marks = _Marks(self, text, final=False)
+        bad = marks.bad_lines(final=False)
+        newlines = np.flatnonzero(marks.kind == _NEWLINE)
+        quotes = marks.quotes[~_within(marks.quotes, bad)] if bad else marks.quotes
+        newlines = newlines[np.searchsorted(quotes, newlines) % 2 == 0]
+        return int(newlines[-1]) + 1 if newlines.size else 0
 
 
 class _Marks:
@@ -74,32 +83,25 @@ class _Marks:
 
     Attributes:
       characters: uint8, the text, with a newline added where the last line lacks it.
-      at: int64, positions of the marks, ascending.
-      kind: uint8, what each is.
-      line_end: int64, which marks would end a line outside of quotes.
-      quote: int64, which marks are quotes.
-      position: int64, where the quotes are.
+      kind: uint8, what each character is; 0 for what is text.
+      quotes: int64, positions of the quotes, ascending.
       escapes: int64, positions of the escapes that take what follows as text.
     """
 
-    def __init__(self, quoting: Quoting, text: bytes, ended: bool):
+    def __init__(self, quoting: Quoting, text: bytes, final: bool):
         table = np.zeros(256, np.uint8)
         table[[ord(quoting.separator), ord("\n"), ord("\r"), ord(quoting.quote)]] = _SEPARATOR, _NEWLINE, _RETURN, _QUOTE
-        self.characters = np.frombuffer(text if ended else text + b"\n", np.uint8)
-        kind = table[self.characters]
         self.escapes = np.zeros(0, np.int64)
         if quoting.escape is not None and quoting.escape.encode() in text:
             self.escapes = _escapes(np.frombuffer(text, np.uint8), ord(quoting.escape), table)
-            kind[self.escapes + 1] = 0
-        self.at = np.flatnonzero(kind)
-        self.kind = kind[self.at]
-        # Whether the mark after each stands right behind it.
-        self._adjacent = np.append(np.diff(self.at) == 1, False)
-        is_end = self.kind == _NEWLINE
-        is_end |= (self.kind == _RETURN) & ~(self._adjacent & np.append(is_end[1:], False))
-        self.line_end = np.flatnonzero(is_end)
-        self.quote = np.flatnonzero(self.kind == _QUOTE)
-        self.position = self.at[self.quote]
+        if final and (not text.endswith(b"\n") or len(text) - 2 in self.escapes[-1:]):
+            text += b"\n"
+        self.characters = np.frombuffer(text, np.uint8)
+        self.kind = np.frombuffer(text.translate(table.tobytes()), np.uint8)
+        if self.escapes.size:
+            self.kind = self.kind.copy()
+            self.kind[self.escapes + 1] = 0
+        self.quotes = np.flatnonzero(self.kind == _QUOTE)
 
     def bad_lines(self, final: bool) -> list[tuple[int, int, str]]:
         """`(start, stop, what is wrong)` of lines whose quotes are not as they should be.
@@ -107,83 +109,77 @@ class _Marks:
         Args:
           final: the text ends here; else more of it follows, and what that decides is left open.
         """
-        quotes, size = len(self.quote), self.characters.size
-        if not quotes:
+        quotes, count, size = self.quotes, len(self.quotes), self.characters.size
+        if not count:
             return []
         # A quote may open where a mark or nothing stands before it, and close where a mark or nothing follows it.
-        opens = np.append(self.position[0] == 0, self._adjacent[self.quote[1:] - 1])
-        if self.quote[0] > 0:
-            opens[0] = self._adjacent[self.quote[0] - 1]
-        closes = self._adjacent[self.quote] | (self.position == size - 1)
-        closes &= np.diff(self.position, prepend=self.position[0]) <= LONGEST_QUOTED
-        odd = np.arange(quotes) % 2 == 1
-        # Where the first quote of what is read has an even number, the even ones open; and the other way round.
-        wrong = [np.flatnonzero(np.where(odd == first, ~opens, ~closes)) for first in (False, True)]
-        if not wrong[0].size and quotes % 2 == 0:
+        opens = self.kind[quotes - 1] > 0
+        opens[0] |= quotes[0] == 0
+        closes = self.kind[np.minimum(quotes + 1, size - 1)] > 0
+        closes[1:] &= np.diff(quotes) <= LONGEST_QUOTED
+        if count % 2 == 0 and opens[::2].all() and closes[1::2].all():
             return []
-        ends = self.at[self.line_end]
-        before = np.searchsorted(self.position, ends) % 2
+        # Where the first quote of what is read has an even number, the even ones open; and the other way round.
+        odd = np.arange(count) % 2 == 1
+        wrong = [np.flatnonzero(np.where(odd == first, ~opens, ~closes)) for first in (False, True)]
+        ends = self._line_ends()
+        before = np.searchsorted(quotes, ends) % 2
         outside = [ends[before == first] for first in (0, 1)]
         bad: list[tuple[int, int, str]] = []
         start, first = 0, 0
-        while first < quotes:
+        while first < count:
             parity = first % 2
             place = np.searchsorted(wrong[parity], first)
-            found = int(wrong[parity][place]) if place < len(wrong[parity]) else quotes
-            opening = found - (found - first) % 2
-            if found == quotes:
-                opening = quotes - 1
-                unclosed = (quotes - first) % 2 and (final or size - self.position[-1] > LONGEST_QUOTED)
-                if not unclosed:
-                    break
-            x = int(self.position[opening])
-            line = np.searchsorted(outside[parity], x) - 1
+            found = int(wrong[parity][place]) if place < len(wrong[parity]) else count
+            if found == count and ((count - first) % 2 == 0 or not (final or size - quotes[-1] > LONGEST_QUOTED)):
+                break
+            opening = found - 1 if (found - first) % 2 else found
+            at = int(quotes[opening])
+            line = np.searchsorted(outside[parity], at) - 1
             line_start = max(start, int(outside[parity][line]) + 1) if line >= 0 else start
             stop = np.searchsorted(ends, line_start)
             if stop == len(ends):
                 break  # the rest of the line is not there yet
-            open_end = found == quotes or (opening < found and self.position[found] - x > LONGEST_QUOTED)
+            is_open = found == count or (opening < found and quotes[found] - at > LONGEST_QUOTED)
             start = int(ends[stop]) + 1
-            around = self.characters[max(line_start, x - 20) : min(x + 20, start - 1)].tobytes()
-            bad.append((line_start, start, f"{_CLOSED if open_end else _WHOLE_FIELDS}. Received {shown(around)}"))
-            first = int(np.searchsorted(self.position, start))
+            around = self.characters[max(line_start, at - 20) : min(at + 20, start - 1)].tobytes()
+            bad.append((line_start, start, f"{_CLOSED if is_open else _WHOLE_FIELDS}. Received {shown(around)}"))
+            first = int(np.searchsorted(quotes, start))
         return bad
 
-    def structure(self, bad: list[tuple[int, int, str]]) -> tuple[np.ndarray, np.ndarray]:
-        """Which marks end fields, and which of them lines; a bad line is one field."""
-        quote = self.kind == _QUOTE
-        if bad:
-            quote &= ~self._within(self.at, bad)
-        outside = (np.cumsum(quote, dtype=np.int32) & 1) == 0
-        lines = self.line_end[outside[self.line_end]]
-        ends = self.kind == _SEPARATOR
-        if bad:
-            ends &= ~self._within(self.at, bad)
-        ends &= outside
-        ends[lines] = True
-        return np.flatnonzero(ends), lines
-
-    def dropped(self, bad: list[tuple[int, int, str]]) -> np.ndarray:
-        """Positions of what is no part of a field, ascending."""
-        quote = self.quote
-        if bad:
-            quote = quote[~self._within(self.position, bad)]
-        position = self.at[quote]
-        # The second quote of two inside a field stays: it would open right behind one that closes.
-        second = np.diff(position, prepend=-2) == 1
-        second[1::2] = False
+    def _line_ends(self) -> np.ndarray:
+        """Positions of what would end a line outside of quotes."""
+        is_end = self.kind == _NEWLINE
         returns = np.flatnonzero(self.kind == _RETURN)
-        returns = returns[self._adjacent[returns]]
-        returns = self.at[returns[self.kind[returns + 1] == _NEWLINE]]
-        returns = returns[np.searchsorted(position, returns) % 2 == 0]
-        return np.sort(np.concatenate((position[~second], returns, self.escapes)))
+        is_end[returns] = self.kind[np.minimum(returns + 1, self.kind.size - 1)] != _NEWLINE
+        return np.flatnonzero(is_end)
 
-    @staticmethod
-    def _within(positions: np.ndarray, bad: list[tuple[int, int, str]]) -> np.ndarray:
-        starts, stops = (np.array([line[i] for line in bad]) for i in (0, 1))
-        line = np.searchsorted(starts, positions, "right") - 1
-        within: np.ndarray = (line >= 0) & (positions < stops[line])
-        return within
+    def structure(self, bad: list[tuple[int, int, str]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """`(positions of all marks, kind of each, which of them end fields, which lines)`; a bad line is one field."""
+        at = np.flatnonzero(self.kind > 0)
+        kind = self.kind[at]
+        outside = (np.cumsum(self.read_quotes(at, kind, bad), dtype=np.int32) & 1) == 0
+        line_end = kind == _NEWLINE
+        returns = np.flatnonzero(kind == _RETURN)
+        if returns.size:
+            line_end[returns] = self.kind[np.minimum(at[returns] + 1, self.kind.size - 1)] != _NEWLINE
+        ends = kind == _SEPARATOR
+        if bad:
+            ends &= ~_within(at, bad)
+        return at, kind, np.flatnonzero((ends | line_end) & outside), np.flatnonzero(line_end & outside)
+
+    def read_quotes(self, at: np.ndarray, kind: np.ndarray, bad: list[tuple[int, int, str]]) -> np.ndarray:
+        """bool, which marks are quotes of lines that are not bad."""
+        quote: np.ndarray = kind == _QUOTE
+        return quote & ~_within(at, bad) if bad else quote
+
+
+def _within(positions: np.ndarray, bad: list[tuple[int, int, str]]) -> np.ndarray:
+    """bool, which positions are in bad lines."""
+    starts, stops = (np.array([line[i] for line in bad]) for i in (0, 1))
+    line = np.searchsorted(starts, positions, "right") - 1
+    within: np.ndarray = (line >= 0) & (positions < stops[line])
+    return within
 
 
 def _escapes(characters: np.ndarray, escape: int, table: np.ndarray) -> np.ndarray:

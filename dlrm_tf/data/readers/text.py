@@ -56,7 +56,8 @@ class TextReader(Reader):
         """See `Reader`; raises DataError where the header lacks a column of the spec."""
         if self._names is None and self.spec.header is True:  # a piece that another process has read
             self._read_header()
-        return parse_block(piece.content, self.spec, labelled=labelled, names=self._names)
+        with self._named():
+            return parse_block(piece.content, self.spec, labelled=labelled, names=self._names)
 
     def pieces(self, offset: int = 0) -> Iterator[Piece]:
         """See `Reader`; also raises DataError where there is no line end in 64 MB."""
@@ -88,11 +89,17 @@ class TextReader(Reader):
         names, end = first_line(text, self.spec)
         if self.spec.header is True:
             self._names = [name.decode("utf-8", "backslashreplace") for name in names]
-            try:
+            with self._named():
                 Layout.of(self.spec, labelled=self.has_label(Piece(0, b"", 0)), names=self._names)
-            except DataError as e:
-                raise DataError(f"{self.name}: {e}") from None
         return end
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Puts the file's name before what is wrong with its header."""
+        try:
+            yield
+        except DataError as e:
+            raise DataError(f"{self.name}: {e}") from None
 
     def _pieces(self, stream: BinaryIO, tell: Callable[[], int], offset: int) -> Iterator[Piece]:
         at_header, rest, done = offset == 0 and bool(self.spec.header), b"", 0
