@@ -181,7 +181,7 @@ def parse_block(text: bytes, spec: FeatureSpec, *, labelled: bool = True, names:
 def _fields(text: bytes, spec: FeatureSpec) -> tuple[bytes, np.ndarray, np.ndarray, dict[int, str]]:
     """`(text between PAD bytes, position after each field, which fields end a line, what is wrong with quotes by line)`."""
     padding = bytes(PAD)
-    if spec.quoting is not None and (spec.quote or "").encode() in text:
+    if spec.quoting is not None and any(mark and mark.encode() in text for mark in (spec.quote, spec.escape)):
         found = spec.quoting.fields(text)
         return b"".join((padding, found.text.tobytes(), padding)), found.ends + PAD, found.last, found.faults
     if b"\r" in text:

@@ -100,7 +100,7 @@ class Scan:
         file, line, skip, read = place["file"], place["line"], place["skip"], place["read"]
         lines = sum(note["lines"] for note in self.notes)
         shard, saving = _Shard(), None
-        progress = Progress("prepare", sum(reader.size for reader in self.readers), "B", quiet=quiet)
+        progress = Progress("prepare", sum(reader.size for reader in self.readers) or None, "B", quiet=quiet)
         with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as writer, progress:
             progress.update(read)
             for number, piece, block in _parse_ahead(self._pieces(file, place["offset"]), pool, threads + 2):

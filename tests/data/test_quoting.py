@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dlrm_tf.data import quoting as module
+from dlrm_tf.data.parse import parse_block
 from dlrm_tf.data.quoting import Quoting
 from dlrm_tf.data.readers import text as reading
 from dlrm_tf.data.readers.text import TextReader
@@ -140,6 +141,12 @@ def test_pieces_do_not_matter(tmp_path_factory, text, quoting, longest, piece_by
             assert b"".join(again) == text[offset:]
             rows = [row for content in again for row in by_hand(quoting, content, longest)]
             assert rows == by_hand(quoting, text[offset:], longest)
+
+
+def test_an_escape_in_a_text_without_quotes():
+    spec = FeatureSpec((("y", "label"), ("c", "categorical")), ",", quote='"', escape="\\")
+    block = parse_block(b"1,a\\,b\n0,\\N\n", spec)
+    assert (block.odd, block.bad) == ([[(0, b"a,b"), (1, b"\\N")]], [])
 
 
 def test_an_open_quote_costs_its_line_alone():
