@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
 
 from dlrm_tf.data.admit import Admission, max_ids_by_feature
+from dlrm_tf.data.bad_lines import MAX_SHARE
 from dlrm_tf.data.days import day_number
 from dlrm_tf.data.encoder import check_features
 from dlrm_tf.data.finish import Finish
@@ -48,13 +49,15 @@ def prepare(
     max_ids: Union[None, int, Mapping[str, int]] = None,
     last_seen: Union[None, str, datetime.date] = None,
     engine: Optional[SparkEngine] = None,
+    max_bad_share: float = MAX_SHARE,
 ) -> Records:
     """Makes the data folder `out_dir`; after an interruption the same call resumes after the last finished shard.
 
     Memory: a few shards and the vocabulary (up to 40 bytes a key), however many lines there are.
 
     Args:
-      inputs: one file or several, plain or gzip, taken in order as if they were one.
+      inputs: one file or several, taken in order as if they were one: plain or compressed with gzip, zstd, bz2 or xz; folders,
+        patterns and URLs (see `readers.names.expand`); `-`, standard input, which is read once: an interrupted call starts again.
       out_dir: the folder to make; must not exist, be empty, or hold the same call's interrupted work.
       spec: the columns, and which of them are hashed or share a table: as in `vocabulary`, if it says nothing about that.
       vocabulary: a fixed vocabulary; keys it does not have get the out-of-vocabulary id. None makes one from the lines.
@@ -71,6 +74,8 @@ def prepare(
       last_seen: the day of the log, a date or YYYY-MM-DD. It is kept in the vocabulary for every key that occurs
         (`Vocabulary.last_seen`); keys of `vocabulary` that do not occur keep the day they had. None notes no day.
       engine: where the work is done; None is this process. The data folder has the same bytes.
+      max_bad_share: the most bad lines that `"skip"` passes over, as a share of all lines, from 0 to 1. It stops when ten lines
+        or more and a larger share of the lines so far are bad, looking after each shard and at the end.
 
     Raises:
       DataError: the input or the folder is not as it should be.
@@ -80,7 +85,9 @@ def prepare(
     out_dir = os.fspath(out_dir)
     if shard_lines is None:
         shard_lines = bounded_rows(SHARD_LINES, spec, row_dtype(spec).itemsize)
-    _check_ranges(test_fraction, on_bad_line, min_count=min_count, shard_lines=shard_lines, threads=threads)
+    _check_ranges(test_fraction, on_bad_line, max_bad_share, min_count=min_count, shard_lines=shard_lines, threads=threads)
+    if spec.label_column is None:
+        raise DataError("feature spec: wanted a label column, to train with the rows. Received none")
     if grow and vocabulary is None:
         raise UsageError("grow needs a vocabulary to grow from. Received none")
     if vocabulary is not None:
@@ -102,6 +109,7 @@ def prepare(
         "test_fraction": test_fraction,
         "on_bad_line": on_bad_line,
         "shard_lines": shard_lines,
+        **({"max_bad_share": max_bad_share} if max_bad_share != MAX_SHARE else {}),
     }
     # What came later is there only where it is used: jobs of earlier versions are resumed.
     if max_ids is not None:
@@ -113,13 +121,17 @@ def prepare(
             raise UsageError(f"threads must be None with an engine, whose cores are set there. Received {threads}")
         job["engine"] = engine.name
         Workspace(out_dir).check_free()  # before Spark's start, which takes seconds
-    with engine.started() if engine else contextlib.nullcontext(), Workspace.open(out_dir, job) as workspace:
+        pipe = next((reader.name for reader in readers if not reader.resumable), None)
+        if pipe is not None:
+            raise UsageError(f"inputs must be files with an engine, whose workers read them. Received {pipe}")
+    resume = all(reader.resumable for reader in readers)
+    with engine.started() if engine else contextlib.nullcontext(), Workspace.open(out_dir, job, resume=resume) as workspace:
         # With a manifest there, only the removal of the work folder was interrupted.
         if not os.path.exists(os.path.join(out_dir, MANIFEST)):
             known = Vocabulary.empty(spec.id_spaces) if vocabulary is None else vocabulary
             admission = Admission(min_count, most_ids, known.sizes, day)
             learning = grow or vocabulary is None
-            rules = learning, shard_lines, on_bad_line == "stop"
+            rules = learning, shard_lines, on_bad_line == "stop", max_bad_share
             try:
                 if engine is None:
                     scan = Scan(workspace, readers, spec, known, *rules)
@@ -158,12 +170,14 @@ def _check_any_row(notes: list[dict[str, Any]]) -> None:
         raise DataError(f"no good line among {lines:,}: {first}")
 
 
-def _check_ranges(test_fraction: float, on_bad_line: str, **counts: Optional[int]) -> None:
+def _check_ranges(test_fraction: float, on_bad_line: str, max_bad_share: float, **counts: Optional[int]) -> None:
     """Raises UsageError for a value out of range; a count may be None."""
     for name, value in counts.items():
         if value is not None and value < 1:
             raise UsageError(f"{name} must be at least 1. Received {value}")
     if not 0 <= test_fraction < 1:
         raise UsageError(f"test_fraction must be from 0 to below 1. Received {test_fraction}")
+    if not 0 <= max_bad_share <= 1:
+        raise UsageError(f"max_bad_share must be from 0 to 1. Received {max_bad_share}")
     if on_bad_line not in ("skip", "stop"):
         raise UsageError(f"on_bad_line must be 'skip' or 'stop'. Received {on_bad_line!r}")

@@ -34,14 +34,16 @@ class Reader(abc.ABC):
     Attributes:
       name: the input in errors, such as its path.
       spec: the columns.
-      size: bytes to be read, for progress.
+      size: bytes to be read, for progress; 0 where that is not known.
       first_line: number of the first row in errors.
+      resumable: it can be read again; else an interrupted job starts from the beginning.
     """
 
     name: str
     spec: FeatureSpec
     size: int
     first_line: int = 1
+    resumable: bool = True
 
     @abc.abstractmethod
     def identity(self) -> list[Any]:

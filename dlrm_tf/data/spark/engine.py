@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 from dlrm_tf.data.admit import Admission
+from dlrm_tf.data.bad_lines import check_notes
 from dlrm_tf.data.readers.reader import Reader
 from dlrm_tf.data.records import VOCABULARY
 from dlrm_tf.data.scan import bad_line_error
@@ -89,6 +90,7 @@ class SparkEngine:
         learning: bool,
         shard_lines: int,
         stop_at_bad_line: bool,
+        max_bad_share: float,
         *,
         admission: Admission,
         quiet: bool,
@@ -103,6 +105,7 @@ class SparkEngine:
           learning: unknown keys get new ids; else they are out of vocabulary.
           shard_lines: lines a shard.
           stop_at_bad_line: a bad line raises DataError; else it is counted.
+          max_bad_share: the most bad lines, as `BadLines.check` takes it at the end of each shard.
           admission: which keys stay.
           quiet: show no progress.
 
@@ -140,7 +143,9 @@ class SparkEngine:
             plan = Plan(**saved)
             vocabulary = Vocabulary.load(workspace.path(VOCABULARY))
         self._second_pass(job, plan, workspace, vocabulary, quiet)
-        return [note for note, _ in workspace.shards()], vocabulary
+        notes = [note for note, _ in workspace.shards()]
+        check_notes(notes, max_bad_share)
+        return notes, vocabulary
 
     def _first_pass(self, job: tasks.Job, total: int, quiet: bool) -> tuple[list[list[tuple[int, int]]], list[str]]:
         """Of each part the pieces, and where the merged keys are."""
