@@ -9,6 +9,7 @@ import numpy as np
 from dlrm_tf.config import UNUSED_PLACE
 from dlrm_tf.data.bag_column import BagColumn, as_bags
 from dlrm_tf.data.block import Block
+from dlrm_tf.data.coded_keys import CodedKeys
 from dlrm_tf.data.features import dense_numbers, log_dense
 from dlrm_tf.data.key_column import KeyColumn, as_column
 from dlrm_tf.data.key_table import KeyTable
@@ -23,6 +24,9 @@ WEIGHTS = "_weights"
 
 # Up to this many rows, one search for all features is faster than one search for each.
 _FEW_ROWS = 256
+
+AnyColumn = Union[KeyColumn, CodedKeys, BagColumn]
+"""The keys of one feature."""
 
 Batch = tuple[np.ndarray, ...]
 """`(dense float32 [n, d] as the model takes it, ids int32 [n, id_columns])`; the id of an unknown key is its feature's size, that
@@ -234,7 +238,7 @@ class Encoder:
 
         return self._encode_keys(rows, column)
 
-    def _encode_keys(self, rows: int, column: Callable[[int], Union[KeyColumn, BagColumn]]) -> Batch:
+    def _encode_keys(self, rows: int, column: Callable[[int], AnyColumn]) -> Batch:
         """Ids, and weights if any, of the keys of each feature, by its number."""
         shape = rows, self.spec.id_columns
         ids = np.empty(shape, np.int32)
@@ -244,7 +248,7 @@ class Encoder:
 
     def _write(
         self,
-        column: Callable[[int], Union[KeyColumn, BagColumn]],
+        column: Callable[[int], AnyColumn],
         out: np.ndarray,
         weights: Optional[np.ndarray],
         learn: bool = False,
@@ -252,8 +256,9 @@ class Encoder:
     ) -> np.ndarray:
         def number(f: int) -> int:
             keys, places, feature = column(f), self._ranges[f], self._features[f]
-            if isinstance(keys, KeyColumn):
-                ids = out[:, places.start] = feature.ids(keys, learn=learn)
+            if not isinstance(keys, BagColumn):
+                ids = keys.ids(feature, learn=learn) if isinstance(keys, CodedKeys) else feature.ids(keys, learn=learn)
+                out[:, places.start] = ids
                 if weights is not None:
                     weights[:, places.start] = 1
             else:

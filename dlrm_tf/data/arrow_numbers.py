@@ -1,0 +1,82 @@
+"""Numbers and labels from Arrow's columns, as a text log's are read."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dlrm_tf.data.features import LARGEST, read_number
+from dlrm_tf.errors import require
+
+WANTED = {"int": "an integer", "float": "a finite number", "label": "0 or 1"}
+"""What a cell of each kind of number holds."""
+
+
+class Numbers(NamedTuple):
+    """A column of `n` numbers.
+
+    Attributes:
+      values: float32 `[n]`; 0 where missing or wrong.
+      missing: bool `[n]`: null, NaN or ''.
+      wrong: bool `[n]`: not what its kind wants, infinity and numbers beyond float32 among it.
+    """
+
+    values: np.ndarray
+    missing: np.ndarray
+    wrong: np.ndarray
+
+    def take(self, codes: np.ndarray) -> "Numbers":
+        """The numbers at `codes`."""
+        return Numbers(*(part[codes] for part in self))
+
+
+def arrow_numbers(array: Any, kind: str) -> Numbers:
+    """Reads a column of numbers.
+
+    Args:
+      array: a `pyarrow.Array` of booleans, numbers, decimals, texts of numbers, nulls, or a dictionary of these.
+      kind: `"int"`: whole, whatever the type; `"float"`: finite; `"label"`: 0 or 1.
+    """
+    pa = require("pyarrow", "arrow")
+    kinds = pa.types
+    if kinds.is_dictionary(array.type):
+        # A null index and a null in the dictionary are the same: the entry after the last.
+        codes = array.indices.fill_null(len(array.dictionary)).to_numpy(zero_copy_only=False)
+        return arrow_numbers(pa.concat_arrays([array.dictionary, pa.nulls(1, array.dictionary.type)]), kind).take(codes)
+    if kinds.is_null(array.type):
+        return _checked(np.full(len(array), np.nan), kind)
+    if kinds.is_boolean(array.type):
+        array = array.cast("uint8")
+    if kinds.is_integer(array.type) or kinds.is_floating(array.type):
+        # Through float64, as the text of the same number is read.
+        numbers = array.fill_null(0).to_numpy(zero_copy_only=False).astype(np.float64)
+        if array.null_count:
+            numbers[array.is_null().to_numpy(zero_copy_only=False)] = np.nan
+        return _checked(numbers, kind)
+    if kinds.is_decimal(array.type):
+        return _of_texts(array.cast("string"), "float", kind)
+    return _of_texts(array, "int" if kind == "label" else kind, kind)
+
+
+def _of_texts(array: Any, text_kind: str, kind: str) -> Numbers:
+    """Numbers of a column of texts, each distinct one read once."""
+    coded = array.dictionary_encode()
+    texts = coded.dictionary.cast("binary").to_pylist()
+    numbers = np.full(len(texts) + 1, np.nan)  # and one more for null
+    for i, text in enumerate(texts):
+        if text:
+            try:
+                numbers[i] = read_number(text, text_kind)
+            except (ValueError, OverflowError):
+                numbers[i] = np.inf
+    return _checked(numbers, kind).take(coded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False))
+
+
+def _checked(numbers: np.ndarray, kind: str) -> Numbers:
+    """What float64 numbers become; NaN is missing."""
+    missing = np.isnan(numbers)
+    wrong = np.abs(numbers) > LARGEST
+    if kind == "int":
+        wrong |= ~missing & (numbers != np.floor(numbers))
+    elif kind == "label":
+        wrong = (numbers != 0) & (numbers != 1)
+    return Numbers(np.where(missing | wrong, 0, numbers).astype(np.float32), missing, wrong)

@@ -1,0 +1,68 @@
+"""Whether the columns of a table in Arrow's types are those of a feature spec: checked before a row is read."""
+
+from typing import Any
+
+from dlrm_tf.data.arrow_keys import is_list
+from dlrm_tf.data.encoder import WEIGHTS
+from dlrm_tf.data.spec import FeatureSpec
+from dlrm_tf.errors import DataError, require
+
+_SHOWN = 20  # names of columns in an error
+
+
+def columns_to_read(schema: Any, spec: FeatureSpec, source: str, *, labelled: bool) -> list[str]:
+    """The names of the columns that `spec` wants, in its order, after a check that each is there and has a type that it can have.
+
+    Args:
+      schema: a `pyarrow.Schema`.
+      spec: the columns; those of kind `skip` are not wanted.
+      source: the table in errors.
+      labelled: whether the label is wanted.
+
+    Raises:
+      DataError: a column is not there, is there twice, or has another type.
+    """
+    kinds = {name: kind for name, kind in spec.columns if kind != "skip" and (labelled or kind != "label")}
+    for name, bag in spec.bags.items():
+        listed = name in schema.names and is_list(schema.field(schema.names.index(name)).type)
+        if bag.weight_separator is not None and listed:
+            kinds[name + WEIGHTS] = "weights"
+    for name, kind in kinds.items():
+        count = schema.names.count(name)
+        if count != 1:
+            there = ", ".join(schema.names[:_SHOWN]) + (", …" if len(schema.names) > _SHOWN else "")
+            raise DataError(
+                f"{source}: wanted {'one' if count else 'a'} column {name!r}. Received {f'{count} of them' if count else there}"
+            )
+        found = schema.field(schema.names.index(name)).type
+        wanted = _difference(found, kind, bag=name in spec.bags)
+        if wanted:
+            raise DataError(f"{source}: column {name!r}: wanted {wanted}. Received {str(found)[:80]}")
+    return list(kinds)
+
+
+def _difference(found: Any, kind: str, *, bag: bool) -> str:
+    """What is wanted instead of the type `found`; '' where it can be read."""
+    kinds = require("pyarrow", "arrow").types
+    if kind == "weights":
+        sound = is_list(found) and (kinds.is_floating(found.value_type) or kinds.is_integer(found.value_type))
+        return "" if sound else "lists of numbers"
+    if kind == "categorical" and is_list(found):
+        return _difference(found.value_type, kind, bag=False) and "lists of keys" if bag else "one key a row (a bag has several)"
+    value = found.value_type if kinds.is_dictionary(found) else found
+    text = any(
+        check(value)
+        for check in (
+            *(kinds.is_string, kinds.is_large_string, kinds.is_string_view, kinds.is_null),
+            *(kinds.is_binary, kinds.is_large_binary, kinds.is_binary_view, kinds.is_fixed_size_binary),
+        )
+    ) and not isinstance(value, require("pyarrow", "arrow").BaseExtensionType)
+    if text or kinds.is_integer(value):
+        return ""
+    if kind != "categorical":
+        good = kinds.is_floating(value) or kinds.is_decimal(value) or kinds.is_boolean(value)
+        return "" if good else f"{'0 or 1' if kind == 'label' else 'numbers'}; make them numbers where the file is written"
+    if kinds.is_floating(value) or kinds.is_decimal(value):
+        # 5.0 may have been '5' or '5.0'.
+        return "texts or whole numbers; make them texts or whole numbers where the file is written, exactly as they are in other logs"
+    return "texts or whole numbers; make them texts where the file is written"

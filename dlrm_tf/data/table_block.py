@@ -1,0 +1,93 @@
+"""Rows of a table in Arrow's types to a Block, as rows of a text log become one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dlrm_tf.data.arrow_keys import arrow_bags, arrow_keys
+from dlrm_tf.data.arrow_numbers import WANTED, Numbers, arrow_numbers
+from dlrm_tf.data.bag_column import BagColumn
+from dlrm_tf.data.block import Block
+from dlrm_tf.data.coded_keys import CodedKeys
+from dlrm_tf.data.encoder import WEIGHTS
+from dlrm_tf.data.spec import FeatureSpec
+from dlrm_tf.errors import require
+
+
+def table_block(columns: Mapping[str, Any], spec: FeatureSpec, *, labelled: bool) -> Block:
+    """Parses rows.
+
+    Args:
+      columns: by name a `pyarrow.Array` of each column, all of one length, of types that `columns_to_read` let pass.
+      spec: the columns.
+      labelled: False when the rows lack the label; each label is 0 then.
+
+    Returns:
+      A `Block`; in its `bad` is every row whose label is not 0 or 1, with a number that its column can't have, or with a bad weight.
+    """
+    rows = len(next(iter(columns.values())))
+    numeric = [(name, kind) for name, kind in spec.columns if kind in ("int", "float") or (kind == "label" and labelled)]
+    numeric.sort(key=lambda column: column[1] != "label")  # the label first, as in a text
+    numbers = {name: arrow_numbers(columns[name], kind) for name, kind in numeric}
+    bags, faults = _bags(columns, spec)
+    for name, kind in reversed(numeric):
+        for row in np.flatnonzero(numbers[name].wrong).tolist():
+            shown = repr(columns[name][row].as_py())[:40]
+            faults[row] = f"column {name}: wanted {WANTED[kind]}. Received {shown}"
+    position = np.arange(rows)
+    if faults:
+        keep = np.ones(rows, bool)
+        keep[list(faults)] = False
+        position = position[keep]
+        good = require("pyarrow", "arrow").array(keep)
+        columns = {name: column.filter(good) for name, column in columns.items()}
+        numbers = {name: column.take(position) for name, column in numbers.items()}
+        bags, _ = _bags(columns, spec)
+    count = len(position)
+    label = numbers[spec.columns[spec.label_column][0]].values if labelled else np.zeros(count, np.float32)
+    dense, missing = _stack([numbers[name] for name in spec.dense_names], count)
+    features = len(spec.categorical_names)
+    block = Block(
+        lines=rows,
+        position=position,
+        label=label,
+        dense=dense,
+        dense_missing=missing,
+        keys=np.zeros((features, count), np.uint32),
+        empty=np.zeros((features, count), bool),
+        odd=[[] for _ in range(features)],
+        bags=bags,
+        bad=sorted(faults.items()),
+    )
+    for feature, name in enumerate(spec.categorical_names):
+        if feature in bags:
+            continue
+        keys = arrow_keys(columns[name])
+        block.empty[feature] = keys.empty
+        if isinstance(keys, CodedKeys):
+            block.coded[feature] = keys
+        else:
+            block.keys[feature], block.odd[feature] = keys.values, list(keys.odd)
+    return block
+
+
+def _bags(columns: Mapping[str, Any], spec: FeatureSpec) -> tuple[dict[int, BagColumn], dict[int, str]]:
+    """The bags by feature number, and what is wrong with the rows that have a bad weight."""
+    bags: dict[int, BagColumn] = {}
+    faults: dict[int, str] = {}
+    for feature, name in enumerate(spec.categorical_names):
+        if name in spec.bags:
+            bags[feature], wrong = arrow_bags(columns[name], spec.bags[name], columns.get(name + WEIGHTS))
+            for row, what in wrong.items():
+                faults.setdefault(row, f"column {name}: {what}")
+    return bags, faults
+
+
+def _stack(numbers: list[Numbers], rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Dense features as records hold them, and where they are missing, `[rows, d]` both."""
+    dense, missing = np.empty((rows, len(numbers)), np.float32), np.empty((rows, len(numbers)), bool)
+    for i, column in enumerate(numbers):
+        np.maximum(column.values, 0, out=dense[:, i])
+        missing[:, i] = column.missing
+    return dense, missing
