@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Union
 
 from dlrm_tf.data.readers.reader import Reader
+from dlrm_tf.data.readers.tables import open_table
 from dlrm_tf.data.readers.text import TextReader
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.errors import DataError, UsageError
@@ -29,4 +30,4 @@ def open_readers(inputs: Union[StrPath, Sequence[StrPath]], spec: FeatureSpec) -
         # Resuming reads a file again, which a pipe does not allow. A missing file raises when its size is read.
         if os.path.exists(path) and not os.path.isfile(path):
             raise DataError(f"{path}: wanted a file. Received {'a folder' if os.path.isdir(path) else 'a pipe or device'}")
-    return [TextReader(path, spec) for path in paths]
+    return [open_table(path, spec) or TextReader(path, spec) for path in paths]
