@@ -4,6 +4,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
+from dlrm_tf.data.arrow_numbers import codes_of
 from dlrm_tf.data.bag import Bag
 from dlrm_tf.data.bag_column import WEIGHT, BagColumn, find_marks, split_fields
 from dlrm_tf.data.coded_keys import CodedKeys
@@ -13,17 +14,20 @@ from dlrm_tf.errors import require
 
 # A dictionary of the texts costs less than Python objects for so large a share of keys that are not hex digits.
 _ODD_SHARE = 1 / 8
+# Of a larger dictionary, only the keys that rows have are looked at.
+_DICTIONARY_SHARE = 4
 
 
-def arrow_keys(array: Any) -> Union[KeyColumn, CodedKeys]:
+def arrow_keys(array: Any, seen: Optional["Seen"] = None) -> Union[KeyColumn, CodedKeys]:
     """Reads a column with one key a row.
 
     Args:
       array: a `pyarrow.Array` of texts (bytes as they are), whole numbers (their decimal digits), nulls, or a dictionary of these.
+      seen: the column's dictionary in the piece before.
     """
     pa = require("pyarrow", "arrow")
     if pa.types.is_dictionary(array.type):
-        return _of_dictionary(array)
+        return _of_dictionary(array, seen)
     if pa.types.is_null(array.type):
         return CodedKeys(_with_missing(KeyColumn(np.empty(0, np.uint32), np.empty(0, bool), [])), np.zeros(len(array), np.int8))
     if pa.types.is_integer(array.type):
@@ -53,7 +57,7 @@ def arrow_bags(array: Any, bag: Bag, weights: Optional[Any] = None) -> tuple[Bag
     if is_list(array.type):
         return _of_lists(array, bag, weights)
     if kinds.is_dictionary(array.type) and not kinds.is_integer(array.type.value_type):
-        codes = array.indices.fill_null(len(array.dictionary)).to_numpy(zero_copy_only=False)
+        codes = codes_of(array)
         distinct, wrong = _split(pa.concat_arrays([_plain(array.dictionary), pa.nulls(1, _plain(array.dictionary).type)]), bag)
         faults = {row: wrong[code] for row, code in enumerate(codes.tolist()) if code in wrong} if wrong else {}
         return distinct.take(codes), faults
@@ -68,15 +72,35 @@ def is_list(kind: Any) -> bool:
     return bool(kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind))
 
 
-def _of_dictionary(array: Any) -> CodedKeys:
-    codes, dictionary = array.indices, array.dictionary
-    if len(dictionary) > len(array):  # a piece of a column whose dictionary has the keys of all pieces
-        codes = codes.dictionary_encode()
-        dictionary, codes = dictionary.take(codes.dictionary), codes.indices
-    codes = codes.fill_null(len(dictionary)).to_numpy(zero_copy_only=False)
-    if dictionary.type in _integers():
-        dictionary = dictionary.cast("string")
-    return CodedKeys(_with_missing(keys_at(*_fields(dictionary))), codes)
+def _of_dictionary(array: Any, seen: Optional["Seen"] = None) -> CodedKeys:
+    if len(array.dictionary) > _DICTIONARY_SHARE * len(array):  # of a piece of a column whose dictionary has the keys of all pieces
+        used = array.indices.dictionary_encode()
+        array = require("pyarrow", "arrow").DictionaryArray.from_arrays(used.indices, array.dictionary.take(used.dictionary))
+    known = seen.keys(array.dictionary) if seen is not None else None
+    if known is None:
+        known = _with_missing(_distinct(array.dictionary))
+        if seen is not None:
+            seen.last = array.dictionary, known
+    return CodedKeys(known, codes_of(array))
+
+
+class Seen:
+    """The dictionary that a column had in the piece before: most pieces of a row group have the same one.
+
+    Attributes:
+      last: it and its keys, replaced as one, so that threads may share it.
+    """
+
+    last: Optional[tuple[Any, KeyColumn]] = None
+
+    def keys(self, dictionary: Any) -> Optional[KeyColumn]:
+        """The keys of `dictionary`, where it is the one before."""
+        last = self.last
+        return last[1] if last is not None and last[0].equals(dictionary) else None
+
+
+def _distinct(dictionary: Any) -> KeyColumn:
+    return keys_at(*_fields(dictionary.cast("string") if dictionary.type in _integers() else dictionary))
 
 
 def _integers() -> list[Any]:

@@ -40,21 +40,34 @@ def arrow_numbers(array: Any, kind: str) -> Numbers:
     kinds = pa.types
     if kinds.is_dictionary(array.type):
         # A null index and a null in the dictionary are the same: the entry after the last.
-        codes = array.indices.fill_null(len(array.dictionary)).to_numpy(zero_copy_only=False)
-        return arrow_numbers(pa.concat_arrays([array.dictionary, pa.nulls(1, array.dictionary.type)]), kind).take(codes)
+        return arrow_numbers(pa.concat_arrays([array.dictionary, pa.nulls(1, array.dictionary.type)]), kind).take(codes_of(array))
     if kinds.is_null(array.type):
         return _checked(np.full(len(array), np.nan), kind)
     if kinds.is_boolean(array.type):
         array = array.cast("uint8")
     if kinds.is_integer(array.type) or kinds.is_floating(array.type):
+        numbers, missing = values_of(array)
+        if kinds.is_integer(array.type) and array.type.bit_width <= 32 and kind != "label":
+            return Numbers(np.where(missing, 0, numbers).astype(np.float32), missing, np.zeros(len(numbers), bool))
         # Through float64, as the text of the same number is read.
-        numbers = array.fill_null(0).to_numpy(zero_copy_only=False).astype(np.float64)
-        if array.null_count:
-            numbers[array.is_null().to_numpy(zero_copy_only=False)] = np.nan
-        return _checked(numbers, kind)
+        return _checked(np.where(missing, np.nan, numbers), kind)
     if kinds.is_decimal(array.type):
         return _of_texts(array.cast("string"), "float", kind)
     return _of_texts(array, "int" if kind == "label" else kind, kind)
+
+
+def values_of(array: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The buffer of a column of numbers `[n]`, with any value where it is null, and bool `[n]`, where it is null."""
+    dtype = np.dtype(array.type.to_pandas_dtype())
+    valid, content = array.buffers()
+    if not len(array):
+        return np.empty(0, dtype), np.zeros(0, bool)
+    numbers = np.frombuffer(content, dtype, len(array), array.offset * dtype.itemsize)
+    if not array.null_count:
+        return numbers, np.zeros(len(array), bool)
+    skipped = array.offset % 8
+    bits = np.frombuffer(valid, np.uint8, (skipped + len(array) + 7) // 8, array.offset // 8)
+    return numbers, np.unpackbits(bits, bitorder="little")[skipped : skipped + len(array)] == 0
 
 
 def _of_texts(array: Any, text_kind: str, kind: str) -> Numbers:
@@ -68,7 +81,13 @@ def _of_texts(array: Any, text_kind: str, kind: str) -> Numbers:
                 numbers[i] = read_number(text, text_kind)
             except (ValueError, OverflowError):
                 numbers[i] = np.inf
-    return _checked(numbers, kind).take(coded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False))
+    return _checked(numbers, kind).take(codes_of(coded))
+
+
+def codes_of(array: Any) -> np.ndarray:
+    """The codes of a dictionary's values, integers `[n]`; null is the code after the last."""
+    codes, missing = values_of(array.indices)
+    return np.where(missing, len(array.dictionary), codes) if missing.any() else codes
 
 
 def _checked(numbers: np.ndarray, kind: str) -> Numbers:

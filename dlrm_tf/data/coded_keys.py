@@ -25,7 +25,10 @@ class CodedKeys(NamedTuple):
     @property
     def empty(self) -> np.ndarray:
         """bool `[n]`, the key is ''."""
-        return self.distinct.empty[self.codes]
+        found = np.zeros(len(self.codes), bool)
+        for code in np.flatnonzero(self.distinct.empty):  # two at most, where no key is there twice
+            found |= self.codes == code
+        return found
 
     def expand(self) -> KeyColumn:
         """The same keys as a `KeyColumn` of `n` rows."""
@@ -38,14 +41,15 @@ class CodedKeys(NamedTuple):
           feature: the keys that have ids, such as `FeatureKeys`.
           learn: unknown keys become new ids, in order of first appearance.
         """
-        if not learn:
-            known: np.ndarray = feature.ids(self.distinct)[self.codes]
-            return known
-        # Ids follow from the row in which a key stands first, and a key of no row gets none.
-        first = np.full(len(self.distinct.values), len(self.codes), np.int64)
-        first[self.codes[::-1]] = np.arange(len(self.codes) - 1, -1, -1)
-        order = np.argsort(first, kind="stable")[: np.count_nonzero(first < len(self.codes))]
-        ids = np.empty(len(first), np.int32)
-        ids[order] = feature.ids(self.distinct.take(order), learn=True)
+        unknown = feature.size
+        ids: np.ndarray = feature.ids(self.distinct)
+        found: np.ndarray = ids[self.codes]
+        new = self.codes[found == unknown] if learn else self.codes[:0]
+        if not len(new):
+            return found
+        # Ids follow from the row in which a key stands first; a key of no row gets none.
+        codes, first = np.unique(new, return_index=True)
+        codes = codes[np.argsort(first)]
+        ids[codes] = feature.ids(self.distinct.take(codes), learn=True)
         learnt: np.ndarray = ids[self.codes]
         return learnt

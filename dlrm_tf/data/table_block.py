@@ -1,11 +1,11 @@
 """Rows of a table in Arrow's types to a Block, as rows of a text log become one."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
-from dlrm_tf.data.arrow_keys import arrow_bags, arrow_keys
+from dlrm_tf.data.arrow_keys import Seen, arrow_bags, arrow_keys
 from dlrm_tf.data.arrow_numbers import WANTED, Numbers, arrow_numbers
 from dlrm_tf.data.bag_column import BagColumn
 from dlrm_tf.data.block import Block
@@ -15,13 +15,14 @@ from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.errors import require
 
 
-def table_block(columns: Mapping[str, Any], spec: FeatureSpec, *, labelled: bool) -> Block:
+def table_block(columns: Mapping[str, Any], spec: FeatureSpec, *, labelled: bool, seen: Optional[Mapping[str, Seen]] = None) -> Block:
     """Parses rows.
 
     Args:
       columns: by name a `pyarrow.Array` of each column, all of one length, of types that `columns_to_read` let pass.
       spec: the columns.
       labelled: False when the rows lack the label; each label is 0 then.
+      seen: by name the dictionary that a column had in the piece before.
 
     Returns:
       A `Block`; in its `bad` is every row whose label is not 0 or 1, with a number that its column can't have, or with a bad weight.
@@ -63,7 +64,7 @@ def table_block(columns: Mapping[str, Any], spec: FeatureSpec, *, labelled: bool
     for feature, name in enumerate(spec.categorical_names):
         if feature in bags:
             continue
-        keys = arrow_keys(columns[name])
+        keys = arrow_keys(columns[name], seen and seen.get(name))
         block.empty[feature] = keys.empty
         if isinstance(keys, CodedKeys):
             block.coded[feature] = keys
@@ -86,7 +87,7 @@ def _bags(columns: Mapping[str, Any], spec: FeatureSpec) -> tuple[dict[int, BagC
 
 def _stack(numbers: list[Numbers], rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Dense features as records hold them, and where they are missing, `[rows, d]` both."""
-    dense, missing = np.empty((rows, len(numbers)), np.float32), np.empty((rows, len(numbers)), bool)
+    dense, missing = np.empty((len(numbers), rows), np.float32).T, np.empty((len(numbers), rows), bool).T
     for i, column in enumerate(numbers):
         np.maximum(column.values, 0, out=dense[:, i])
         missing[:, i] = column.missing

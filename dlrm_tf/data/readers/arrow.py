@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from dlrm_tf.data.arrow_keys import Seen
 from dlrm_tf.data.arrow_schema import columns_to_read
 from dlrm_tf.data.block import Block
 from dlrm_tf.data.readers.reader import Piece, Reader
@@ -44,6 +45,7 @@ class ArrowReader(Reader):
             self.schema = self.read_schema()
         label = any(name in self.schema.names for name, kind in spec.columns if kind == "label")
         self.columns = columns_to_read(self.schema, spec, path, labelled=label)
+        self._seen = {name: Seen() for name in self.columns}
 
     def read_schema(self) -> Any:
         """The file's columns, a `pyarrow.Schema`; checks what of the file can be checked without its rows."""
@@ -62,7 +64,7 @@ class ArrowReader(Reader):
         if labelled and not self.has_label(piece):
             columns_to_read(self.schema, self.spec, self.name, labelled=True)
         with self.damage():
-            return table_block(piece.content, self.spec, labelled=labelled)
+            return table_block(piece.content, self.spec, labelled=labelled, seen=self._seen)
 
     def where(self, line: int) -> str:
         """See `Reader`."""

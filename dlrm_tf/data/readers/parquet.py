@@ -79,7 +79,9 @@ class ParquetReader(ArrowReader):
         rows = max(1, min(PIECE_ROWS, int(PIECE_BYTES / row_bytes)))
         packed = sum(metadata.column(leaf).total_compressed_size for leaf in pages)
         at = first
-        for batch in self._open(source, dictionaries).iter_batches(rows, row_groups=[group], columns=self.columns):
+        for batch in self._open(source, dictionaries).iter_batches(
+            rows, row_groups=[group], columns=self.columns, use_threads=False
+        ):
             yield from self.pieces_of(batch, at, offset, packed * batch.num_rows // metadata.num_rows)
             at += batch.num_rows
         if at != first + metadata.num_rows:
@@ -134,7 +136,7 @@ class ParquetReader(ArrowReader):
     def _longest(self, group: int, path: str, pages: Pages, source: Any) -> Optional[int]:
         """Bytes of the longest value of a column's dictionary; None where that is not known."""
         opened = self._open(source, [path])
-        batch = next(opened.iter_batches(1, row_groups=[group], columns=[path]))
+        batch = next(opened.iter_batches(1, row_groups=[group], columns=[path], use_threads=False))
         dictionary = batch.column(0).dictionary
         if len(dictionary) != pages.dictionary_values or not len(dictionary):
             return None
