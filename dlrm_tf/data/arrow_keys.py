@@ -14,7 +14,7 @@ from dlrm_tf.errors import require
 
 # A dictionary of the texts costs less than Python objects for so large a share of keys that are not hex digits.
 _ODD_SHARE = 1 / 8
-# Of a larger dictionary, only the keys that rows have are looked at.
+# Of a larger dictionary (it may have the keys of all pieces), only those of this piece are looked at.
 _DICTIONARY_SHARE = 4
 
 
@@ -22,7 +22,8 @@ def arrow_keys(array: Any, seen: Optional["Seen"] = None) -> Union[KeyColumn, Co
     """Reads a column with one key a row.
 
     Args:
-      array: a `pyarrow.Array` of texts (bytes as they are), whole numbers (their decimal digits), nulls, or a dictionary of these.
+      array: a `pyarrow.Array` of texts (bytes as they are), whole numbers (their decimal digits), nulls, or a dictionary of
+        these.
       seen: the column's dictionary in the piece before.
     """
     pa = require("pyarrow", "arrow")
@@ -73,7 +74,9 @@ def is_list(kind: Any) -> bool:
 
 
 def _of_dictionary(array: Any, seen: Optional["Seen"] = None) -> CodedKeys:
-    if len(array.dictionary) > _DICTIONARY_SHARE * len(array):  # of a piece of a column whose dictionary has the keys of all pieces
+    if len(array.dictionary) > _DICTIONARY_SHARE * len(
+        array
+    ):  # of a piece of a column whose dictionary has the keys of all pieces
         used = array.indices.dictionary_encode()
         array = require("pyarrow", "arrow").DictionaryArray.from_arrays(used.indices, array.dictionary.take(used.dictionary))
     known = seen.keys(array.dictionary) if seen is not None else None
@@ -134,7 +137,7 @@ def _fields(array: Any) -> tuple[bytes, np.ndarray, np.ndarray]:
     at = np.frombuffer(offsets, np.int64 if wide else np.int32, len(array) + 1, array.offset * (8 if wide else 4))
     first, last = int(at[0]), int(at[-1])
     text = b"".join((bytes(PAD), memoryview(content)[first:last] if content is not None else b"", bytes(PAD)))
-    at = at - at.dtype.type(first - PAD)
+    at = at - (first - PAD)
     starts, ends = at[:-1], at[1:]
     if array.null_count:
         ends = np.where(array.is_null().to_numpy(zero_copy_only=False), starts, ends)

@@ -1,9 +1,10 @@
 """Whether the columns of a table in Arrow's types are those of a feature spec: checked before a row is read."""
 
+import sys
 from typing import Any
 
 from dlrm_tf.data.arrow_keys import is_list
-from dlrm_tf.data.encoder import WEIGHTS
+from dlrm_tf.data.bag import WEIGHTS
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.errors import DataError, require
 
@@ -35,10 +36,31 @@ def columns_to_read(schema: Any, spec: FeatureSpec, source: str, *, labelled: bo
                 f"{source}: wanted {'one' if count else 'a'} column {name!r}. Received {f'{count} of them' if count else there}"
             )
         found = schema.field(schema.names.index(name)).type
-        wanted = _difference(found, kind, bag=name in spec.bags)
-        if wanted:
-            raise DataError(f"{source}: column {name!r}: wanted {wanted}. Received {str(found)[:80]}")
+        check_column(found, kind, bag=name in spec.bags, where=f"{source}: column {name!r}")
     return list(kinds)
+
+
+def is_arrow(column: Any) -> bool:
+    """Whether a column is one of Arrow; pyarrow is not imported to ask that."""
+    pa = sys.modules.get("pyarrow")
+    return pa is not None and isinstance(column, (pa.Array, pa.ChunkedArray))
+
+
+def check_column(found: Any, kind: str, *, bag: bool, where: str) -> None:
+    """Checks the type of one column.
+
+    Args:
+      found: a `pyarrow.DataType`.
+      kind: of the column, as a feature spec has it, or `"weights"`.
+      bag: whether it holds several keys a row.
+      where: the column in errors.
+
+    Raises:
+      DataError: the column can't have this type.
+    """
+    wanted = _difference(found, kind, bag=bag)
+    if wanted:
+        raise DataError(f"{where}: wanted {wanted}. Received {str(found)[:80]}")
 
 
 def _difference(found: Any, kind: str, *, bag: bool) -> str:
@@ -48,7 +70,7 @@ def _difference(found: Any, kind: str, *, bag: bool) -> str:
         sound = is_list(found) and (kinds.is_floating(found.value_type) or kinds.is_integer(found.value_type))
         return "" if sound else "lists of numbers"
     if kind == "categorical" and is_list(found):
-        return _difference(found.value_type, kind, bag=False) and "lists of keys" if bag else "one key a row (a bag has several)"
+        return _difference(found.value_type, kind, bag=False) if bag else "one key a row; a bag in the feature spec has several"
     value = found.value_type if kinds.is_dictionary(found) else found
     text = any(
         check(value)
@@ -61,8 +83,8 @@ def _difference(found: Any, kind: str, *, bag: bool) -> str:
         return ""
     if kind != "categorical":
         good = kinds.is_floating(value) or kinds.is_decimal(value) or kinds.is_boolean(value)
-        return "" if good else f"{'0 or 1' if kind == 'label' else 'numbers'}; make them numbers where the file is written"
+        return "" if good else f"{'0 or 1' if kind == 'label' else 'numbers'}; write them as numbers"
     if kinds.is_floating(value) or kinds.is_decimal(value):
         # 5.0 may have been '5' or '5.0'.
-        return "texts or whole numbers; make them texts or whole numbers where the file is written, exactly as they are in other logs"
-    return "texts or whole numbers; make them texts where the file is written"
+        return "texts or whole numbers; write them as texts exactly as they are in other logs, or as whole numbers"
+    return "texts or whole numbers; write them as texts"

@@ -25,8 +25,8 @@ class Block:
       odd: per categorical feature the `(row, key)` of every other key, rows ascending.
       bags: the keys of the features whose column is a bag, by the feature's number; `keys` and `odd` have none for these.
       bad: `(line within the piece, what is wrong)`, in order.
-      coded: the keys of the features that came as distinct keys and codes, by the feature's number; `keys` and `odd` have none for
-        these.
+      coded: the keys of the features that came as distinct keys and codes, by the feature's number; `keys` and `odd` have none
+        for these.
     """
 
     lines: int

@@ -7,6 +7,10 @@ from typing import Any, Optional, Union
 import numpy as np
 
 from dlrm_tf.config import UNUSED_PLACE
+from dlrm_tf.data.arrow_array import as_arrow
+from dlrm_tf.data.arrow_keys import arrow_bags, arrow_keys
+from dlrm_tf.data.arrow_schema import check_column, is_arrow
+from dlrm_tf.data.bag import WEIGHTS
 from dlrm_tf.data.bag_column import BagColumn, as_bags
 from dlrm_tf.data.block import Block
 from dlrm_tf.data.coded_keys import CodedKeys
@@ -18,9 +22,6 @@ from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.table import cells_of, column_of, has_column, object_matrix
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, reason
-
-WEIGHTS = "_weights"
-"""Ending of the name of the column that has the weights of a bag's keys."""
 
 # Up to this many rows, one search for all features is faster than one search for each.
 _FEW_ROWS = 256
@@ -217,17 +218,28 @@ class Encoder:
         for i, name in enumerate(self._dense_names):
             numbers[:, i] = dense_numbers(columns[name], [name], self.source, first_row)
         weights = {name: cells_of(columns[name + WEIGHTS]) for name in self.spec.bags if name + WEIGHTS in columns}
-        cells = [cells_of(columns[name]) for name in self._categorical_names]
+        cells = [self._cells(name, columns[name]) for name in self._categorical_names]
         return (log_dense(numbers), *self._ids(cells, first_row, weights))
 
-    def _ids(self, cells: Sequence[list[Any]], first_row: int, weights: Mapping[str, list[Any]]) -> Batch:
+    def _cells(self, name: str, column: Any) -> Any:
+        """A categorical column as Python values, or as an array of Arrow where that is faster."""
+        bag = self.spec.bags.get(name)
+        if not is_arrow(column) or len(column) <= _FEW_ROWS or (bag is not None and bag.weight_separator is not None):
+            return cells_of(column)
+        array = as_arrow(column, "categorical", str)
+        check_column(array.type, "categorical", bag=bag is not None, where=f"{self.source}: column {name!r}")
+        return array
+
+    def _ids(self, cells: Sequence[Any], first_row: int, weights: Mapping[str, list[Any]]) -> Batch:
         """Ids, and weights if any, of the cells of each feature."""
         rows = len(cells[0])
         if rows <= _FEW_ROWS and not self.spec.bags:
             return (self._key_table.ids([key for row in zip(*cells) for key in row], self.source, first_row),)
 
-        def column(f: int) -> Union[KeyColumn, BagColumn]:
+        def column(f: int) -> AnyColumn:
             name = self._categorical_names[f]
+            if is_arrow(cells[f]):
+                return arrow_bags(cells[f], self.spec.bags[name])[0] if name in self.spec.bags else arrow_keys(cells[f])
 
             def where(i: int) -> str:
                 return f"{self.source}: row {first_row + i}, {name}"

@@ -90,7 +90,7 @@ def as_column(keys: Sequence[Any], where: Callable[[int], str] = "key {}".format
       DataError: a value of another type.
     """
     encoded = [
-        key.encode("utf-8", "surrogateescape") if type(key) is str else key if type(key) is bytes else _encoded(key, i, where)
+        key.encode("utf-8", "surrogateescape") if type(key) is str else key if type(key) is bytes else encoded_key(key, i, where)
         for i, key in enumerate(keys)
     ]
     length = np.fromiter(map(len, encoded), np.int64, len(encoded))
@@ -116,7 +116,8 @@ def keys_at(raw: bytes, starts: np.ndarray, ends: np.ndarray) -> KeyColumn:
     return KeyColumn(values, empty, texts)
 
 
-def _encoded(key: Any, index: int, where: Callable[[int], str]) -> bytes:
+def encoded_key(key: Any, index: int, where: Callable[[int], str]) -> bytes:
+    """The bytes of a Python value's key; see `as_column`."""
     if isinstance(key, str):
         return key.encode("utf-8", "surrogateescape")
     if isinstance(key, bytes):

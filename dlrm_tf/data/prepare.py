@@ -5,8 +5,7 @@ appearance in its column over all good lines; the split is by line number, bad l
 """
 
 import os
-from collections.abc import Sequence
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
 from dlrm_tf.data.encoder import check_features
 from dlrm_tf.data.feature_keys import FeatureKeys
@@ -28,7 +27,7 @@ SHARD_LINES = 1 << 17
 
 
 def prepare(
-    inputs: Union[StrPath, Sequence[StrPath]],
+    inputs: Any,
     out_dir: StrPath,
     *,
     spec: FeatureSpec = CRITEO,
@@ -46,7 +45,9 @@ def prepare(
     Memory: a few shards and the vocabulary (up to 40 bytes a key), however many lines there are.
 
     Args:
-      inputs: one file or several, plain or gzip, taken in order as if they were one.
+      inputs: one file or several, plain or gzip, taken in order as if they were one; text, Parquet, Arrow (Feather). Or rows in
+        memory: a pandas or polars DataFrame, an Arrow table, a dict of columns, or an iterable of such tables, of which one at a
+        time is held (see `readers.frames`). Rows in memory can't be read again: an interrupted call starts from the beginning.
       out_dir: the folder to make; must not exist, be empty, or hold the same call's interrupted work.
       spec: the columns.
       vocabulary: a fixed vocabulary; keys it does not have get the out-of-vocabulary id. None makes one from the lines.
@@ -83,7 +84,8 @@ def prepare(
         "on_bad_line": on_bad_line,
         "shard_lines": shard_lines,
     }
-    with Workspace.open(out_dir, job) as workspace:
+    resumable = all(reader.resumable for reader in readers)
+    with Workspace.open(out_dir, job, resume=resumable) as workspace:
         # With a manifest there, only the removal of the work folder was interrupted.
         if not os.path.exists(os.path.join(out_dir, MANIFEST)):
             known = [FeatureKeys() for _ in spec.categorical_names]
@@ -95,8 +97,10 @@ def prepare(
             try:
                 scan.run(threads or os.cpu_count() or 1, quiet)
                 _check_any_row(scan.notes)
-            except DataError:  # the input must change first, so nothing can be resumed
-                workspace.remove()
+            except BaseException as e:
+                # After a DataError the input must change first, and rows in memory can't be read again: nothing can be resumed.
+                if isinstance(e, DataError) or not resumable:
+                    workspace.remove()
                 raise
             finish = Finish(workspace, out_dir, spec, scan.notes, scan.features)
             if min_count > 1:

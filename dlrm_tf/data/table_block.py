@@ -7,15 +7,17 @@ import numpy as np
 
 from dlrm_tf.data.arrow_keys import Seen, arrow_bags, arrow_keys
 from dlrm_tf.data.arrow_numbers import WANTED, Numbers, arrow_numbers
+from dlrm_tf.data.bag import WEIGHTS
 from dlrm_tf.data.bag_column import BagColumn
 from dlrm_tf.data.block import Block
 from dlrm_tf.data.coded_keys import CodedKeys
-from dlrm_tf.data.encoder import WEIGHTS
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.errors import require
 
 
-def table_block(columns: Mapping[str, Any], spec: FeatureSpec, *, labelled: bool, seen: Optional[Mapping[str, Seen]] = None) -> Block:
+def table_block(
+    columns: Mapping[str, Any], spec: FeatureSpec, *, labelled: bool, seen: Optional[Mapping[str, Seen]] = None
+) -> Block:
     """Parses rows.
 
     Args:
@@ -25,7 +27,7 @@ def table_block(columns: Mapping[str, Any], spec: FeatureSpec, *, labelled: bool
       seen: by name the dictionary that a column had in the piece before.
 
     Returns:
-      A `Block`; in its `bad` is every row whose label is not 0 or 1, with a number that its column can't have, or with a bad weight.
+      A `Block`; in its `bad` is every row whose label is not 0 or 1, or that has a number or a weight that it can't have.
     """
     rows = len(next(iter(columns.values())))
     numeric = [(name, kind) for name, kind in spec.columns if kind in ("int", "float") or (kind == "label" and labelled)]
@@ -64,7 +66,7 @@ def table_block(columns: Mapping[str, Any], spec: FeatureSpec, *, labelled: bool
     for feature, name in enumerate(spec.categorical_names):
         if feature in bags:
             continue
-        keys = arrow_keys(columns[name], seen and seen.get(name))
+        keys = arrow_keys(columns[name], None if seen is None else seen.get(name))
         block.empty[feature] = keys.empty
         if isinstance(keys, CodedKeys):
             block.coded[feature] = keys

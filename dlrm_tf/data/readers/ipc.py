@@ -17,7 +17,7 @@ _FILE_HEAD = 8  # bytes before the stream that a file holds
 class IpcReader(ArrowReader):
     """An Arrow file or stream; see `ArrowReader`. A file is read as the stream it holds.
 
-    A record batch, and all dictionaries together, may have `MESSAGE_BYTES` of values; their descriptions are read before they are.
+    A record batch, and all dictionaries together, may have `MESSAGE_BYTES` of values; what they say of themselves is read first.
     """
 
     format = "Arrow"
@@ -82,7 +82,8 @@ class IpcReader(ArrowReader):
             if size > MESSAGE_BYTES:
                 what = "dictionaries" if message.kind == DICTIONARY else "a record batch"
                 raise DataError(
-                    f"{self.name}: wanted {what} of at most {MESSAGE_BYTES >> 20} MB. Received {size:,} bytes; write smaller batches"
+                    f"{self.name}: wanted {what} of at most {MESSAGE_BYTES >> 20} MB. Received {size:,} bytes; "
+                    f"write smaller batches"
                 )
             if message.kind == BATCH:
                 return read

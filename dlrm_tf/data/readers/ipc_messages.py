@@ -62,7 +62,9 @@ def next_message(file: BinaryIO, end: int) -> Optional[Message]:
     if not length:
         return None
     if not 0 < length <= min(METADATA_BYTES, end - start - 8):
-        raise ValueError(f"wanted a message's description of at most {METADATA_BYTES >> 20} MB in the file. Received {length:,} bytes")
+        raise ValueError(
+            f"wanted a message's description of at most {METADATA_BYTES >> 20} MB in the file. Received {length:,} bytes"
+        )
     try:
         message = _Table.root(file.read(length))
         kind, body = message.number(_HEADER_TYPE, "<B"), message.number(_BODY, "<q")
@@ -71,7 +73,9 @@ def next_message(file: BinaryIO, end: int) -> Optional[Message]:
             raise ValueError(f"wanted a message within the file. Received one of {body:,} bytes, {end - at:,} are there")
         header = message.table(_HEADER)
         batch = header.table(_DATA) if kind == DICTIONARY and header else header
-        rows, size = (batch.number(_ROWS, "<q"), _size(batch, file, at, body)) if kind in (DICTIONARY, BATCH) and batch else (0, 0)
+        rows, size = (
+            (batch.number(_ROWS, "<q"), _size(batch, file, at, body)) if kind in (DICTIONARY, BATCH) and batch else (0, 0)
+        )
         of = (header.number(_ID, "<q"), bool(header.number(_IS_DELTA, "<B"))) if kind == DICTIONARY and header else (0, False)
     except struct.error as e:
         raise ValueError(f"a damaged message at byte {start:,} ({e})") from None

@@ -1,28 +1,30 @@
 """open_readers: the readers of what a user names as input."""
 
 import os
-from collections.abc import Sequence
-from typing import Union
+from typing import Any
 
+from dlrm_tf.data.readers.frames import open_frames
 from dlrm_tf.data.readers.reader import Reader
 from dlrm_tf.data.readers.tables import open_table
 from dlrm_tf.data.readers.text import TextReader
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.errors import DataError, UsageError
-from dlrm_tf.files import StrPath
 
 
-def open_readers(inputs: Union[StrPath, Sequence[StrPath]], spec: FeatureSpec) -> list[Reader]:
+def open_readers(inputs: Any, spec: FeatureSpec) -> list[Reader]:
     """One reader an input, in order.
 
     Args:
-      inputs: one file or several.
+      inputs: one file or several; or rows in memory, as `open_frames` takes them.
       spec: the columns.
 
     Raises:
       DataError: an input is not a file.
       UsageError: there is none.
     """
+    frames = open_frames(inputs, spec)
+    if frames is not None:
+        return [frames]
     paths = [os.fspath(path) for path in ([inputs] if isinstance(inputs, (str, os.PathLike)) else inputs)]
     if not paths:
         raise UsageError("inputs must be at least one file. Received none")

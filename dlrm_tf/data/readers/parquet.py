@@ -37,7 +37,9 @@ class ParquetReader(ArrowReader):
             tail = file.read(_TAIL)
         footer = int.from_bytes(tail[:4], "little")
         if self.size < len(PARQUET) + _TAIL or tail[4:] != PARQUET:
-            raise DataError(f"{self.name}: wanted a whole Parquet file. Received one without its end: it was cut, or is being written")
+            raise DataError(
+                f"{self.name}: wanted a whole Parquet file. Received one without its end: it was cut, or is being written"
+            )
         if footer > min(FOOTER_BYTES, self.size - len(PARQUET) - _TAIL):
             raise DataError(
                 f"{self.name}: wanted a footer of at most {FOOTER_BYTES >> 20} MB within the file of {self.size:,} bytes. "
@@ -73,9 +75,7 @@ class ParquetReader(ArrowReader):
         pages = self._pages(metadata, file, where)
         values = {leaf: self._value(group, leaf, column, source) for leaf, column in pages.items()}
         dictionaries = [self._metadata.schema.column(leaf).path for leaf, (as_dictionary, _) in values.items() if as_dictionary]
-        row_bytes = sum(
-            pages[leaf].values / metadata.num_rows * (size + _VALUE_BYTES) for leaf, (_, size) in values.items()
-        )
+        row_bytes = sum(pages[leaf].values / metadata.num_rows * (size + _VALUE_BYTES) for leaf, (_, size) in values.items())
         rows = max(1, min(PIECE_ROWS, int(PIECE_BYTES / row_bytes)))
         packed = sum(metadata.column(leaf).total_compressed_size for leaf in pages)
         at = first
@@ -111,8 +111,8 @@ class ParquetReader(ArrowReader):
         largest = sum(column.dictionary + column.largest for column in pages.values())
         if largest > PAGES_BYTES:
             raise DataError(
-                f"{where}: wanted pages and dictionaries of at most {PAGES_BYTES >> 20} MB at a time. Received {largest:,} bytes; "
-                f"write the file with smaller pages"
+                f"{where}: wanted pages and dictionaries of at most {PAGES_BYTES >> 20} MB at a time. "
+                f"Received {largest:,} bytes; write the file with smaller pages"
             )
         return pages
 
