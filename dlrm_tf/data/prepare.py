@@ -12,7 +12,8 @@ from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.finish import Finish
 from dlrm_tf.data.pipeline import bounded_rows
 from dlrm_tf.data.readers.open import open_readers
-from dlrm_tf.data.records import MANIFEST, Records, row_dtype
+from dlrm_tf.data.record_files import MANIFEST, row_dtype
+from dlrm_tf.data.records import Records
 from dlrm_tf.data.scan import Scan
 from dlrm_tf.data.spec import CRITEO, FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary

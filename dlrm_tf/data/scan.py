@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, Optional, Union
@@ -13,7 +12,7 @@ from dlrm_tf.data.block import Block
 from dlrm_tf.data.encoder import Encoder
 from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.readers.reader import Piece, Reader
-from dlrm_tf.data.records import row_dtype
+from dlrm_tf.data.record_files import describe_rows, row_dtype
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.data.workspace import Workspace
@@ -172,12 +171,6 @@ class Scan:
             self.workspace.save_shard(number, rows, new_keys=new_keys, bad_lines=bad_lines, note=note)
 
         return writer.submit(save, len(self.notes) - 1)
-
-
-def describe_rows(rows: np.ndarray) -> dict[str, Any]:
-    """`rows`, `positives` and `sha256` of a shard."""
-    positives = int(rows["label"].sum(dtype=np.float64))
-    return {"rows": len(rows), "positives": positives, "sha256": hashlib.sha256(rows.data).hexdigest()}
 
 
 def _parse_ahead(pieces: Iterator[_Numbered], pool: Executor, ahead: int) -> Iterator[tuple[int, Piece, Block]]:

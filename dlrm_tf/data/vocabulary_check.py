@@ -16,14 +16,14 @@ def difference(config: DLRMConfig, trained_with: str, *, names: Sequence[str], s
       trained_with: fingerprint of the vocabulary the model was trained with; '' when it is not known.
       names: the vocabulary's features.
       sizes: number of keys of each.
-      fingerprint: the vocabulary's.
+      fingerprint: the vocabulary's; '' when it is not known.
     """
     if len(names) != config.num_categorical:
         return f"is for {config.num_categorical} categorical features, but the vocabulary has {len(names)}"
     for name, mine, other in zip(names, config.categorical_feature_sizes, sizes):
         if mine != other:
             return f"has {mine:,} ids for feature {name}, but the vocabulary has {other:,}"
-    if trained_with and trained_with != fingerprint:
+    if trained_with and fingerprint and trained_with != fingerprint:
         return f"was trained with vocabulary {trained_with[:12]}…, not with {fingerprint[:12]}…: its ids mean other keys"
     return ""
 
