@@ -10,8 +10,9 @@ from dlrm_tf.data.bag_column import WEIGHT, BagColumn, find_marks, split_fields
 from dlrm_tf.data.coded_keys import CodedKeys
 from dlrm_tf.data.features import LARGEST
 from dlrm_tf.data.key_column import PAD, KeyColumn, keys_at
-from dlrm_tf.errors import require
+from dlrm_tf.errors import DataError, require
 
+TEXT_BYTES = 256 << 20
 # A dictionary of the texts costs less than Python objects for so large a share of keys that are not hex digits.
 _ODD_SHARE = 1 / 8
 # Of a larger dictionary (it may have the keys of all pieces), only those of this piece are looked at.
@@ -123,7 +124,25 @@ def _expanded(keys: Union[KeyColumn, CodedKeys]) -> KeyColumn:
 def _plain(array: Any) -> Any:
     """Texts in one of the two layouts of offsets and bytes."""
     pa = require("pyarrow", "arrow")
-    return array if array.type in (pa.string(), pa.binary(), pa.large_string(), pa.large_binary()) else array.cast("large_binary")
+    if array.type in (pa.string(), pa.binary(), pa.large_string(), pa.large_binary()):
+        return array
+    return without_views(array).cast("large_binary")
+
+
+def without_views(array: Any) -> Any:
+    """A column of Arrow's view types, which few functions take, as one of bytes; any other column as it is.
+
+    Raises:
+      DataError: its texts have more than `TEXT_BYTES`: many views may be of the same bytes.
+    """
+    kinds = require("pyarrow", "arrow").types
+    if not (kinds.is_string_view(array.type) or kinds.is_binary_view(array.type)):
+        return array
+    lengths = np.frombuffer(array.buffers()[1], np.int32)[4 * array.offset :: 4][: len(array)]
+    size = int(lengths.sum(dtype=np.int64))
+    if size > TEXT_BYTES:
+        raise DataError(f"wanted texts of at most {TEXT_BYTES >> 20} MB in {len(array):,} rows. Received {size:,} bytes")
+    return array.cast("large_binary")
 
 
 def _fields(array: Any) -> tuple[bytes, np.ndarray, np.ndarray]:

@@ -87,7 +87,10 @@ def _of_texts(array: Any, text_kind: str, kind: str) -> Numbers:
 def codes_of(array: Any) -> np.ndarray:
     """The codes of a dictionary's values, integers `[n]`; null is the code after the last."""
     codes, missing = values_of(array.indices)
-    return np.where(missing, len(array.dictionary), codes) if missing.any() else codes
+    codes = np.where(missing, len(array.dictionary), codes) if missing.any() else codes
+    if codes.min(initial=0) < 0 or codes.max(initial=0) > len(array.dictionary):  # pyarrow reads a damaged file's as they are
+        raise ValueError(f"a code beyond its dictionary of {len(array.dictionary):,} values")
+    return codes
 
 
 def _checked(numbers: np.ndarray, kind: str) -> Numbers:

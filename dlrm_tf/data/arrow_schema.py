@@ -70,7 +70,12 @@ def _difference(found: Any, kind: str, *, bag: bool) -> str:
         sound = is_list(found) and (kinds.is_floating(found.value_type) or kinds.is_integer(found.value_type))
         return "" if sound else "lists of numbers"
     if kind == "categorical" and is_list(found):
-        return _difference(found.value_type, kind, bag=False) if bag else "one key a row; a bag in the feature spec has several"
+        views = kinds.is_string_view(found.value_type) or kinds.is_binary_view(found.value_type)
+        return (
+            ("lists of plain texts" if views else _difference(found.value_type, kind, bag=False))
+            if bag
+            else "one key a row; a bag in the feature spec has several"
+        )
     value = found.value_type if kinds.is_dictionary(found) else found
     text = any(
         check(value)

@@ -28,6 +28,13 @@ class BagColumn(NamedTuple):
     weights: Optional[np.ndarray]
     truncated: np.ndarray
 
+    @property
+    def missing(self) -> np.ndarray:
+        """bool `[n]`, the row's only key is ''."""
+        first = np.cumsum(self.lengths) - self.lengths
+        missing: np.ndarray = self.keys.empty[first] & (self.lengths == 1) & ~self.truncated
+        return missing
+
     def rows(self, first: int, last: int) -> "BagColumn":
         """The rows `[first, last)`."""
         start, stop = (int(self.lengths[:row].sum()) for row in (first, last))

@@ -5,7 +5,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from dlrm_tf.data.arrow_keys import Seen, arrow_bags, arrow_keys
+from dlrm_tf.data.arrow_keys import Seen, arrow_bags, arrow_keys, without_views
 from dlrm_tf.data.arrow_numbers import WANTED, Numbers, arrow_numbers
 from dlrm_tf.data.bag import WEIGHTS
 from dlrm_tf.data.bag_column import BagColumn
@@ -29,6 +29,7 @@ def table_block(
     Returns:
       A `Block`; in its `bad` is every row whose label is not 0 or 1, or that has a number or a weight that it can't have.
     """
+    columns = {name: without_views(column) for name, column in columns.items()}
     rows = len(next(iter(columns.values())))
     numeric = [(name, kind) for name, kind in spec.columns if kind in ("int", "float") or (kind == "label" and labelled)]
     numeric.sort(key=lambda column: column[1] != "label")  # the label first, as in a text
@@ -65,6 +66,7 @@ def table_block(
     )
     for feature, name in enumerate(spec.categorical_names):
         if feature in bags:
+            block.empty[feature] = bags[feature].missing
             continue
         keys = arrow_keys(columns[name], None if seen is None else seen.get(name))
         block.empty[feature] = keys.empty

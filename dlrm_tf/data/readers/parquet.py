@@ -85,7 +85,9 @@ class ParquetReader(ArrowReader):
             yield from self.pieces_of(batch, at, offset, packed * batch.num_rows // metadata.num_rows)
             at += batch.num_rows
         if at != first + metadata.num_rows:
-            raise DataError(f"{where}: wanted {metadata.num_rows:,} rows. Received {at - first:,}")
+            raise DataError(
+                f"{where}: wanted {metadata.num_rows:,} rows. Received {at - first:,}: damaged, or cut while it was read"
+            )
 
     def _pages(self, group: Any, file: BinaryIO, where: str) -> dict[int, Pages]:
         """By number of the leaf column, what its pages say, after a check against the limits."""
