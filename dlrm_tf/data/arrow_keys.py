@@ -1,5 +1,6 @@
 """Categories from Arrow's columns: straight from their buffers, and of a dictionary once a distinct value."""
 
+from collections.abc import Sequence
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -66,6 +67,16 @@ def arrow_bags(array: Any, bag: Bag, weights: Optional[Any] = None) -> tuple[Bag
     if kinds.is_dictionary(array.type) or kinds.is_integer(array.type) or kinds.is_null(array.type):
         return _singles(_expanded(arrow_keys(array)), bag), {}
     return _split(array, bag)
+
+
+def is_text(kind: Any) -> bool:
+    """Whether a type of Arrow is one of texts or bytes."""
+    kinds = require("pyarrow", "arrow").types
+    checks = (
+        *(kinds.is_string, kinds.is_large_string, kinds.is_string_view),
+        *(kinds.is_binary, kinds.is_large_binary, kinds.is_binary_view, kinds.is_fixed_size_binary),
+    )
+    return any(check(kind) for check in checks) and not isinstance(kind, require("pyarrow", "arrow").BaseExtensionType)
 
 
 def is_list(kind: Any) -> bool:
@@ -143,6 +154,20 @@ def without_views(array: Any) -> Any:
     if size > TEXT_BYTES:
         raise DataError(f"wanted texts of at most {TEXT_BYTES >> 20} MB in {len(array):,} rows. Received {size:,} bytes")
     return array.cast("large_binary")
+
+
+def without_marked(array: Any, markers: Sequence[str]) -> Any:
+    """A column with null in place of the texts that are one of `markers`; of other types as it is, lists too."""
+    pa = require("pyarrow", "arrow")
+    compute = require("pyarrow.compute", "arrow")
+    kinds = pa.types
+    if kinds.is_dictionary(array.type):
+        return pa.DictionaryArray.from_arrays(array.indices, without_marked(array.dictionary, markers))
+    if not is_text(array.type):
+        return array
+    texts = _plain(array)
+    marked = compute.is_in(texts.cast("large_binary"), value_set=pa.array([mark.encode() for mark in markers], "large_binary"))
+    return compute.if_else(marked, pa.scalar(None, texts.type), texts)
 
 
 def _fields(array: Any) -> tuple[bytes, np.ndarray, np.ndarray]:

@@ -7,9 +7,6 @@ import numpy as np
 from dlrm_tf.data.features import LARGEST, read_number
 from dlrm_tf.errors import require
 
-WANTED = {"int": "an integer", "float": "a finite number", "label": "0 or 1"}
-"""What a cell of each kind of number holds."""
-
 
 class Numbers(NamedTuple):
     """A column of `n` numbers.
@@ -29,13 +26,18 @@ class Numbers(NamedTuple):
         return Numbers(*(part[codes] for part in self))
 
 
-def arrow_numbers(array: Any, kind: str) -> Numbers:
+def arrow_numbers(array: Any, kind: str, labels: tuple[int, int] = (0, 1)) -> Numbers:
     """Reads a column of numbers.
 
     Args:
       array: a `pyarrow.Array` of booleans, numbers, decimals, texts of numbers, nulls, or a dictionary of these.
-      kind: `"int"`: whole, whatever the type; `"float"`: finite; `"label"`: 0 or 1.
+      kind: `"int"`: whole, whatever the type; `"float"`: finite; `"label"`: one of `labels`.
+      labels: the negative and the positive one, which become 0 and 1.
     """
+    if kind == "label":
+        numbers = arrow_numbers(array, "float")
+        wrong = numbers.missing | numbers.wrong | ~np.isin(numbers.values, labels)
+        return Numbers((numbers.values == labels[1]).astype(np.float32), numbers.missing, wrong)
     pa = require("pyarrow", "arrow")
     kinds = pa.types
     if kinds.is_dictionary(array.type):
@@ -47,13 +49,13 @@ def arrow_numbers(array: Any, kind: str) -> Numbers:
         array = array.cast("uint8")
     if kinds.is_integer(array.type) or kinds.is_floating(array.type):
         numbers, missing = values_of(array)
-        if kinds.is_integer(array.type) and array.type.bit_width <= 32 and kind != "label":
+        if kinds.is_integer(array.type) and array.type.bit_width <= 32:
             return Numbers(np.where(missing, 0, numbers).astype(np.float32), missing, np.zeros(len(numbers), bool))
         # Through float64, as the text of the same number is read.
         return _checked(np.where(missing, np.nan, numbers), kind)
     if kinds.is_decimal(array.type):
         return _of_texts(array.cast("string"), "float", kind)
-    return _of_texts(array, "int" if kind == "label" else kind, kind)
+    return _of_texts(array, kind, kind)
 
 
 def values_of(array: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -99,6 +101,4 @@ def _checked(numbers: np.ndarray, kind: str) -> Numbers:
     wrong = np.abs(numbers) > LARGEST
     if kind == "int":
         wrong |= ~missing & (numbers != np.floor(numbers))
-    elif kind == "label":
-        wrong = (numbers != 0) & (numbers != 1)
     return Numbers(np.where(missing | wrong, 0, numbers).astype(np.float32), missing, wrong)

@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from dlrm_tf.data.arrow_keys import is_list
+from dlrm_tf.data.arrow_keys import is_list, is_text
 from dlrm_tf.data.bag import WEIGHTS
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.errors import DataError, require
@@ -77,14 +77,7 @@ def _difference(found: Any, kind: str, *, bag: bool) -> str:
             else "one key a row; a bag in the feature spec has several"
         )
     value = found.value_type if kinds.is_dictionary(found) else found
-    text = any(
-        check(value)
-        for check in (
-            *(kinds.is_string, kinds.is_large_string, kinds.is_string_view, kinds.is_null),
-            *(kinds.is_binary, kinds.is_large_binary, kinds.is_binary_view, kinds.is_fixed_size_binary),
-        )
-    ) and not isinstance(value, require("pyarrow", "arrow").BaseExtensionType)
-    if text or kinds.is_integer(value):
+    if is_text(value) or kinds.is_null(value) or kinds.is_integer(value):
         return ""
     if kind != "categorical":
         good = kinds.is_floating(value) or kinds.is_decimal(value) or kinds.is_boolean(value)

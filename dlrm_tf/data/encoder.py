@@ -8,13 +8,13 @@ import numpy as np
 
 from dlrm_tf.config import UNUSED_PLACE
 from dlrm_tf.data.arrow_array import as_arrow
-from dlrm_tf.data.arrow_keys import arrow_bags, arrow_keys
+from dlrm_tf.data.arrow_keys import arrow_bags, arrow_keys, without_marked
 from dlrm_tf.data.arrow_schema import check_column, is_arrow
 from dlrm_tf.data.bag import WEIGHTS
 from dlrm_tf.data.bag_column import BagColumn, as_bags
 from dlrm_tf.data.block import Block
 from dlrm_tf.data.coded_keys import CodedKeys
-from dlrm_tf.data.features import dense_numbers, log_dense
+from dlrm_tf.data.features import dense_numbers, log_dense, without_markers
 from dlrm_tf.data.key_column import KeyColumn, as_column
 from dlrm_tf.data.key_table import KeyTable
 from dlrm_tf.data.parse import has_label, parse_block
@@ -126,6 +126,8 @@ class Encoder:
         block = parse_block(text, self.spec, labelled=has_label(text, self.spec) if labelled is None else labelled)
         for line, what in block.bad:
             raise DataError(f"{self.source}: row {first_row + line}: {what}")
+        if block.lines != len(encoded):
+            raise DataError(f"{self.source}: wanted a whole line in each row. Received one that ends within quotes")
         return self.block(block)
 
     def columns(self, table: Any, *, first_row: int = 0) -> Batch:
@@ -159,7 +161,8 @@ class Encoder:
         keys = self._matrix("categorical", categorical, object, self._categorical_names)
         if len(dense) != len(keys):
             raise DataError(f"{self.source}: dense has {len(dense)} rows, categorical {len(keys)}")
-        numbers = dense_numbers(dense, self._dense_names, self.source)
+        numbers = dense_numbers(self._marked(dense), self._dense_names, self.source)
+        keys = self._marked(keys)
         return (log_dense(numbers), *self._ids(keys.T.tolist(), 0, {}))
 
     def batches(self, rows: Any, batch_size: int) -> Iterator[Batch]:
@@ -216,7 +219,7 @@ class Encoder:
             )
         numbers = np.empty((rows, len(self._dense_names)), np.float32)
         for i, name in enumerate(self._dense_names):
-            numbers[:, i] = dense_numbers(columns[name], [name], self.source, first_row)
+            numbers[:, i] = dense_numbers(self._marked(columns[name]), [name], self.source, first_row)
         weights = {name: cells_of(columns[name + WEIGHTS]) for name in self.spec.bags if name + WEIGHTS in columns}
         cells = [self._cells(name, columns[name]) for name in self._categorical_names]
         return (log_dense(numbers), *self._ids(cells, first_row, weights))
@@ -225,10 +228,18 @@ class Encoder:
         """A categorical column as Python values, or as an array of Arrow where that is faster."""
         bag = self.spec.bags.get(name)
         if not is_arrow(column) or len(column) <= _FEW_ROWS or (bag is not None and bag.weight_separator is not None):
-            return cells_of(column)
+            return cells_of(self._marked(column))
         array = as_arrow(column, "categorical", str)
         check_column(array.type, "categorical", bag=bag is not None, where=f"{self.source}: column {name!r}")
-        return array
+        return without_marked(array, self.spec.missing) if self.spec.missing else array
+
+    def _marked(self, cells: Any) -> Any:
+        """A column, or an array `[n, width]`, with None in place of the texts that stand for a missing cell."""
+        if not self.spec.missing or not len(cells) or getattr(getattr(cells, "dtype", None), "kind", "O") in "fiub":
+            return cells
+        if getattr(cells, "ndim", 1) == 2:
+            return object_matrix([without_markers(row, self.spec.missing) for row in cells.tolist()])
+        return without_markers(cells_of(cells), self.spec.missing)
 
     def _ids(self, cells: Sequence[Any], first_row: int, weights: Mapping[str, list[Any]]) -> Batch:
         """Ids, and weights if any, of the cells of each feature."""

@@ -5,13 +5,14 @@ from typing import Any, Optional
 
 import numpy as np
 
-from dlrm_tf.data.arrow_keys import Seen, arrow_bags, arrow_keys, without_views
-from dlrm_tf.data.arrow_numbers import WANTED, Numbers, arrow_numbers
+from dlrm_tf.data.arrow_keys import Seen, arrow_bags, arrow_keys, without_marked, without_views
+from dlrm_tf.data.arrow_numbers import Numbers, arrow_numbers
 from dlrm_tf.data.bag import WEIGHTS
 from dlrm_tf.data.bag_column import BagColumn
 from dlrm_tf.data.block import Block
 from dlrm_tf.data.coded_keys import CodedKeys
 from dlrm_tf.data.spec import FeatureSpec
+from dlrm_tf.data.text_format import LABELS
 from dlrm_tf.errors import require
 
 
@@ -27,18 +28,23 @@ def table_block(
       seen: by name the dictionary that a column had in the piece before.
 
     Returns:
-      A `Block`; in its `bad` is every row whose label is not 0 or 1, or that has a number or a weight that it can't have.
+      A `Block`; in its `bad` is every row with a label that is none of `spec.labels`, or with a wrong number or weight.
     """
     columns = {name: without_views(column) for name, column in columns.items()}
+    if spec.missing:
+        cells = {*spec.dense_names, *spec.categorical_names}
+        columns = {n: without_marked(column, spec.missing) if n in cells else column for n, column in columns.items()}
+    labels = LABELS[spec.labels]
     rows = len(next(iter(columns.values())))
     numeric = [(name, kind) for name, kind in spec.columns if kind in ("int", "float") or (kind == "label" and labelled)]
     numeric.sort(key=lambda column: column[1] != "label")  # the label first, as in a text
-    numbers = {name: arrow_numbers(columns[name], kind) for name, kind in numeric}
+    numbers = {name: arrow_numbers(columns[name], kind, labels) for name, kind in numeric}
     bags, faults = _bags(columns, spec)
+    wanted = {"int": "an integer", "float": "a finite number", "label": "{} or {}".format(*labels)}
     for name, kind in reversed(numeric):
         for row in np.flatnonzero(numbers[name].wrong).tolist():
             shown = repr(columns[name][row].as_py())[:40]
-            faults[row] = f"column {name}: wanted {WANTED[kind]}. Received {shown}"
+            faults[row] = f"column {name}: wanted {wanted[kind]}. Received {shown}"
     position = np.arange(rows)
     if faults:
         keep = np.ones(rows, bool)
@@ -49,7 +55,7 @@ def table_block(
         numbers = {name: column.take(position) for name, column in numbers.items()}
         bags, _ = _bags(columns, spec)
     count = len(position)
-    label = numbers[spec.columns[spec.label_column][0]].values if labelled else np.zeros(count, np.float32)
+    label = next((numbers[name].values for name, kind in numeric if kind == "label"), np.zeros(count, np.float32))
     dense, missing = _stack([numbers[name] for name in spec.dense_names], count)
     features = len(spec.categorical_names)
     block = Block(

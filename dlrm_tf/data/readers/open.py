@@ -4,22 +4,23 @@ import os
 from typing import Any
 
 from dlrm_tf.data.readers.frames import open_frames
+from dlrm_tf.data.readers.names import expand
 from dlrm_tf.data.readers.reader import Reader
 from dlrm_tf.data.readers.tables import open_table
-from dlrm_tf.data.readers.text import TextReader
+from dlrm_tf.data.readers.text import TextReader, is_pipe
 from dlrm_tf.data.spec import FeatureSpec
-from dlrm_tf.errors import DataError, UsageError
+from dlrm_tf.errors import UsageError
 
 
 def open_readers(inputs: Any, spec: FeatureSpec) -> list[Reader]:
-    """One reader an input, in order.
+    """One reader a file, in order.
 
     Args:
-      inputs: one file or several; or rows in memory, as `open_frames` takes them.
+      inputs: files, folders, patterns with `*`, URLs, `-`: see `expand`; or rows in memory, as `open_frames` takes them.
       spec: the columns.
 
     Raises:
-      DataError: an input is not a file.
+      DataError: an input is not a file, a pattern or folder has none, or a file is named twice.
       UsageError: there is none.
     """
     frames = open_frames(inputs, spec)
@@ -28,8 +29,4 @@ def open_readers(inputs: Any, spec: FeatureSpec) -> list[Reader]:
     paths = [os.fspath(path) for path in ([inputs] if isinstance(inputs, (str, os.PathLike)) else inputs)]
     if not paths:
         raise UsageError("inputs must be at least one file. Received none")
-    for path in paths:
-        # Resuming reads a file again, which a pipe does not allow. A missing file raises when its size is read.
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise DataError(f"{path}: wanted a file. Received {'a folder' if os.path.isdir(path) else 'a pipe or device'}")
-    return [open_table(path, spec) or TextReader(path, spec) for path in paths]
+    return [(None if is_pipe(path) else open_table(path, spec)) or TextReader(path, spec) for path in expand(paths)]

@@ -38,7 +38,7 @@ def open_bytes(path: str) -> BinaryIO:
         return open(path, "rb")
     system, place = file_system(path)
     size_of(path)
-    with _told(path):
+    with failures_told(path):
         return cast(BinaryIO, io.BufferedReader(_Remote(path, system.open(place, "rb")), 1 << 16))
 
 
@@ -71,7 +71,7 @@ def file_system(url: str) -> tuple[Any, str]:
     """The fsspec file system of a URL, and the URL's path in it; raises as `open_bytes`."""
     fsspec = require("fsspec", "storage")
     try:
-        with _told(url):
+        with failures_told(url):
             system, place = fsspec.core.url_to_fs(url)
     except ImportError as e:  # of the protocol's own package, which fsspec names
         raise MissingExtraError(f"{url}: {reason(e)}") from e
@@ -80,7 +80,7 @@ def file_system(url: str) -> tuple[Any, str]:
 
 def _info(url: str) -> dict[str, Any]:
     system, place = file_system(url)
-    with _told(url):
+    with failures_told(url):
         info: dict[str, Any] = system.info(place)
     if info.get("type") == "directory":
         raise DataError(f"{url}: wanted a file. Received a folder")
@@ -93,7 +93,7 @@ def _check_regular(path: str, mode: int) -> None:
 
 
 @contextlib.contextmanager
-def _told(url: str) -> Iterator[None]:
+def failures_told(url: str) -> Iterator[None]:
     """Turns what libraries of object stores raise into one line. No DataError: the same call may work a minute later."""
     try:
         yield
@@ -118,13 +118,13 @@ class _Remote(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        with _told(self._url):
+        with failures_told(self._url):
             content = self._file.read(len(buffer))
         buffer[: len(content)] = content
         return len(content)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        with _told(self._url):
+        with failures_told(self._url):
             return int(self._file.seek(offset, whence))
 
     def tell(self) -> int:

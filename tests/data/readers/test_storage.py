@@ -1,10 +1,7 @@
 """Storage: the same bytes, sizes and refusals from a local file, fsspec's memory and a web server."""
 
-import functools
-import http.server
-import threading
-
 import pytest
+from web_server import serve_folder
 
 from dlrm_tf.data.readers.storage import identity_of, open_bytes, size_of
 from dlrm_tf.errors import DataError, DLRMError, MissingExtraError
@@ -13,50 +10,13 @@ fsspec = pytest.importorskip("fsspec")
 CONTENT = bytes(range(256)) * 1000
 
 
-class _Ranged(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder with ranged requests, as object stores do; without a log. `no_size` in a name leaves the size out."""
-
-    def do_HEAD(self):
-        self._answer(False)
-
-    def do_GET(self):
-        self._answer(True)
-
-    def _answer(self, with_body):
-        try:
-            with open(self.translate_path(self.path), "rb") as file:
-                body = file.read()
-        except OSError:
-            self.send_error(404)
-            return
-        start, stop, wanted = 0, len(body), self.headers.get("Range")
-        if wanted and "no_size" not in self.path:
-            start, last = (int(part) for part in wanted.split("=")[1].split("-"))
-            stop = min(stop, last + 1)
-        self.send_response(206 if wanted and "no_size" not in self.path else 200)
-        if wanted:
-            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(body)}")
-        if "no_size" not in self.path:
-            self.send_header("Content-Length", str(stop - start))
-            self.send_header("Accept-Ranges", "bytes")
-        self.send_header("ETag", f'"{hash(body)}"')
-        self.end_headers()
-        if with_body:
-            self.wfile.write(body[start:stop])
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
 def web(tmp_path):
     """`(folder, its URL)`."""
     folder = tmp_path / "web"
     folder.mkdir()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Ranged, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield folder, f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serve_folder(folder) as url:
+        yield folder, url
 
 
 @pytest.fixture(params=["local", "memory", "http"])
@@ -114,6 +74,9 @@ def test_what_is_refused(web, tmp_path):
     (web[0] / "no_size").write_bytes(b"text")
     with pytest.raises(DataError, match="no_size: wanted a server that says the size"):
         open_bytes(f"{web[1]}/no_size")
+    (web[0] / "broken").write_bytes(b"text")
+    with pytest.raises(DLRMError, match="broken: can't be read .*503"):
+        open_bytes(f"{web[1]}/broken").read()
 
 
 def test_says_which_package_a_protocol_needs():

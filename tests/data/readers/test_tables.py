@@ -97,6 +97,7 @@ def test_the_same_rows_as_text(tmp_path_factory, rows, data):
         "shard_lines": data.draw(st.integers(1, 12)),
         "min_count": data.draw(st.integers(1, 2)),
         "threads": 2,
+        "max_bad_share": 1.0,
     }
     expected = tree(dlrm_tf.prepare(folder / "log.tsv", folder / "text", **options).folder)
     table = pa.Table.from_pylist(rows, TYPES).select(["n", "tags", "c", "y", "k", "x"])  # in another order
