@@ -35,9 +35,9 @@ def arrow_numbers(array: Any, kind: str, labels: tuple[int, int] = (0, 1)) -> Nu
       labels: the negative and the positive one, which become 0 and 1.
     """
     if kind == "label":
-        numbers = arrow_numbers(array, "float")
-        wrong = numbers.missing | numbers.wrong | ~np.isin(numbers.values, labels)
-        return Numbers((numbers.values == labels[1]).astype(np.float32), numbers.missing, wrong)
+        found = arrow_numbers(array, "float", labels)
+        wrong = found.missing | found.wrong | ~np.isin(found.values, labels)
+        return Numbers((found.values == labels[1]).astype(np.float32), found.missing, wrong)
     pa = require("pyarrow", "arrow")
     kinds = pa.types
     if kinds.is_dictionary(array.type):

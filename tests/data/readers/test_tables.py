@@ -375,3 +375,14 @@ def test_a_file_is_told_by_its_first_bytes(tmp_path):
     with pytest.raises(DataError, match="Received a Feather file of version 1"):
         feather.write_feather(pa.table({"y": [1]}), str(tmp_path / "f"), version=1)
         open_readers(tmp_path / "f", ONE)
+
+
+def test_labels_and_markers_of_missing_cells_are_those_of_a_text(tmp_path):
+    spec = dataclasses.replace(ONE, missing=("NULL",), labels="-1/1")
+    (tmp_path / "log.tsv").write_text("-1\tNULL\t3\ta\n1\t2\tNULL\tNULL\n1\t\t4\tb\n")
+    expected = tree(dlrm_tf.prepare(tmp_path / "log.tsv", tmp_path / "text", spec=spec).folder)
+    columns = {"y": [-1, 1, 1], "x": ["NULL", "2", None], "n": ["3", "NULL", "4"], "c": ["a", "NULL", "b"]}
+    coded = {**columns, "c": pa.array(columns["c"]).dictionary_encode()}
+    for i, table in enumerate((pa.table(columns), pa.table(coded))):
+        path = write(table, tmp_path / f"{i}.parquet", "parquet")
+        assert tree(dlrm_tf.prepare(path, tmp_path / f"out{i}", spec=spec).folder) == expected
