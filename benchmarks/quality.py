@@ -117,7 +117,7 @@ class Study:
     def _data(self, training: Training, day: int) -> tuple[Any, dict[str, float]]:
         """Prepared rows of one day, with the ids of day 0, and the best figures any model can reach on what is measured."""
         from dlrm_tf import Records, prepare, synth
-        from dlrm_tf.data.records import MANIFEST, VOCABULARY
+        from dlrm_tf.data.record_files import MANIFEST, VOCABULARY
         from dlrm_tf.data.vocabulary import Vocabulary
 
         place = self._place(training)

@@ -14,8 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="LOG",
-        help="raw files, taken in order as one log: plain or compressed (gzip, zstd, bz2, xz); folders, patterns ('day_*'), URLs "
-        "(s3://, gs://, http://, ...; need fsspec), - for standard input",
+        help="raw files, taken in order as one log: text, plain or packed (gzip, zstd, bz2, xz), Parquet, Arrow (Feather); "
+        "folders, patterns ('day_*'), URLs (s3://, gs://, http://, ...; need fsspec), - for standard input",
     )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to make, or an interrupted one to finish")
     parser.add_argument("--spec", metavar="JSON", help="feature spec of another log (see README); default: Criteo Kaggle")

@@ -7,6 +7,9 @@ from typing import Any, Optional, SupportsIndex
 from dlrm_tf.config import POOLING
 from dlrm_tf.errors import DataError
 
+WEIGHTS = "_weights"
+"""Ending of the name of the column that has the weights of a bag's keys."""
+
 
 def is_separator(value: object, controls: str) -> bool:
     """Whether `value` is one printable ASCII character, or one of `controls`."""

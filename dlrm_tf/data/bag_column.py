@@ -7,10 +7,10 @@ import numpy as np
 
 from dlrm_tf.data.bag import Bag
 from dlrm_tf.data.features import LARGEST, read_number
-from dlrm_tf.data.key_column import KeyColumn, as_column, hex_keys, words_at
+from dlrm_tf.data.key_column import KeyColumn, as_column, keys_at
 from dlrm_tf.errors import DataError
 
-_WEIGHT = "a weight that is a finite number from 0 on"
+WEIGHT = "a weight that is a finite number from 0 on"
 
 
 class BagColumn(NamedTuple):
@@ -28,11 +28,26 @@ class BagColumn(NamedTuple):
     weights: Optional[np.ndarray]
     truncated: np.ndarray
 
+    @property
+    def missing(self) -> np.ndarray:
+        """bool `[n]`, the row's only key is ''."""
+        first = np.cumsum(self.lengths) - self.lengths
+        missing: np.ndarray = self.keys.empty[first] & (self.lengths == 1) & ~self.truncated
+        return missing
+
     def rows(self, first: int, last: int) -> "BagColumn":
         """The rows `[first, last)`."""
         start, stop = (int(self.lengths[:row].sum()) for row in (first, last))
         weights = None if self.weights is None else self.weights[start:stop]
         return BagColumn(self.keys.rows(start, stop), self.lengths[first:last], weights, self.truncated[first:last])
+
+    def take(self, index: np.ndarray) -> "BagColumn":
+        """The rows at `index` (integers `[m]`, from 0), in its order."""
+        lengths = self.lengths[index]
+        ends = np.cumsum(lengths)
+        keys = np.repeat((np.cumsum(self.lengths) - self.lengths)[index] - (ends - lengths), lengths) + np.arange(lengths.sum())
+        weights = None if self.weights is None else self.weights[keys]
+        return BagColumn(self.keys.take(keys), lengths, weights, self.truncated[index])
 
     def place(self, values: Any, out: np.ndarray) -> None:
         """Writes a value for each key into the first places of its row.
@@ -92,15 +107,9 @@ def split_fields(
         weights = np.ones(len(row), np.float32)
         weights[given] = [known[text] for text in texts]
         for at in given[np.isnan(weights[given])][::-1].tolist():  # a row's first one is set last
-            faults[int(row[at])] = f"wanted {_WEIGHT}. Received {shown(raw[mark[at] + 1 : key_ends[at]])}"
+            faults[int(row[at])] = f"wanted {WEIGHT}. Received {shown(raw[mark[at] + 1 : key_ends[at]])}"
         key_ends[given] = mark[given]
-    size = key_ends - key_starts
-    values, canonical = hex_keys(words_at(np.frombuffer(raw, np.uint8))[key_starts])
-    canonical &= size == 8
-    values[~canonical] = 0
-    empty = size == 0
-    odd = np.flatnonzero(~(canonical | empty)).tolist()
-    keys = KeyColumn(values, empty, [(at, raw[key_starts[at] : key_ends[at]]) for at in odd])
+    keys = keys_at(raw, key_starts, key_ends)
     return BagColumn(keys, lengths, weights, counts > bag.max_keys), faults
 
 
@@ -166,7 +175,7 @@ def _split_weights(keys: list[Any], separator: str) -> tuple[list[Any], list[flo
             key, text = key.rsplit(mark, 1)  # type: ignore[arg-type]
             weight = _weight(text)
             if weight != weight:
-                raise ValueError(f"{_WEIGHT}. Received {shown(text)}")
+                raise ValueError(f"{WEIGHT}. Received {shown(text)}")
         else:
             weight = 1.0
         without.append(key)
@@ -190,7 +199,7 @@ def _listed_weights(keys: list[Any], weights: Optional[list[Any]], max_keys: int
         except (TypeError, ValueError):  # ValueError of an array
             good = False
         if not good:
-            raise ValueError(f"{_WEIGHT}. Received {weight!r}"[:200])
+            raise ValueError(f"{WEIGHT}. Received {weight!r}"[:200])
     return [float(weight) for weight in weights[:max_keys]]
 
 

@@ -6,12 +6,13 @@ from typing import Union
 import numpy as np
 
 from dlrm_tf.data.bag_column import BagColumn
+from dlrm_tf.data.coded_keys import CodedKeys
 from dlrm_tf.data.key_column import KeyColumn
 
 
 @dataclasses.dataclass
 class Block:
-    """The good lines of a piece of text, and what was wrong with the others.
+    """The good rows of a piece, and what was wrong with the others.
 
     Attributes:
       lines: how many lines the piece has, bad ones counted.
@@ -24,6 +25,8 @@ class Block:
       odd: per categorical feature the `(row, key)` of every other key, rows ascending.
       bags: the keys of the features whose column is a bag, by the feature's number; `keys` and `odd` have none for these.
       bad: `(line within the piece, what is wrong)`, in order.
+      coded: the keys of the features that came as distinct keys and codes, by the feature's number; `keys` and `odd` have none
+        for these.
     """
 
     lines: int
@@ -36,9 +39,12 @@ class Block:
     odd: list[list[tuple[int, bytes]]]
     bags: dict[int, BagColumn]
     bad: list[tuple[int, str]]
+    coded: dict[int, CodedKeys] = dataclasses.field(default_factory=dict)
 
-    def column(self, feature: int) -> Union[KeyColumn, BagColumn]:
+    def column(self, feature: int) -> Union[KeyColumn, CodedKeys, BagColumn]:
         """The keys of one categorical feature, by its number."""
+        if feature in self.coded:
+            return self.coded[feature]
         if feature in self.bags:
             return self.bags[feature]
         return KeyColumn(self.keys[feature], self.empty[feature], self.odd[feature])
@@ -57,4 +63,5 @@ class Block:
             [[(row - first, key) for row, key in odd if first <= row < last] for odd in self.odd],
             {feature: column.rows(first, last) for feature, column in self.bags.items()},
             [(line - start, what) for line, what in self.bad if start <= line < stop],
+            {feature: column.rows(first, last) for feature, column in self.coded.items()},
         )

@@ -3,7 +3,8 @@
 import os
 from typing import Any
 
-from dlrm_tf.data.records import MANIFEST, SPLITS, Records
+from dlrm_tf.data.record_files import MANIFEST, SPLITS
+from dlrm_tf.data.records import Records
 from dlrm_tf.errors import DataError, reason
 from dlrm_tf.files import StrPath
 
@@ -44,7 +45,7 @@ def _lines(folder: str, records: Records, counts: dict[str, Any], features: bool
     cells = sum(keys.values())
     vocabulary = f"{records.num_ids:,} categories in {len(records.sizes)} features"
     lines.append(f"  {vocabulary}, {unknown:,} {'keys' if bag_keys else 'cells'} out of vocabulary ({unknown / cells:.2%})")
-    lines.append(f"  vocabulary {records.manifest['vocabulary']['fingerprint']}")
+    lines.append(f"  vocabulary {records.manifest['vocabulary']['fingerprint'] or 'none: the records were made from ids'}")
     spaces = records.spec.id_spaces.to_dict()
     hashed = ", ".join(f"{name} into {buckets:,}" for name, buckets in spaces.get("hashed", {}).items())
     lines += [f"  hashed: {hashed}"] if hashed else []

@@ -7,8 +7,13 @@ from typing import Any, Optional, Union
 import numpy as np
 
 from dlrm_tf.config import UNUSED_PLACE
+from dlrm_tf.data.arrow_array import as_arrow
+from dlrm_tf.data.arrow_keys import arrow_bags, arrow_keys, without_marked
+from dlrm_tf.data.arrow_schema import check_column, is_arrow
+from dlrm_tf.data.bag import WEIGHTS
 from dlrm_tf.data.bag_column import BagColumn, as_bags
 from dlrm_tf.data.block import Block
+from dlrm_tf.data.coded_keys import CodedKeys
 from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.features import dense_numbers, log_dense, without_markers
 from dlrm_tf.data.key_column import KeyColumn, as_column, by_row
@@ -19,11 +24,11 @@ from dlrm_tf.data.table import cells_of, column_of, has_column, object_matrix
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, reason
 
-WEIGHTS = "_weights"
-"""Ending of the name of the column that has the weights of a bag's keys."""
-
 # Up to this many rows, one search for all features is faster than one search for each.
 _FEW_ROWS = 256
+
+AnyColumn = Union[KeyColumn, CodedKeys, BagColumn]
+"""The keys of one feature."""
 
 Batch = tuple[np.ndarray, ...]
 """`(dense float32 [n, d] as the model takes it, ids int32 [n, id_columns])`; the id of an unknown key is its feature's size, that
@@ -219,8 +224,17 @@ class Encoder:
         for i, name in enumerate(self._dense_names):
             numbers[:, i] = dense_numbers(self._marked(columns[name]), [name], self.source, first_row)
         weights = {name: cells_of(columns[name + WEIGHTS]) for name in self.spec.bags if name + WEIGHTS in columns}
-        cells = [cells_of(self._marked(columns[name])) for name in self._categorical_names]
+        cells = [self._cells(name, columns[name]) for name in self._categorical_names]
         return (log_dense(numbers), *self._ids(cells, first_row, weights))
+
+    def _cells(self, name: str, column: Any) -> Any:
+        """A categorical column as Python values, or as an array of Arrow where that is faster."""
+        bag = self.spec.bags.get(name)
+        if not is_arrow(column) or len(column) <= _FEW_ROWS or (bag is not None and bag.weight_separator is not None):
+            return cells_of(self._marked(column))
+        array = as_arrow(column, "categorical", str)
+        check_column(array.type, "categorical", bag=bag is not None, where=f"{self.source}: column {name!r}")
+        return without_marked(array, self.spec.missing) if self.spec.missing else array
 
     def _marked(self, cells: Any) -> Any:
         """A column, or an array `[n, width]`, with None in place of the texts that stand for a missing cell."""
@@ -230,14 +244,16 @@ class Encoder:
             return object_matrix([without_markers(row, self.spec.missing) for row in cells.tolist()])
         return without_markers(cells_of(cells), self.spec.missing)
 
-    def _ids(self, cells: Sequence[list[Any]], first_row: int, weights: Mapping[str, list[Any]]) -> Batch:
+    def _ids(self, cells: Sequence[Any], first_row: int, weights: Mapping[str, list[Any]]) -> Batch:
         """Ids, and weights if any, of the cells of each feature."""
         rows = len(cells[0])
         if rows <= _FEW_ROWS and not self.spec.bags:
             return (self._key_table.ids([key for row in zip(*cells) for key in row], self.source, first_row),)
 
-        def column(f: int) -> Union[KeyColumn, BagColumn]:
+        def column(f: int) -> AnyColumn:
             name = self._categorical_names[f]
+            if is_arrow(cells[f]):
+                return arrow_bags(cells[f], self.spec.bags[name])[0] if name in self.spec.bags else arrow_keys(cells[f])
 
             def where(i: int) -> str:
                 return f"{self.source}: row {first_row + i}, {name}"
@@ -248,7 +264,7 @@ class Encoder:
 
         return self._encode_keys(rows, column)
 
-    def _encode_keys(self, rows: int, column: Callable[[int], Union[KeyColumn, BagColumn]]) -> Batch:
+    def _encode_keys(self, rows: int, column: Callable[[int], AnyColumn]) -> Batch:
         """Ids, and weights if any, of the keys of each feature, by its number."""
         shape = rows, self.spec.id_columns
         ids = np.empty(shape, np.int32)
@@ -258,7 +274,7 @@ class Encoder:
 
     def _write(
         self,
-        column: Callable[[int], Union[KeyColumn, BagColumn]],
+        column: Callable[[int], AnyColumn],
         out: np.ndarray,
         weights: Optional[np.ndarray],
         learn: bool = False,
@@ -275,13 +291,12 @@ class Encoder:
             counts[features] = unknown
         return counts
 
-    def _place(
-        self, f: int, keys: Union[KeyColumn, BagColumn], out: np.ndarray, weights: Optional[np.ndarray], learn: bool
-    ) -> int:
+    def _place(self, f: int, keys: AnyColumn, out: np.ndarray, weights: Optional[np.ndarray], learn: bool) -> int:
         """Writes the ids, and weights if any, of one feature's keys; returns how many keys are out of vocabulary."""
         places, feature = self._ranges[f], self._features[f]
-        if isinstance(keys, KeyColumn):
-            ids = out[:, places.start] = feature.ids(keys, learn=learn)
+        if not isinstance(keys, BagColumn):
+            ids = keys.ids(feature, learn=learn) if isinstance(keys, CodedKeys) else feature.ids(keys, learn=learn)
+            out[:, places.start] = ids
             if weights is not None:
                 weights[:, places.start] = 1
         else:
@@ -303,13 +318,13 @@ class Encoder:
         return array
 
 
-def _learn_together(columns: Sequence[Union[KeyColumn, BagColumn]], feature: FeatureKeys) -> None:
+def _learn_together(columns: Sequence[AnyColumn], feature: FeatureKeys) -> None:
     """Gives new keys of columns that share their keys the next ids: by row, then by column, then by place in a bag."""
     keys, rows = [], []
     for column in columns:
-        if isinstance(column, KeyColumn):
-            keys.append(column)
-            rows.append(np.arange(len(column.values)))
+        if not isinstance(column, BagColumn):
+            keys.append(column.expand() if isinstance(column, CodedKeys) else column)
+            rows.append(np.arange(len(keys[-1].values)))
         else:
             keys.append(column.keys)
             rows.append(np.repeat(np.arange(len(column.lengths)), column.lengths))

@@ -1,15 +1,21 @@
 """Second half of `prepare`: scanned shards become train and test shards, keys that get no id leave, the manifest is written."""
 
 import os
-from fractions import Fraction
 from typing import Any, Optional
 
 import numpy as np
 
 from dlrm_tf.config import UNUSED_PLACE
 from dlrm_tf.data.admit import Admission, count_ids
-from dlrm_tf.data.records import SPLITS, VOCABULARY, row_dtype, write_manifest, write_rows
-from dlrm_tf.data.scan import describe_rows
+from dlrm_tf.data.record_files import (
+    SPLITS,
+    VOCABULARY,
+    describe_rows,
+    lines_of_test,
+    row_dtype,
+    write_manifest,
+    write_rows,
+)
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.data.workspace import Workspace
@@ -17,14 +23,6 @@ from dlrm_tf.files import atomic_file
 
 _COUNTS = "counts.npy"
 _EXAMPLES = 5  # bad lines quoted in the manifest
-
-
-def lines_of_test(lines: int, test_fraction: float) -> int:
-    """How many lines, bad ones counted, the test split has: the last `floor(lines * test_fraction)`.
-
-    1/7 gives upstream's N // 7 exactly: a float is taken as the simple fraction nearest to it.
-    """
-    return int(lines * Fraction(test_fraction).limit_denominator(10**6))
 
 
 class Finish:

@@ -30,6 +30,17 @@ class KeyColumn(NamedTuple):
         odd = [(row - first, key) for row, key in self.odd if first <= row < last]
         return KeyColumn(self.values[first:last], self.empty[first:last], odd)
 
+    def take(self, index: np.ndarray) -> "KeyColumn":
+        """The keys at `index` (integers `[m]`, from 0), in its order."""
+        if not self.odd:
+            return KeyColumn(self.values[index], self.empty[index], [])
+        number = np.full(len(self.values), -1, np.int64)
+        number[[row for row, _ in self.odd]] = np.arange(len(self.odd))
+        numbers = number[index]
+        rows = np.flatnonzero(numbers >= 0)
+        odd = [(row, self.odd[i][1]) for row, i in zip(rows.tolist(), numbers[rows].tolist())]
+        return KeyColumn(self.values[index], self.empty[index], odd)
+
 
 def u64(text: str) -> np.uint64:
     """A hexadecimal constant."""
@@ -89,16 +100,30 @@ def as_column(keys: Sequence[Any], where: Callable[[int], str] = "key {}".format
       DataError: a value of another type.
     """
     encoded = [
-        key.encode("utf-8", "surrogateescape") if type(key) is str else key if type(key) is bytes else _encoded(key, i, where)
+        key.encode("utf-8", "surrogateescape") if type(key) is str else key if type(key) is bytes else encoded_key(key, i, where)
         for i, key in enumerate(keys)
     ]
     length = np.fromiter(map(len, encoded), np.int64, len(encoded))
-    text = np.frombuffer(b"".join(encoded) + bytes(PAD), np.uint8)
-    values, canonical = hex_keys(words_at(text)[np.cumsum(length) - length])
+    ends = np.cumsum(length)
+    return keys_at(b"".join(encoded) + bytes(PAD), ends - length, ends)
+
+
+def keys_at(raw: bytes, starts: np.ndarray, ends: np.ndarray) -> KeyColumn:
+    """Fields of a text as a column of keys.
+
+    Args:
+      raw: the text, with at least `PAD` bytes after the last field's start.
+      starts: `[n]`, position of each field's first character.
+      ends: `[n]`, position after each field's last character.
+    """
+    length = ends - starts
+    values, canonical = hex_keys(words_at(np.frombuffer(raw, np.uint8))[starts])
     canonical &= length == 8
     values[~canonical] = 0
     empty = length == 0
-    return KeyColumn(values, empty, [(row, encoded[row]) for row in np.flatnonzero(~(canonical | empty)).tolist()])
+    odd = np.flatnonzero(~(canonical | empty))
+    texts = [(row, raw[a:b]) for row, a, b in zip(odd.tolist(), starts[odd].tolist(), ends[odd].tolist())]
+    return KeyColumn(values, empty, texts)
 
 
 def by_row(columns: Sequence[KeyColumn], rows: Sequence[np.ndarray]) -> KeyColumn:
@@ -117,7 +142,8 @@ def by_row(columns: Sequence[KeyColumn], rows: Sequence[np.ndarray]) -> KeyColum
     return KeyColumn(values, empty, sorted(odd))
 
 
-def _encoded(key: Any, index: int, where: Callable[[int], str]) -> bytes:
+def encoded_key(key: Any, index: int, where: Callable[[int], str]) -> bytes:
+    """The bytes of a Python value's key; see `as_column`."""
     if isinstance(key, str):
         return key.encode("utf-8", "surrogateescape")
     if isinstance(key, bytes):

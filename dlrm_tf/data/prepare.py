@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import datetime
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Optional, Union
 
 from dlrm_tf.data.admit import Admission, max_ids_by_feature
@@ -18,7 +18,8 @@ from dlrm_tf.data.encoder import check_features
 from dlrm_tf.data.finish import Finish
 from dlrm_tf.data.pipeline import bounded_rows
 from dlrm_tf.data.readers.open import open_readers
-from dlrm_tf.data.records import MANIFEST, Records, row_dtype
+from dlrm_tf.data.record_files import MANIFEST, row_dtype
+from dlrm_tf.data.records import Records
 from dlrm_tf.data.scan import Scan
 from dlrm_tf.data.spark.engine import SparkEngine
 from dlrm_tf.data.spec import CRITEO, FeatureSpec
@@ -34,7 +35,7 @@ SHARD_LINES = 1 << 17
 
 
 def prepare(
-    inputs: Union[StrPath, Sequence[StrPath]],
+    inputs: Any,
     out_dir: StrPath,
     *,
     spec: FeatureSpec = CRITEO,
@@ -56,8 +57,10 @@ def prepare(
     Memory: a few shards and the vocabulary (up to 40 bytes a key), however many lines there are.
 
     Args:
-      inputs: one file or several, taken in order as if they were one: plain or compressed with gzip, zstd, bz2 or xz; folders,
-        patterns and URLs (see `readers.names.expand`); `-`, standard input, which is read once: an interrupted call starts again.
+      inputs: one file or several, taken in order as if they were one: text, plain or compressed with gzip, zstd, bz2 or xz;
+        Parquet; Arrow (Feather); folders, patterns and URLs (see `readers.names.expand`); `-`, standard input. Or rows in memory:
+        a pandas or polars DataFrame, an Arrow table, a dict of columns, or an iterable of such tables, of which one at a time is
+        held. Standard input and rows in memory are read once: an interrupted call starts again.
       out_dir: the folder to make; must not exist, be empty, or hold the same call's interrupted work.
       spec: the columns, and which of them are hashed or share a table: as in `vocabulary`, if it says nothing about that.
       vocabulary: a fixed vocabulary; keys it does not have get the out-of-vocabulary id. None makes one from the lines.
@@ -141,8 +144,10 @@ def prepare(
                 else:
                     notes, learnt = engine.scan(workspace, readers, spec, known, *rules, admission=admission, quiet=quiet)
                 _check_any_row(notes)
-            except DataError:  # the input must change first, so nothing can be resumed
-                workspace.remove()
+            except BaseException as e:
+                # After a DataError the input must change first, and rows in memory can't be read again: nothing can be resumed.
+                if isinstance(e, DataError) or not resume:
+                    workspace.remove()
                 raise
             finish = Finish(workspace, out_dir, spec, notes, learnt)
             if engine is None and admission.counts_keys:

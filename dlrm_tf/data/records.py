@@ -2,39 +2,28 @@
 
 Layout of a folder:
     manifest.json     written last: a folder without it is not a data set
-    vocabulary.npz    see dlrm_tf.data.vocabulary
-    train/00000.bin … test/00000.bin …    rows, see `row_dtype`: label, dense (raw values), ids; 160 bytes for Criteo
+    vocabulary.npz    see dlrm_tf.data.vocabulary; not there where the records were made from ids without keys
+    train/00000.bin … test/00000.bin …    rows, see `record_files.row_dtype`: label, dense (raw values), ids; 160 bytes for Criteo
 """
 
 import dataclasses
 import json
 import os
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 
+from dlrm_tf.data.arrays import write_arrays
 from dlrm_tf.data.pipeline import build
+from dlrm_tf.data.record_files import FORMAT, FORMAT_WITH_BAGS, MANIFEST, SPLITS, VOCABULARY, row_dtype
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, reason
-from dlrm_tf.files import StrPath, sha256_file, write_file
+from dlrm_tf.files import StrPath, sha256_file
 
-FORMAT, FORMAT_WITH_BAGS = 1, 2  # what has no bags stays readable for earlier versions
-MANIFEST = "manifest.json"
-VOCABULARY = "vocabulary.npz"
-SPLITS = ("train", "test")
 # The split that `Records.with_validation` cuts off the end of `train`; no folder has it.
 VALIDATION = "validation"
-
-
-def row_dtype(spec: FeatureSpec) -> np.dtype:
-    """Layout of one row, little-endian.
-
-    `label` float32, `dense` float32 `[d]`, `categorical` int32 `[id_columns]`, and where the spec is weighted `weights` float32
-    `[id_columns]`.
-    """
-    fields = [("label", "<f4"), ("dense", "<f4", (len(spec.dense_columns),)), ("categorical", "<i4", (spec.id_columns,))]
-    return np.dtype(fields + [("weights", "<f4", (spec.id_columns,))] if spec.weighted else fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,48 +57,6 @@ class Piece(NamedTuple):
     first: int
     rows: int
     file_rows: int
-
-
-def write_rows(path: str, rows: np.ndarray) -> None:
-    """Writes rows to a file.
-
-    Args:
-      path: the file.
-      rows: `[n]` of `row_dtype`.
-
-    Raises:
-      OSError: the file can't be written; it has errno and the file's name.
-    """
-    # Not ndarray.tofile: on a full disk its OSError has neither errno nor the file's name.
-    try:
-        with open(path, "wb") as file:
-            file.write(rows.tobytes())
-    except OSError as e:
-        raise OSError(e.errno, e.strerror, path) from e
-
-
-def write_manifest(
-    folder: str, spec: FeatureSpec, counts: dict[str, Any], vocabulary: Vocabulary, shards: dict[str, list[dict[str, Any]]]
-) -> None:
-    """Writes manifest.json, which makes the folder a data set: everything else must be there already.
-
-    Args:
-      folder: the data folder.
-      spec: the columns.
-      counts: `lines`, `bad_lines`, `bad_examples`, `missing` and `out_of_vocabulary` (by feature; None where not known), and of
-        bags `keys` and `truncated`.
-      vocabulary: what the ids belong to.
-      shards: by split, the fields of `Shard`.
-    """
-    totals = {key: {split: sum(shard[key] for shard in shards[split]) for split in SPLITS} for key in ("rows", "positives")}
-    manifest = {
-        "format": FORMAT_WITH_BAGS if spec.bags else FORMAT,
-        "spec": spec.to_dict(),
-        "counts": {**counts, **totals},
-        "vocabulary": {"fingerprint": vocabulary.fingerprint, "sizes": vocabulary.sizes},
-        "shards": shards,
-    }
-    write_file(os.path.join(folder, MANIFEST), json.dumps(manifest, indent=1))
 
 
 class Records:
@@ -193,12 +140,68 @@ class Records:
                 raise DataError(f"{where}: wanted {wanted} bytes ({shard.rows} rows). Received {got}; prepare the data again")
         return records
 
+    @classmethod
+    def from_arrays(
+        cls,
+        out_dir: StrPath,
+        batches: Optional[Iterable[Sequence[Any]]] = None,
+        *,
+        dense: Optional[Any] = None,
+        categorical: Optional[Any] = None,
+        label: Optional[Any] = None,
+        weights: Optional[Any] = None,
+        spec: Optional[FeatureSpec] = None,
+        sizes: Optional[Sequence[int]] = None,
+        vocabulary: Union[None, Vocabulary, StrPath] = None,
+        test_fraction: float = 1 / 7,
+    ) -> "Records":
+        """Makes a data folder of rows that have their ids already; it appears whole or not at all.
+
+        Without a vocabulary the folder has no keys: training, evaluation and export take it, raw rows can't be looked up.
+
+        Args:
+          out_dir: the folder to make; it must not exist.
+          batches: instead of the next four the rows as an iterable of `(dense, categorical, label)`, or with weights after them,
+            as `numpy` gives them; each is read once, and one at a time is held.
+          dense: numbers `[n, d]`, raw, as in a log; NaN where missing.
+          categorical: whole numbers `[n, id_columns]`, from 0; a feature's size is the id of what is out of vocabulary, -1 an
+            unused place of a bag.
+          label: 0 or 1, `[n]` or `[n, 1]`.
+          weights: numbers from 0 on, `[n, id_columns]`, of keys that have any.
+          spec: names and bags of the features; None names them `I1 …` and `C1 …`, one id each.
+          sizes: number of ids of each feature. None: as the vocabulary has, or else one more than the largest id of each.
+          vocabulary: what the ids belong to, or its file; it is copied.
+          test_fraction: share of the rows, from the end, that is the test split.
+
+        Raises:
+          DataError: arrays that do not fit each other, or a value that its array can't have; names row and column.
+          FileExistsError: `out_dir` is there.
+          UsageError: arguments that exclude each other, or out of range.
+        """
+        write_arrays(
+            os.fspath(out_dir),
+            batches,
+            (dense, categorical, label, weights),
+            spec=spec,
+            sizes=sizes,
+            vocabulary=vocabulary,
+            test_fraction=test_fraction,
+        )
+        return cls.open(out_dir)
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether the folder has a vocabulary; not where it was made from ids alone (`from_arrays`)."""
+        return bool(self.manifest["vocabulary"]["fingerprint"])
+
     def vocabulary(self) -> Vocabulary:
         """The vocabulary the ids belong to.
 
         Raises:
-          DataError: the file is damaged, or is not the one the manifest names.
+          DataError: there is none, the file is damaged, or is not the one the manifest names.
         """
+        if not self.has_keys:
+            raise DataError(f"{self.folder}: wanted records with a vocabulary. Received ones made from ids, which have no keys")
         path = os.path.join(self.folder, VOCABULARY)
         vocabulary = Vocabulary.load(path)
         if vocabulary.fingerprint != self.manifest["vocabulary"]["fingerprint"]:
@@ -361,4 +364,5 @@ class Records:
                 sha256 = sha256_file(path)
                 if sha256 != shard.sha256:
                     raise DataError(f"{path}: wanted sha256 {shard.sha256}. Received {sha256}; prepare the data again")
-        self.vocabulary()
+        if self.has_keys:
+            self.vocabulary()

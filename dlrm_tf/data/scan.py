@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, Optional, Union
@@ -13,7 +12,7 @@ from dlrm_tf.data.bad_lines import BadLines
 from dlrm_tf.data.block import Block
 from dlrm_tf.data.encoder import Encoder
 from dlrm_tf.data.readers.reader import Piece, Reader
-from dlrm_tf.data.records import row_dtype
+from dlrm_tf.data.record_files import describe_rows, row_dtype
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.data.workspace import Workspace
@@ -222,12 +221,6 @@ def bad_line_error(reader: Reader, line: int, what: str) -> DataError:
       what: is wrong with it.
     """
     return DataError(f"{reader.where(line)}: {what} (--on-bad-line skip passes over such lines)")
-
-
-def describe_rows(rows: np.ndarray) -> dict[str, Any]:
-    """`rows`, `positives` and `sha256` of a shard."""
-    positives = int(rows["label"].sum(dtype=np.float64))
-    return {"rows": len(rows), "positives": positives, "sha256": hashlib.sha256(rows.data).hexdigest()}
 
 
 def _parse_ahead(pieces: Iterator[_Numbered], pool: Executor, ahead: int) -> Iterator[tuple[int, Piece, Block]]:

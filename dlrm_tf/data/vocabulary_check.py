@@ -24,7 +24,7 @@ def difference(
       trained_with: fingerprint of the vocabulary the model was trained with; '' when it is not known.
       names: the vocabulary's features.
       sizes: number of keys of each.
-      fingerprint: the vocabulary's.
+      fingerprint: the vocabulary's; '' when it is not known.
       tables: number of each feature's table (`IdSpaces.tables`).
     """
     if len(names) != config.num_categorical:
@@ -34,7 +34,7 @@ def difference(
             return f"has {mine:,} ids for feature {name}, but the vocabulary has {other:,}"
     if tuple(tables) != config.tables:
         return f"has the tables {list(config.tables)} for its features, but the vocabulary {list(tables)}: features share others"
-    if trained_with and trained_with != fingerprint:
+    if trained_with and fingerprint and trained_with != fingerprint:
         return f"was trained with vocabulary {trained_with[:12]}…, not with {fingerprint[:12]}…: its ids mean other keys"
     return ""
 

@@ -13,7 +13,7 @@ from typing import Any, Optional
 import numpy as np
 
 from dlrm_tf.data.key_file import Keys, read_keys, write_keys
-from dlrm_tf.data.records import write_rows
+from dlrm_tf.data.record_files import write_rows
 from dlrm_tf.errors import DataError
 from dlrm_tf.files import atomic_file, write_file
 

@@ -8,7 +8,8 @@ from google.protobuf.message import DecodeError
 from tensorflow_serving.apis.input_pb2 import Input
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from dlrm_tf.data.encoder import WEIGHTS, Encoder
+from dlrm_tf.data.bag import WEIGHTS
+from dlrm_tf.data.encoder import Encoder
 from dlrm_tf.data.features import log_dense
 from dlrm_tf.data.inputs import int32_ids
 from dlrm_tf.data.spec import FeatureSpec

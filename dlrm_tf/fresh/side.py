@@ -8,7 +8,8 @@ import numpy as np
 
 from dlrm_tf.data.features import log_dense
 from dlrm_tf.data.pipeline import bounded_rows
-from dlrm_tf.data.records import MANIFEST, SPLITS, Records
+from dlrm_tf.data.record_files import MANIFEST, SPLITS
+from dlrm_tf.data.records import Records
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError, reason

@@ -9,7 +9,8 @@ import numpy as np
 
 from dlrm_tf.config import UNUSED_PLACE
 from dlrm_tf.data.describe import describe_records
-from dlrm_tf.data.records import SPLITS, Records
+from dlrm_tf.data.record_files import SPLITS
+from dlrm_tf.data.records import Records
 from dlrm_tf.errors import UsageError, require
 from dlrm_tf.files import StrPath, write_file
 from dlrm_tf.reports.picture_page import picture_page, png

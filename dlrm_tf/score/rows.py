@@ -11,7 +11,8 @@ from dlrm_tf.data.encoder import Batch, Encoder
 from dlrm_tf.data.features import log_dense
 from dlrm_tf.data.readers.open import open_readers
 from dlrm_tf.data.readers.reader import Reader
-from dlrm_tf.data.records import MANIFEST, Records
+from dlrm_tf.data.record_files import MANIFEST
+from dlrm_tf.data.records import Records
 from dlrm_tf.data.spec import CRITEO, FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError

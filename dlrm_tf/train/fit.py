@@ -173,7 +173,8 @@ def _model(records: Records, options: ResolvedOptions) -> DLRM:
         check_fits(config, "", records, "the configuration")
         model = DLRM(config, table_init_scale=options.table_init_scale, seed=options.seed)
     check_fits(model.config, model.vocabulary_fingerprint, records, options.weights or "the model")
-    model.vocabulary_fingerprint = records.manifest["vocabulary"]["fingerprint"]
+    # Records made from ids do not know it.
+    model.vocabulary_fingerprint = records.manifest["vocabulary"]["fingerprint"] or model.vocabulary_fingerprint
     return model
 
 

@@ -14,7 +14,7 @@ from dlrm_tf.data.encoder import Encoder
 from dlrm_tf.data.features import log_dense
 from dlrm_tf.data.parse import parse_block
 from dlrm_tf.data.readers import text as text_module
-from dlrm_tf.data.records import row_dtype
+from dlrm_tf.data.record_files import row_dtype
 from dlrm_tf.data.vocabulary_check import spec_difference
 from dlrm_tf.data.workspace import Workspace
 from dlrm_tf.errors import DataError

@@ -264,7 +264,7 @@ def test_arguments_out_of_range(golden_tsv, tmp_path, arguments):
     [(45_840_617, 1 / 7, 45_840_617 // 7), (700, 1 / 7, 100), (699, 1 / 7, 99), (10, 0.3, 3), (10, 0, 0), (3, 1 / 7, 0)],
 )
 def test_lines_of_the_test_split(lines, fraction, expected):
-    from dlrm_tf.data.finish import lines_of_test
+    from dlrm_tf.data.record_files import lines_of_test
 
     assert lines_of_test(lines, fraction) == expected
 

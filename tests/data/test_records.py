@@ -14,7 +14,8 @@ from dlrm_tf.data import pipeline
 from dlrm_tf.data.bag import Bag
 from dlrm_tf.data.describe import describe_records
 from dlrm_tf.data.pipeline import bounded_rows
-from dlrm_tf.data.records import Records, row_dtype, write_manifest, write_rows
+from dlrm_tf.data.record_files import row_dtype, write_manifest, write_rows
+from dlrm_tf.data.records import Records
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError

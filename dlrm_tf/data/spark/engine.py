@@ -9,7 +9,7 @@ from typing import Any, Optional
 from dlrm_tf.data.admit import Admission
 from dlrm_tf.data.bad_lines import check_notes
 from dlrm_tf.data.readers.reader import Reader
-from dlrm_tf.data.records import VOCABULARY
+from dlrm_tf.data.record_files import VOCABULARY
 from dlrm_tf.data.scan import bad_line_error
 from dlrm_tf.data.spark import tasks
 from dlrm_tf.data.spark.context import run_job, spark_context, spark_errors

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from dlrm_tf.config import DLRMConfig
-from dlrm_tf.data.bag import Bag
-from dlrm_tf.data.encoder import WEIGHTS
+from dlrm_tf.data.bag import WEIGHTS, Bag
 from dlrm_tf.data.features import LARGEST
 from dlrm_tf.keras2 import tensorflow
 
