@@ -7,7 +7,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `dlrm-tf prepare`."""
     parser.add_argument("inputs", nargs="+", metavar="TSV", help="raw files, plain or gzip, taken in order as one log")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to make, or an interrupted one to finish")
-    parser.add_argument("--spec", metavar="JSON", help="feature spec of another log (see README); default: Criteo Kaggle")
+    parser.add_argument(
+        "--spec",
+        metavar="SPEC",
+        help="columns of the log: criteo_kaggle (the default), criteo_1tb, avazu, or a JSON file, which dlrm-tf spec writes",
+    )
     parser.add_argument(
         "--vocabulary",
         metavar="FILE",
@@ -50,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     if args.report:  # checked before the work starts
         page_suffix(args.report)
         require("matplotlib", "report")
-    spec = FeatureSpec.load(args.spec) if args.spec else CRITEO
+    spec = FeatureSpec.read(args.spec) if args.spec else CRITEO
     vocabulary = None
     if args.vocabulary:
         upstream = args.vocabulary.endswith(".pkl")
