@@ -41,7 +41,8 @@ class DLRMConfig:
       categorical_feature_sizes: ids per categorical feature, in feature order, without the OOV row.
       dense_dim: number of dense (numeric) features; 0 for a model of categorical features alone.
       embedding_dim: width D of an embedding row.
-      bottom_mlp: units of the bottom MLP's layers; the last equals `embedding_dim`. `()` without dense features, whatever is given.
+      bottom_mlp: units of the bottom MLP's layers; the last equals `embedding_dim`. Without dense features
+        `()`, whatever is given.
       top_mlp: units of the top MLP's layers; the last is 1 (the logit).
       interaction: `"dot"` (pairwise dot products beside the dense vector), `"cat"` (plain concatenation) or `"cross"`
         (concatenation and cross layers, DCNv2, Wang et al. 2021, https://arxiv.org/abs/2008.13535). Without dense features the

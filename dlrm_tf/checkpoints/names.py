@@ -72,7 +72,7 @@ class Naming:
         """
         if not config.dense_dim:
             raise CheckpointError(
-                f"{path}: wanted a model with dense features: the DLRMs of other programs all have a bottom MLP. Received dense_dim 0"
+                f"{path}: wanted a model with dense features: other programs' DLRMs all have a bottom MLP. Received dense_dim 0"
             )
         if to_write and config.has_bags:
             raise CheckpointError(

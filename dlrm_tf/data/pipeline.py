@@ -67,8 +67,8 @@ def build(
       share: what a worker gets, `"rows"` or `"files"`.
 
     Returns:
-      A `tf.data.Dataset` of `({"dense", "categorical"}, label)`, without `"dense"` where the data has none, with `"weights"` where
-      keys have weights.
+      A `tf.data.Dataset` of `({"dense", "categorical"}, label)`, with `"weights"` where keys have weights; without `"dense"`
+      where the data has none.
 
     Raises:
       DataError: an argument is out of range.

@@ -173,9 +173,9 @@ class FeatureSpec:
         """The columns of a published log.
 
         Args:
-          name: `"criteo_kaggle"` (train.txt of the Kaggle contest), `"criteo_1tb"` (day_0 to day_23 of the Terabyte click logs: the
-            same columns) or `"avazu"` (train.csv of Kaggle's avazu-ctr-prediction: 21 categorical features, no dense ones; `hour` is
-            skipped, as an hour that is over never comes again).
+          name: `"criteo_kaggle"` (train.txt of the Kaggle contest), `"criteo_1tb"` (day_0 to day_23 of the Terabyte click logs:
+            the same columns) or `"avazu"` (train.csv of Kaggle's avazu-ctr-prediction: 21 categorical features, no dense ones;
+            `hour` is skipped, as an hour that is over never comes again).
 
         Raises:
           DataError: no such preset.

@@ -29,8 +29,8 @@ def read_rows(
 
     Args:
       path: an `.npz` with arrays `dense` (already log(max(x, 0) + 1); none for a model without dense features) and `categorical`
-        (ids), and of a model whose keys have weights also `weights`; an `.npy` of `dense`; a folder of records; anything else is a raw log, plain or gzip, as `prepare`
-        reads it. The label column may be missing, as in Criteo's test.txt.
+        (ids), and of a model whose keys have weights also `weights`; an `.npy` of `dense`; a folder of records; anything else is
+        a raw log, plain or gzip, as `prepare` reads it. The label column may be missing, as in Criteo's test.txt.
       batch_size: rows a batch.
       categorical: the `.npy` of ids that goes with an `.npy` of `dense`.
       vocabulary: file with the keys of each feature, for a raw log.

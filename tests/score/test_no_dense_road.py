@@ -13,17 +13,24 @@ from waiting import PATIENCE
 import dlrm_tf
 from dlrm_tf.cli.main import main
 from dlrm_tf.data.encoder import Encoder
+from dlrm_tf.errors import CheckpointError, DataError
 from dlrm_tf.export.ascend.export import export_ascend
+from dlrm_tf.export.budget import prune_weights
+from dlrm_tf.export.tflite.export import TFLiteExporter
 from dlrm_tf.lite.scorer import Scorer
+from dlrm_tf.model.subset import float_probabilities
 from dlrm_tf.probability import sigmoid
 from dlrm_tf.score.client import Client
 from dlrm_tf.serve import ModelServer
+from dlrm_tf.weights.grow import grow_weights
 from dlrm_tf.weights.reader import WeightsReader
+from dlrm_tf.weights.subset import renumber
 
 pytestmark = pytest.mark.slow  # training compiles its graph
 # float32 layers, but the table's rows are int8 (seen: 5e-3 with 16 numbers a row).
 LITE_TOLERANCE = 2e-2
 ROWS = 3000
+OPTIONS = ["--top-mlp", "16", "--embedding-dim", "4", "--dropout", "0", "--dense-learning-rate", "0.02", "--decay", "0"]
 AVAZU = dlrm_tf.FeatureSpec.preset("avazu")
 ONE = dlrm_tf.FeatureSpec((("shop", "categorical"), ("clicked", "label")), ",", header=True)
 
@@ -70,8 +77,7 @@ def road(request, tmp_path_factory):
     columns = "avazu" if spec is AVAZU else str(folder / "spec.json")
     write_log(folder / "log.csv", spec, generated(spec, ROWS, 1))
     assert main(["prepare", str(folder / "log.csv"), "--spec", columns, "-o", str(folder / "data")]) == 0
-    small = ["--top-mlp", "16", "--embedding-dim", "4", "--epochs", "6", "--dropout", "0", "--dense-learning-rate", "0.02"]
-    assert main(["train", "--data", str(folder / "data"), "-o", str(folder / "run"), *small]) == 0
+    assert main(["train", "--data", str(folder / "data"), "-o", str(folder / "run"), *OPTIONS, "--epochs", "6"]) == 0
     return folder, spec, columns
 
 
@@ -102,12 +108,13 @@ def test_every_form_gives_one_probability(road, monkeypatch):
             frame = {name: text[:, f] for f, name in enumerate(spec.categorical_names)}
             np.testing.assert_allclose(predictor.predict(frame), wanted, atol=tolerance)
         scores = str(folder / "scores.csv")
-        assert main(["score", str(folder / "rows.csv"), "--target", str(target), "--spec", columns, *given[2:], "-o", scores]) == 0
+        assert (
+            main(["score", str(folder / "rows.csv"), "--target", str(target), "--spec", columns, *given[2:], "-o", scores]) == 0
+        )
         np.testing.assert_allclose(np.loadtxt(scores, skiprows=1), wanted, atol=tolerance)
     scorer = Scorer(lite)
     np.testing.assert_allclose(scorer.score_raw(np.empty((len(text), 0)), text), wanted, atol=LITE_TOLERANCE)
     assert scorer.metadata["inputs"] == {"categorical": "int32 [batch_size, F]"}
-
 
     # A server has no input of 0 columns either, over gRPC and REST, in any signature.
     dense, ids = Encoder(spec, vocabulary).arrays(np.empty((len(text), 0)), text)
@@ -143,4 +150,48 @@ def rows_over_rest(server, ids):
 
 def examples_over_rest(server, ids):
     """tf.Examples without `dense`."""
-    return rest(server, "regress", {"signature_name": "regress", "examples": [{"categorical": row} for row in ids.tolist()]})["results"]
+    return rest(server, "regress", {"signature_name": "regress", "examples": [{"categorical": row} for row in ids.tolist()]})[
+        "results"
+    ]
+
+
+def test_smaller_files_a_resume_and_new_keys(road, tmp_path):
+    folder, spec, columns = road
+    weights, data = folder / "run" / "model.weights.h5", str(folder / "data")
+    records = dlrm_tf.Records.open(data)
+    _, ids, _ = records.numpy("test")
+    dense = np.empty((len(ids), 0), np.float32)
+    wanted = float_probabilities(str(weights), dense, ids)
+    whole = dlrm_tf.export_tflite(weights, tmp_path / "whole.tflite", data=records, quiet=True)
+    assert Scorer(whole.path).metadata["quantization"]["calibration_rows"] == records.rows("train")
+    assert whole.rows == len(ids) and whole.max_error < LITE_TOLERANCE
+    np.testing.assert_allclose(Scorer(whole.path).score(dense, ids), wanted, atol=LITE_TOLERANCE)
+    with pytest.raises(DataError, match=r"dense must be \[batch_size, 0\]. Received \[1, 13\]"):
+        Scorer(whole.path).score(np.zeros((1, 13)), ids[:1])
+    # A budget of bytes keeps the ids that matter: of the first category, whose keys have the effects.
+    source = TFLiteExporter(weights, data=records, quiet=True).source
+    kept = source.ranking.keep(source.ranking.total // 2)
+    pruned = str(tmp_path / "pruned.weights.h5")
+    prune_weights(str(weights), pruned, kept=kept, counts=source.counts, quiet=True)
+    assert float_probabilities(pruned, dense, renumber(ids, kept, source.config)).shape == wanted.shape
+    assert spec is ONE or len(kept[0]) > 2 * np.mean([len(f) for f in kept[2:]])
+
+    assert main(["train", "--data", data, "-o", str(folder / "run"), *OPTIONS, "--epochs", "7", "--resume"]) == 0
+    assert [epoch["epoch"] for epoch in json.loads((folder / "run" / "history.json").read_text())] == list(range(1, 8))
+    assert main(["train", "--data", data, "-o", str(tmp_path / "run"), "--bottom-mlp", "8"]) == 2
+
+    write_log(
+        tmp_path / "new.csv",
+        spec,
+        [
+            [f"new{cell}" if kind == "categorical" else cell for cell, (_, kind) in zip(row, spec.columns)]
+            for row in generated(spec, 20, 3)
+        ],
+    )
+    later = dlrm_tf.prepare(tmp_path / "new.csv", tmp_path / "new", spec=spec, vocabulary=records.vocabulary(), grow=True)
+    grow_weights(weights, tmp_path / "grown.weights.h5", later.vocabulary(), seed=1)
+    np.testing.assert_array_equal(
+        float_probabilities(str(tmp_path / "grown.weights.h5"), dense, ids), float_probabilities(str(weights), dense, ids)
+    )
+    with pytest.raises(CheckpointError, match="m.ckpt: wanted a model with dense features"):
+        dlrm_tf.convert(weights, tmp_path / "m.ckpt", quiet=True)

@@ -115,7 +115,7 @@ def test_records_and_their_tsv_give_the_same_rows(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ({"dense": np.zeros((2, 13))}, "missing categorical"),
+        ({"dense": np.zeros((2, 13))}, "wanted arrays dense, if any, and categorical. Received dense"),
         ({"dense": np.zeros((2, 13)), "categorical": np.zeros((3, 26), int)}, "with the same rows"),
         ({"dense": np.zeros((2, 13)), "categorical": np.zeros((2, 26))}, "categorical as int32. Received float64 and float64"),
         ({"dense": np.zeros((2, 13)), "categorical": np.full((2, 26), 2**40)}, "do not fit int32"),

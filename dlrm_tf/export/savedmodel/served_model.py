@@ -76,10 +76,9 @@ class ServedModel(tf.Module):
     def raw(self, categorical: Any, dense: Optional[Any] = None) -> dict[str, Any]:
         """The signature `raw`: `dense` and `categorical` of rows as in the log."""
         assert self.string_ids is not None  # else there is no such signature
-        keys = {"categorical": self.string_ids(categorical)}
         if self._bag_strings:
-            keys = self._ids_of_bags(*self._bag_strings.split(categorical))
-        return self._of_log(dense, keys)
+            return self._of_log(dense, self._ids_of_bags(*self._bag_strings.split(categorical)))
+        return self._of_log(dense, {"categorical": self.string_ids(categorical)})
 
     def _of_log(self, dense: Optional[Any], keys: dict[str, Any]) -> dict[str, Any]:
         """`predict` of dense features as in the log, if there are any, and of ids and weights."""
