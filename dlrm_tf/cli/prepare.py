@@ -2,10 +2,19 @@
 
 import argparse
 
+from dlrm_tf.cli.text_options import add_text_arguments, text_spec
+from dlrm_tf.data.bad_lines import MAX_SHARE
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `dlrm-tf prepare`."""
-    parser.add_argument("inputs", nargs="+", metavar="TSV", help="raw files, plain or gzip, taken in order as one log")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="LOG",
+        help="raw files, taken in order as one log: plain or compressed (gzip, zstd, bz2, xz); folders, patterns ('day_*'), URLs "
+        "(s3://, gs://, http://, ...; need fsspec), - for standard input",
+    )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to make, or an interrupted one to finish")
     parser.add_argument(
         "--spec",
@@ -27,6 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on-bad-line", choices=("skip", "stop"), default="skip", help="count bad lines, or stop at one (default: %(default)s)"
     )
+    parser.add_argument(
+        "--max-bad-share",
+        type=float,
+        default=MAX_SHARE,
+        metavar="F",
+        help="stop when more than this share of the lines is bad, with the commonest reason (default: %(default)s)",
+    )
+    add_text_arguments(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="number of threads; default: one for each CPU")
     parser.add_argument(
         "--report", metavar="PAGE", help="also write a page (.html or .png) with figures of the data (needs matplotlib)"
@@ -39,7 +56,6 @@ def run(args: argparse.Namespace) -> None:
 
     from dlrm_tf.data.describe import describe_records
     from dlrm_tf.data.prepare import prepare
-    from dlrm_tf.data.spec import CRITEO, FeatureSpec
     from dlrm_tf.data.upstream import load_counts
     from dlrm_tf.data.vocabulary import Vocabulary
     from dlrm_tf.errors import UsageError, require
@@ -54,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     if args.report:  # checked before the work starts
         page_suffix(args.report)
         require("matplotlib", "report")
-    spec = FeatureSpec.read(args.spec) if args.spec else CRITEO
+    spec = text_spec(args)
     vocabulary = None
     if args.vocabulary:
         upstream = args.vocabulary.endswith(".pkl")
@@ -70,6 +86,7 @@ def run(args: argparse.Namespace) -> None:
         on_bad_line=args.on_bad_line,
         threads=args.threads,
         quiet=False,
+        max_bad_share=args.max_bad_share,
     )
     print("\n".join(describe_records(args.output, features=False)))
     if args.report:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from dlrm_tf.cli.text_options import add_text_arguments, text_spec
 from dlrm_tf.errors import UsageError
 from dlrm_tf.files import atomic_file
 from dlrm_tf.progress import Progress
@@ -16,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "rows",
         metavar="ROWS",
         help=".npz with dense (already log(max(x,0)+1)) and categorical (ids), and weights where the model has any, .npy of "
-        "dense with --categorical, a folder of records as prepare writes it, or a raw log, plain or gzip (Criteo's columns, or "
-        "--spec), with --vocabulary",
+        "dense with --categorical, a folder of records as prepare writes it, or a raw log in any form that prepare takes "
+        "(Criteo's columns, or --spec), with --vocabulary; - is standard input",
     )
     parser.add_argument(
         "--target",
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--categorical", metavar="FILE", help=".npy of ids, when ROWS is an .npy of dense")
     parser.add_argument("--vocabulary", metavar="FILE", help="vocabulary.npz of the model, for a raw log")
     parser.add_argument("--spec", metavar="SPEC", help="columns of a raw log, as for prepare (default: criteo_kaggle)")
+    add_text_arguments(parser, labels=False)
     parser.add_argument("--split", default="test", choices=("train", "test"), help="of a records folder (default: test)")
     parser.add_argument("--model_name", default="dlrm", metavar="NAME", help="model on a server (default: dlrm)")
     parser.add_argument("--model_version", type=int, metavar="N", help="its version (default: the latest)")
@@ -59,8 +61,8 @@ def run(args: argparse.Namespace) -> None:
     from dlrm_tf.score.rows import read_rows
     from dlrm_tf.score.targets import open_target
 
-    rows = {name: getattr(args, name) for name in ("batch_size", "categorical", "vocabulary", "split", "spec")}
-    batches = read_rows(args.rows, **rows)
+    rows = {name: getattr(args, name) for name in ("batch_size", "categorical", "vocabulary", "split")}
+    batches = read_rows(args.rows, spec=text_spec(args), **rows)
     options = {name: getattr(args, name) for name in ("timeout", "retries") if getattr(args, name) is not None}
     files = {name: getattr(args, name) for name in ("ca_file", "cert_file", "key_file", "server_name")}
     if args.tls or any(files.values()):

@@ -92,7 +92,7 @@ def split_fields(
         weights = np.ones(len(row), np.float32)
         weights[given] = [known[text] for text in texts]
         for at in given[np.isnan(weights[given])][::-1].tolist():  # a row's first one is set last
-            faults[int(row[at])] = f"wanted {_WEIGHT}. Received {_shown(raw[mark[at] + 1 : key_ends[at]])}"
+            faults[int(row[at])] = f"wanted {_WEIGHT}. Received {shown(raw[mark[at] + 1 : key_ends[at]])}"
         key_ends[given] = mark[given]
     size = key_ends - key_starts
     values, canonical = hex_keys(words_at(np.frombuffer(raw, np.uint8))[key_starts])
@@ -166,7 +166,7 @@ def _split_weights(keys: list[Any], separator: str) -> tuple[list[Any], list[flo
             key, text = key.rsplit(mark, 1)  # type: ignore[arg-type]
             weight = _weight(text)
             if weight != weight:
-                raise ValueError(f"{_WEIGHT}. Received {_shown(text)}")
+                raise ValueError(f"{_WEIGHT}. Received {shown(text)}")
         else:
             weight = 1.0
         without.append(key)
@@ -203,5 +203,6 @@ def _weight(text: Any) -> float:
     return value if value >= 0 else np.nan
 
 
-def _shown(text: Any) -> str:
+def shown(text: Any) -> str:
+    """The beginning of a text, str or bytes, for errors."""
     return repr((text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text)[:40])

@@ -9,7 +9,7 @@ import numpy as np
 from dlrm_tf.config import UNUSED_PLACE
 from dlrm_tf.data.bag_column import BagColumn, as_bags
 from dlrm_tf.data.block import Block
-from dlrm_tf.data.features import dense_numbers, log_dense
+from dlrm_tf.data.features import dense_numbers, log_dense, without_markers
 from dlrm_tf.data.key_column import KeyColumn, as_column
 from dlrm_tf.data.key_table import KeyTable
 from dlrm_tf.data.parse import has_label, parse_block
@@ -121,6 +121,8 @@ class Encoder:
         block = parse_block(text, self.spec, labelled=has_label(text, self.spec) if labelled is None else labelled)
         for line, what in block.bad:
             raise DataError(f"{self.source}: row {first_row + line}: {what}")
+        if block.lines != len(encoded):
+            raise DataError(f"{self.source}: wanted a whole line in each row. Received one that ends within quotes")
         return self.block(block)
 
     def columns(self, table: Any, *, first_row: int = 0) -> Batch:
@@ -154,7 +156,8 @@ class Encoder:
         keys = self._matrix("categorical", categorical, object, self._categorical_names)
         if len(dense) != len(keys):
             raise DataError(f"{self.source}: dense has {len(dense)} rows, categorical {len(keys)}")
-        numbers = dense_numbers(dense, self._dense_names, self.source)
+        numbers = dense_numbers(self._marked(dense), self._dense_names, self.source)
+        keys = self._marked(keys)
         return (log_dense(numbers), *self._ids(keys.T.tolist(), 0, {}))
 
     def batches(self, rows: Any, batch_size: int) -> Iterator[Batch]:
@@ -211,10 +214,18 @@ class Encoder:
             )
         numbers = np.empty((rows, len(self._dense_names)), np.float32)
         for i, name in enumerate(self._dense_names):
-            numbers[:, i] = dense_numbers(columns[name], [name], self.source, first_row)
+            numbers[:, i] = dense_numbers(self._marked(columns[name]), [name], self.source, first_row)
         weights = {name: cells_of(columns[name + WEIGHTS]) for name in self.spec.bags if name + WEIGHTS in columns}
-        cells = [cells_of(columns[name]) for name in self._categorical_names]
+        cells = [cells_of(self._marked(columns[name])) for name in self._categorical_names]
         return (log_dense(numbers), *self._ids(cells, first_row, weights))
+
+    def _marked(self, cells: Any) -> Any:
+        """A column, or an array `[n, width]`, with None in place of the texts that stand for a missing cell."""
+        if not self.spec.missing or not len(cells) or getattr(getattr(cells, "dtype", None), "kind", "O") in "fiub":
+            return cells
+        if getattr(cells, "ndim", 1) == 2:
+            return object_matrix([without_markers(row, self.spec.missing) for row in cells.tolist()])
+        return without_markers(cells_of(cells), self.spec.missing)
 
     def _ids(self, cells: Sequence[list[Any]], first_row: int, weights: Mapping[str, list[Any]]) -> Batch:
         """Ids, and weights if any, of the cells of each feature."""

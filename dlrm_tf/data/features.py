@@ -2,7 +2,8 @@
 
 The one definition, in NumPy and in TensorFlow. Upstream: MindSpore models, research/recommend/dlrm/src/preprocess_data.py.
 
-Missing is None, NaN, pandas.NA and the empty cell of a text; for a category all of them are the key ''.
+Missing is None, NaN, pandas.NA, the empty cell of a text, and a text that the spec names as such (`FeatureSpec.missing`); for a
+category all of them are the key ''.
 
 Infinity, and a number beyond float32, is an error: in text it makes a bad line, among Python values it raises DataError with row
 and column. Only inside a graph it counts as missing. A server scores rows of several callers in one batch; an error there
@@ -10,7 +11,7 @@ would fail the rows of all of them, and a NaN probability would be no better.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -69,6 +70,20 @@ def is_missing(cell: object) -> bool:
         return bool(cell != cell)
     except (TypeError, ValueError):  # of an array, for one
         return False
+
+
+def without_markers(cells: Iterable[Any], markers: Collection[str]) -> list[Any]:
+    """Python values with None in place of each text, str or bytes, that is one of `markers` (`FeatureSpec.missing`)."""
+    known = {*markers, *(marker.encode() for marker in markers)}
+    return [None if isinstance(cell, (str, bytes)) and cell in known else cell for cell in cells]
+
+
+def without_markers_tensor(strings: Any, markers: Collection[str]) -> Any:
+    """`without_markers` as TensorFlow operations, for a graph: '' in place of each string that is one of `markers`."""
+    tf = any_keras_tensorflow()
+    for marker in markers:
+        strings = tf.where(tf.equal(strings, marker), tf.zeros_like(strings), strings)
+    return strings
 
 
 def read_number(text: Union[str, bytes], kind: str = "float") -> float:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, Optional, Union
 
+from dlrm_tf.data.bad_lines import MAX_SHARE
 from dlrm_tf.data.encoder import check_features
 from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.finish import Finish
@@ -40,13 +41,15 @@ def prepare(
     shard_lines: Optional[int] = None,
     threads: Optional[int] = None,
     quiet: bool = True,
+    max_bad_share: float = MAX_SHARE,
 ) -> Records:
     """Makes the data folder `out_dir`; after an interruption the same call resumes after the last finished shard.
 
     Memory: a few shards and the vocabulary (up to 40 bytes a key), however many lines there are.
 
     Args:
-      inputs: one file or several, plain or gzip, taken in order as if they were one.
+      inputs: one file or several, taken in order as if they were one: plain or compressed with gzip, zstd, bz2 or xz; folders,
+        patterns and URLs (see `readers.names.expand`); `-`, standard input, which is read once: an interrupted call starts again.
       out_dir: the folder to make; must not exist, be empty, or hold the same call's interrupted work.
       spec: the columns.
       vocabulary: a fixed vocabulary; keys it does not have get the out-of-vocabulary id. None makes one from the lines.
@@ -57,6 +60,8 @@ def prepare(
       shard_lines: lines a shard; None is 131,072, or with bags as many as 21 MB hold.
       threads: of parsing and look-up, at least 1; None is one for each CPU.
       quiet: show no progress.
+      max_bad_share: the most bad lines that `"skip"` passes over, as a share of all lines, from 0 to 1. It stops when ten lines
+        or more and a larger share of the lines so far are bad, looking after each shard and at the end.
 
     Raises:
       DataError: the input or the folder is not as it should be.
@@ -65,7 +70,9 @@ def prepare(
     out_dir = os.fspath(out_dir)
     if shard_lines is None:
         shard_lines = bounded_rows(SHARD_LINES, spec, row_dtype(spec).itemsize)
-    _check_ranges(test_fraction, on_bad_line, min_count=min_count, shard_lines=shard_lines, threads=threads)
+    _check_ranges(test_fraction, on_bad_line, max_bad_share, min_count=min_count, shard_lines=shard_lines, threads=threads)
+    if spec.label_column is None:
+        raise DataError("feature spec: wanted a label column, to train with the rows. Received none")
     if grow and vocabulary is None:
         raise UsageError("grow needs a vocabulary to grow from. Received none")
     if vocabulary is not None:
@@ -82,8 +89,9 @@ def prepare(
         "test_fraction": test_fraction,
         "on_bad_line": on_bad_line,
         "shard_lines": shard_lines,
+        **({"max_bad_share": max_bad_share} if max_bad_share != MAX_SHARE else {}),
     }
-    with Workspace.open(out_dir, job) as workspace:
+    with Workspace.open(out_dir, job, resume=all(reader.resumable for reader in readers)) as workspace:
         # With a manifest there, only the removal of the work folder was interrupted.
         if not os.path.exists(os.path.join(out_dir, MANIFEST)):
             known = [FeatureKeys() for _ in spec.categorical_names]
@@ -91,7 +99,7 @@ def prepare(
                 known = [vocabulary.feature(name) for name in spec.categorical_names]
             sizes = [feature.size for feature in known]
             learning = grow or vocabulary is None
-            scan = Scan(workspace, readers, spec, known, learning, shard_lines, on_bad_line == "stop")
+            scan = Scan(workspace, readers, spec, known, learning, shard_lines, on_bad_line == "stop", max_bad_share)
             try:
                 scan.run(threads or os.cpu_count() or 1, quiet)
                 _check_any_row(scan.notes)
@@ -113,12 +121,14 @@ def _check_any_row(notes: list[dict[str, Any]]) -> None:
         raise DataError(f"no good line among {lines:,}: {first}")
 
 
-def _check_ranges(test_fraction: float, on_bad_line: str, **counts: Optional[int]) -> None:
+def _check_ranges(test_fraction: float, on_bad_line: str, max_bad_share: float, **counts: Optional[int]) -> None:
     """Raises UsageError for a value out of range; a count may be None."""
     for name, value in counts.items():
         if value is not None and value < 1:
             raise UsageError(f"{name} must be at least 1. Received {value}")
     if not 0 <= test_fraction < 1:
         raise UsageError(f"test_fraction must be from 0 to below 1. Received {test_fraction}")
+    if not 0 <= max_bad_share <= 1:
+        raise UsageError(f"max_bad_share must be from 0 to 1. Received {max_bad_share}")
     if on_bad_line not in ("skip", "stop"):
         raise UsageError(f"on_bad_line must be 'skip' or 'stop'. Received {on_bad_line!r}")

@@ -9,6 +9,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
+from dlrm_tf.data.bad_lines import BadLines
 from dlrm_tf.data.block import Block
 from dlrm_tf.data.encoder import Encoder
 from dlrm_tf.data.feature_keys import FeatureKeys
@@ -32,6 +33,7 @@ class _Shard:
     rows: list[np.ndarray] = dataclasses.field(default_factory=list)
     bad_lines: list[int] = dataclasses.field(default_factory=list)
     examples: list[str] = dataclasses.field(default_factory=list)
+    bad: BadLines = dataclasses.field(default_factory=BadLines)
     missing: Union[int, np.ndarray] = 0  # both: a count for each feature, int64, once there are rows
     out_of_vocabulary: Union[int, np.ndarray] = 0
     bags: Union[int, np.ndarray] = 0  # int64 [bags, 2]: keys, and rows with too many
@@ -56,6 +58,7 @@ class Scan:
         learning: bool,
         shard_lines: int,
         stop_at_bad_line: bool,
+        max_bad_share: float = 1.0,
     ):
         """Takes up the shards that the workspace already has.
 
@@ -67,13 +70,16 @@ class Scan:
           learning: unknown keys get new ids; else they are out of vocabulary.
           shard_lines: lines a shard.
           stop_at_bad_line: a bad line raises DataError; else it is counted.
+          max_bad_share: the most bad lines among those so far, as `BadLines.check` takes it at the end of each shard.
         """
         self.workspace, self.readers, self.spec, self.learning = workspace, readers, spec, learning
-        self.shard_lines, self.stop_at_bad_line = shard_lines, stop_at_bad_line
+        self.shard_lines, self.stop_at_bad_line, self.max_bad_share = shard_lines, stop_at_bad_line, max_bad_share
+        self.bad = BadLines()
         self.notes: list[dict[str, Any]] = []
         self.features = [feature.copy() for feature in known]
         for note, new_keys in workspace.shards():
             self.notes.append(note)
+            self.bad.update(note.get("reasons"))
             for feature, (numeric, others) in zip(self.features, new_keys):
                 feature.append(numeric, others)
         self.encoder = Encoder(spec, Vocabulary(list(zip(spec.categorical_names, self.features))))
@@ -86,7 +92,7 @@ class Scan:
           quiet: show no progress.
 
         Raises:
-          DataError: an input is damaged, or a line is bad and bad lines stop.
+          DataError: an input is damaged, a line is bad and bad lines stop, or too many are bad.
         """
         # Where the last finished shard ends: `skip` lines after the piece at `offset`, at line `line`, of an input.
         start = {"file": 0, "offset": 0, "line": 0, "skip": 0, "read": 0}
@@ -131,8 +137,10 @@ class Scan:
         for line, what in block.bad:
             if self.stop_at_bad_line:
                 raise DataError(f"{reader.where(first_line + line)}: {what} (--on-bad-line skip passes over such lines)")
+            example = f"{reader.where(first_line + line)}: {what}"
             if len(shard.examples) < _EXAMPLES:
-                shard.examples.append(f"{reader.where(first_line + line)}: {what}")
+                shard.examples.append(example)
+            shard.bad.add(what, example)
             shard.bad_lines.append(shard.lines + line)
         rows = np.empty(len(block.label), row_dtype(self.spec))
         rows["label"], rows["dense"] = block.label, block.dense
@@ -163,7 +171,11 @@ class Scan:
         }
         if self.spec.bags:
             note["bags"] = np.asarray(shard.bags).tolist()
+        if shard.bad.reasons:
+            note["reasons"] = shard.bad.reasons
         self.notes.append(note)
+        self.bad.update(shard.bad.reasons)
+        self.bad.check(sum(note["lines"] for note in self.notes), self.max_bad_share)
         new_keys = [feature.take_new() for feature in self.features]
         bad_lines = np.array(shard.bad_lines, np.int64)
 

@@ -6,10 +6,12 @@ import json
 import os
 import string
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from dlrm_tf.config import MAX_ID_COLUMNS
-from dlrm_tf.data.bag import Bag, is_separator
+from dlrm_tf.data.bag import Bag
+from dlrm_tf.data.quoting import Quoting
+from dlrm_tf.data.text_format import check_text_format
 from dlrm_tf.errors import DataError
 from dlrm_tf.files import StrPath
 
@@ -22,11 +24,17 @@ class FeatureSpec:
     """The columns of a text log.
 
     Attributes:
-      columns: `(name, kind)` in file order; exactly one `label`, at least one `categorical`. Kinds: `label` (0 or 1), `int`
-        (whole number; empty and negative count as 0), `float` (finite number; empty and negative count as 0), `categorical` (any
-        string, the empty one included), `skip` (ignored).
-      separator: one ASCII character between two columns. There is no quoting.
-      header: the first line of each file is column names: it is skipped and not counted as a line.
+      columns: `(name, kind)` in file order; one `label` (to score none is needed), at least one `categorical`. Kinds: `label`
+        (see `labels`), `int` (whole number; empty and negative count as 0), `float` (finite number; empty and negative count as
+        0), `categorical` (any string, the empty one included), `skip` (ignored).
+      separator: one ASCII character between two columns.
+      header: True: the first line of each file names its columns, which are found by their names, in any order and among others.
+        `"skip"`: it is passed over unread, the columns are those of `columns`. It is not counted as a line.
+      quote: one ASCII character around fields, doubled within them (RFC 4180), such as `'"'`. None: there are no quotes, and a
+        category in double quotes makes a bad line. `""`: they are part of the categories.
+      escape: one ASCII character that takes a quote, separator, line end or itself after it as text; only with `quote`.
+      missing: what stands for an empty field besides nothing, such as `("NULL", "\\N")`.
+      labels: `"0/1"` (0.0 and 1.0 too) or `"-1/1"`.
       bags: by name the categorical columns that hold several keys a row; in JSON an object of `Bag`'s fields for each, such as
         `"bags": {"genres": {"separator": "|", "max_keys": 5, "pooling": "mean"}}`.
 
@@ -36,7 +44,11 @@ class FeatureSpec:
 
     columns: tuple[tuple[str, str], ...]
     separator: str = "\t"
-    header: bool = False
+    header: Union[bool, str] = False
+    quote: Optional[str] = None
+    escape: Optional[str] = None
+    missing: tuple[str, ...] = ()
+    labels: str = "0/1"
     # A dict has no hash.
     bags: Mapping[str, Bag] = dataclasses.field(default_factory=dict, hash=False)
 
@@ -54,14 +66,13 @@ class FeatureSpec:
         if twice:
             raise DataError(f"feature spec: column names must be different. Received {twice[0]!r} twice")
         kinds = [kind for _, kind in columns]
-        if kinds.count("label") != 1:
-            raise DataError(f"feature spec: wanted exactly one label column. Received {kinds.count('label')}")
+        if kinds.count("label") > 1:
+            raise DataError(f"feature spec: wanted at most one label column. Received {kinds.count('label')}")
         if "categorical" not in kinds:
             raise DataError("feature spec: wanted at least one categorical column. Received none")
-        if not is_separator(self.separator, "\t\x01"):  # Hive separates by \x01
-            raise DataError(
-                f"feature spec: separator must be one printable ASCII character, a tab or \\x01. Received {self.separator!r}"
-            )
+        if isinstance(self.missing, list):  # of JSON
+            object.__setattr__(self, "missing", tuple(self.missing))
+        check_text_format(self.separator, self.header, self.quote, self.escape, self.missing, self.labels)
         self._check_bags()
 
     def _check_bags(self) -> None:
@@ -75,36 +86,51 @@ class FeatureSpec:
                 )
             if not isinstance(bag, Bag):
                 raise DataError(f"feature spec: bags[{name!r}] must be a Bag. Received {bag!r}")
-            if self.separator in (bag.separator, bag.weight_separator):
-                raise DataError(
-                    f"feature spec: the separators of bag {name!r} must be other characters than that of columns. "
-                    f"Received {self.separator!r} for both"
-                )
+            for mark in (self.separator, self.quote or None, self.escape):
+                if mark is not None and mark in (bag.separator, bag.weight_separator):
+                    raise DataError(
+                        f"feature spec: the separators of bag {name!r} must be other characters than separator, quote and escape "
+                        f"of columns. Received {mark!r} for both"
+                    )
         if self.bags and self.id_columns > MAX_ID_COLUMNS:
             raise DataError(
                 f"feature spec: wanted at most {MAX_ID_COLUMNS:,} keys a row (max_keys). Received {self.id_columns:,}"
             )
 
     @classmethod
-    def of(cls, dense: Sequence[str], categorical: Sequence[str], *, bags: Optional[Mapping[str, Bag]] = None) -> "FeatureSpec":
+    def of(
+        cls,
+        dense: Sequence[str],
+        categorical: Sequence[str],
+        *,
+        bags: Optional[Mapping[str, Bag]] = None,
+        missing: Sequence[str] = (),
+    ) -> "FeatureSpec":
         """The spec of rows that are not lines of text: a label, then these features.
 
         Args:
           dense: names of the dense features.
           categorical: names of the categorical features.
           bags: those of them that hold several keys a row, by name.
+          missing: texts that stand for a missing cell.
         """
         columns = [("(label)", "label"), *((name, "float") for name in dense), *((name, "categorical") for name in categorical)]
         within = {mark for bag in (bags or {}).values() for mark in (bag.separator, bag.weight_separator)}
-        return cls(tuple(columns), next(mark for mark in "\t" + string.punctuation if mark not in within), bags=bags or {})
+        separator = next(mark for mark in "\t" + string.punctuation if mark not in within)
+        return cls(tuple(columns), separator, bags=bags or {}, missing=tuple(missing))
 
     def _positions(self, *kinds: str) -> tuple[int, ...]:
         return tuple(i for i, (_, kind) in enumerate(self.columns) if kind in kinds)
 
     @property
-    def label_column(self) -> int:
-        """Position of the label in a line."""
-        return self._positions("label")[0]
+    def label_column(self) -> Optional[int]:
+        """Position of the label in a line; None where there is none."""
+        return next(iter(self._positions("label")), None)
+
+    @property
+    def quoting(self) -> Optional[Quoting]:
+        """How fields are quoted; None where they are not."""
+        return Quoting(self.separator, self.quote, self.escape) if self.quote else None
 
     @property
     def dense_columns(self) -> tuple[int, ...]:
@@ -153,8 +179,12 @@ class FeatureSpec:
         return tuple(self.bags[name].pooling if name in self.bags else "sum" for name in self.categorical_names)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values; without `bags` where there are none."""
+        """As plain JSON values; of what came after `header`, without that which has its default."""
         values = {"columns": [list(column) for column in self.columns], "separator": self.separator, "header": self.header}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("quote", "escape", "missing", "labels") and value != field.default:
+                values[field.name] = list(value) if field.name == "missing" else value
         return {**values, "bags": {name: bag.to_dict() for name, bag in self.bags.items()}} if self.bags else values
 
     @classmethod

@@ -32,12 +32,13 @@ class Workspace:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, out_dir: str, job: dict[str, Any]) -> Iterator["Workspace"]:
+    def open(cls, out_dir: str, job: dict[str, Any], *, resume: bool = True) -> Iterator["Workspace"]:
         """Starts a job, or continues the same one; holds a lock meanwhile.
 
         Args:
           out_dir: the data folder that is to be made.
           job: the arguments that must be the same for a job to be resumed, JSON values.
+          resume: False removes what an interrupted run of the same job made, as its input can't be read again.
 
         Raises:
           DataError: the folder holds something else, another job, or a job that another process is doing.
@@ -64,7 +65,21 @@ class Workspace:
                     f"{out_dir}: holds an interrupted prepare with other {', '.join(other)}; "
                     f"call it with the same arguments to resume, or remove {workspace.folder} to start again"
                 )
+            elif not resume:
+                workspace._clear()
+                workspace.write_json("job.json", job)
             yield workspace
+
+    def _clear(self) -> None:
+        """Removes all but the lock, in the data folder too."""
+        for folder in (os.path.dirname(self.folder), self.folder):
+            for entry in list(os.scandir(folder)):
+                if entry.path == self.folder or entry.name == "lock":
+                    continue
+                if entry.is_dir():
+                    shutil.rmtree(entry.path)
+                else:
+                    os.unlink(entry.path)
 
     def path(self, name: str) -> str:
         """Path of a file of the work folder."""

@@ -8,7 +8,6 @@ from typing import Optional, Union
 import numpy as np
 
 from dlrm_tf.config import DLRMConfig
-from dlrm_tf.data.bag import Bag
 from dlrm_tf.data.encoder import check_features
 from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.data.spec import FeatureSpec
@@ -35,10 +34,10 @@ def load_vocabulary(path: StrPath, config: DLRMConfig, trained_with: str, *, wei
     return vocabulary
 
 
-def bags_of(
+def columns_of(
     spec: Union[None, StrPath, FeatureSpec], config: DLRMConfig, vocabulary: Vocabulary, *, weights: StrPath
-) -> dict[str, Bag]:
-    """How the texts of features with several keys are read, after a check that the spec is the model's.
+) -> FeatureSpec:
+    """The columns that say how texts are read, after a check that the spec is the model's.
 
     Args:
       spec: the columns of the log, or what `FeatureSpec.read` takes.
@@ -47,7 +46,7 @@ def bags_of(
       weights: the weights file, named in errors.
 
     Returns:
-      A `Bag` by name; empty for a model of one key per feature, which needs no spec.
+      The spec; for a model of one key per feature, which needs none, one without bags and markers of missing cells.
 
     Raises:
       UsageError: a model with bags, but no spec.
@@ -59,7 +58,7 @@ def bags_of(
                 f"{os.fspath(weights)}: has several keys per feature: wanted the columns of the log that say how they are "
                 "separated (--spec FILE, or --data DIR). Received none"
             )
-        return {}
+        return FeatureSpec.of((), vocabulary.names)
     columns = spec if isinstance(spec, FeatureSpec) else FeatureSpec.read(spec)
     check_features(columns, vocabulary, os.fspath(weights))
     found = spec_difference(config, columns)
@@ -67,7 +66,7 @@ def bags_of(
         raise DataError(
             f"feature spec: wanted the one {os.fspath(weights)} was trained with. Received another: the model {found}"
         )
-    return dict(columns.bags)
+    return columns
 
 
 def prune_vocabulary(vocabulary: Vocabulary, kept: Sequence[np.ndarray]) -> Vocabulary:

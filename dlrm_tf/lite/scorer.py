@@ -132,7 +132,8 @@ class Scorer:
         features = self.metadata.get("features", {})
         dense = features.get("dense") or [f"column {i}" for i in range(self._widths["dense"])]
         bags = {name: Bag.from_dict(bag) for name, bag in features.get("bags", {}).items()}
-        return Encoder(FeatureSpec.of(dense, vocabulary.names, bags=bags), vocabulary, source=self.path)
+        spec = FeatureSpec.of(dense, vocabulary.names, bags=bags, missing=features.get("missing", ()))
+        return Encoder(spec, vocabulary, source=self.path)
 
     def _checked(self, name: str, values: Any) -> np.ndarray:
         array: np.ndarray = np.asarray(values)

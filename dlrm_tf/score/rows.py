@@ -2,15 +2,16 @@
 
 import os
 import zipfile
-from collections.abc import Iterator
-from typing import Optional
+from collections.abc import Iterator, Sequence
+from typing import Optional, Union
 
 import numpy as np
 
 from dlrm_tf.data.encoder import Batch, Encoder
 from dlrm_tf.data.features import log_dense
 from dlrm_tf.data.readers.open import open_readers
-from dlrm_tf.data.records import Records
+from dlrm_tf.data.readers.reader import Reader
+from dlrm_tf.data.records import MANIFEST, Records
 from dlrm_tf.data.spec import CRITEO, FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
@@ -23,32 +24,32 @@ def read_rows(
     categorical: Optional[str] = None,
     vocabulary: Optional[str] = None,
     split: str = "test",
-    spec: Optional[str] = None,
+    spec: Union[None, str, FeatureSpec] = None,
 ) -> Iterator[Batch]:
     """Yields what `Encoder` makes of rows, at most `batch_size` at a time.
 
     Args:
       path: an `.npz` with arrays `dense` (already log(max(x, 0) + 1); none for a model without dense features) and `categorical`
         (ids), and of a model whose keys have weights also `weights`; an `.npy` of `dense`; a folder of records; anything else is
-        a raw log, plain or gzip, as `prepare` reads it. The label column may be missing, as in Criteo's test.txt.
+        a raw log, in any form that `prepare` takes. The label column may be missing, as in Criteo's test.txt.
       batch_size: rows a batch.
       categorical: the `.npy` of ids that goes with an `.npy` of `dense`.
       vocabulary: file with the keys of each feature, for a raw log.
       split: of a folder of records, `train` or `test`.
-      spec: what `FeatureSpec.read` takes, of a raw log whose columns are not Criteo Kaggle's.
+      spec: the columns of a raw log that are not Criteo Kaggle's, or what `FeatureSpec.read` takes.
 
     Raises:
       DataError: the file can't be read as one of these, or the arrays don't fit each other.
     """
-    if not os.path.exists(path):
-        raise DataError(f"{path}: no such file or folder")
-    if os.path.isdir(path):
+    if os.path.isdir(path) and (vocabulary is None or os.path.exists(os.path.join(path, MANIFEST))):
         return _records(path, split, batch_size)
     if path.endswith((".npz", ".npy")):
         return _slices(path, _arrays(path, categorical), batch_size)
     if vocabulary is None:
         raise DataError(f"{path}: raw TSV needs a vocabulary to look ids up: give --vocabulary FILE (prepare writes it)")
-    return _log(path, batch_size, vocabulary, spec)
+    columns = spec if isinstance(spec, FeatureSpec) else CRITEO if spec is None else FeatureSpec.read(spec)
+    encoder = Encoder(columns, Vocabulary.load(vocabulary), source=vocabulary)
+    return _log(open_readers(path, columns), encoder, batch_size)
 
 
 def _arrays(path: str, categorical: Optional[str]) -> Batch:
@@ -102,24 +103,22 @@ def _records(path: str, split: str, batch_size: int) -> Iterator[Batch]:
         yield (log_dense(dense), categorical, *weights)
 
 
-def _log(path: str, batch_size: int, vocabulary: str, spec_file: Optional[str]) -> Iterator[Batch]:
-    spec = CRITEO if spec_file is None else FeatureSpec.read(spec_file)
-    encoder = Encoder(spec, Vocabulary.load(vocabulary), source=vocabulary)
-    line, labelled = 0, None
+def _log(readers: Sequence[Reader], encoder: Encoder, batch_size: int) -> Iterator[Batch]:
     rows = encoder.lines([], labelled=True)
-    (reader,) = open_readers(path, spec)
-    for piece in reader.pieces():
-        if labelled is None:
-            labelled = reader.has_label(piece)
-        block = reader.parse(piece, labelled=labelled)
-        for bad, what in block.bad:
-            raise DataError(f"{reader.where(line + bad)}: {what}; scoring stops, because each line needs a score")
-        line += block.lines
-        # What is left of the pieces before goes first.
-        rows = tuple(np.concatenate(parts) for parts in zip(rows, encoder.block(block)))
-        whole = len(rows[0]) - len(rows[0]) % batch_size
-        for start in range(0, whole, batch_size):
-            yield tuple(array[start : start + batch_size] for array in rows)
-        rows = tuple(array[whole:] for array in rows)
+    for reader in readers:
+        line, labelled = 0, None
+        for piece in reader.pieces():
+            if labelled is None:
+                labelled = reader.has_label(piece)
+            block = reader.parse(piece, labelled=labelled)
+            for bad, what in block.bad:
+                raise DataError(f"{reader.where(line + bad)}: {what}; scoring stops, because each line needs a score")
+            line += block.lines
+            # What is left of the pieces before goes first.
+            rows = tuple(np.concatenate(parts) for parts in zip(rows, encoder.block(block)))
+            whole = len(rows[0]) - len(rows[0]) % batch_size
+            for start in range(0, whole, batch_size):
+                yield tuple(array[start : start + batch_size] for array in rows)
+            rows = tuple(array[whole:] for array in rows)
     if len(rows[0]):
         yield rows

@@ -48,11 +48,23 @@ def test_bags(tmp_path):
     assert (plain.hot_sizes, plain.id_columns, plain.weighted) == ((1, 1, 1), 3, False)
 
 
+def test_what_has_its_default_is_left_out(tmp_path):
+    """A spec is written as before there was more to say, and read back as it was."""
+    values = {"columns": COLUMNS, "separator": ",", "header": "skip"}
+    said = {"quote": '"', "escape": "\\", "missing": ["NULL", "\\N", "nan"], "labels": "-1/1"}
+    assert FeatureSpec.from_dict(values).to_dict() == values
+    spec = FeatureSpec.from_dict({**values, **said})
+    assert spec.to_dict() == {**values, **said}
+    assert FeatureSpec.from_dict(spec.to_dict()) == spec
+    assert FeatureSpec.from_dict({**values, "quote": ""}).quoting is None
+    without = FeatureSpec.from_dict({"columns": COLUMNS[:2]})
+    assert (without.label_column, spec.label_column) == (None, 2)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"columns": COLUMNS[:2]}, "exactly one label column. Received 0"),
-        ({"columns": COLUMNS + [["z", "label"]]}, "exactly one label column. Received 2"),
+        ({"columns": COLUMNS + [["z", "label"]]}, "at most one label column. Received 2"),
         ({"columns": [["y", "label"]]}, "at least one categorical"),
         ({"columns": COLUMNS + [["c", "skip"]]}, "column names must be different. Received 'c' twice"),
         ({"columns": COLUMNS + [["d", "string"]]}, "kind of column 'd' must be one of .* Received 'string'"),
@@ -61,7 +73,22 @@ def test_bags(tmp_path):
         ({"columns": COLUMNS, "separator": 7}, "separator must be one printable ASCII character"),
         ({"columns": COLUMNS, "separator": "\n"}, "separator must be one printable ASCII character"),
         ({"columns": [1]}, r"must be a list of \[name, kind\]"),
-        ({"columns": COLUMNS, "quote": "'"}, "wanted an object with"),
+        ({"columns": COLUMNS, "quotes": "'"}, "wanted an object with"),
+        ({"columns": COLUMNS, "quote": "\t"}, r"quote must be one printable .* another one than '\\t'. Received '\\t'"),
+        ({"columns": COLUMNS, "quote": "''"}, "quote must be one printable ASCII character"),
+        ({"columns": COLUMNS, "quote": "0"}, "no letter or digit"),
+        ({"columns": COLUMNS, "quote": "'", "escape": "'"}, r"escape must be .* than '\\t' and \"'\". Received"),
+        ({"columns": COLUMNS, "escape": "^"}, r"escape must stand beside quote. Received '\^' without one"),
+        ({"columns": COLUMNS, "header": "names"}, "header must be true, false or 'skip'. Received 'names'"),
+        ({"columns": COLUMNS, "labels": "1/2"}, "labels must be one of 0/1, -1/1. Received '1/2'"),
+        ({"columns": COLUMNS, "missing": "NULL"}, "missing must be a list of texts. Received 'NULL'"),
+        ({"columns": COLUMNS, "missing": [""]}, "missing must have texts of one line that are no .*Received ''"),
+        (
+            {"columns": COLUMNS, "missing": ["NULL", "-1"]},
+            "missing must have texts of one line that are no .*Received '-1'",
+        ),
+        ({"columns": COLUMNS, "missing": [None]}, "missing must have texts of one line that are no numbers .*Received None"),
+        ({"columns": COLUMNS, "quote": "|", "bags": {"c": BAG}}, r"other characters .* Received '\|' for both"),
         ({"columns": COLUMNS, "bags": None}, "bags must be an object, a bag for each name. Received None"),
         ({"columns": COLUMNS, "bags": {"x": BAG}}, "bags must be of categorical columns, c. Received 'x'"),
         ({"columns": COLUMNS, "bags": {"c": 5}}, "column 'c': bag: wanted an object with separator and max_keys.* Received 5"),

@@ -4,29 +4,26 @@ import os
 from collections.abc import Sequence
 from typing import Union
 
+from dlrm_tf.data.readers.names import expand
 from dlrm_tf.data.readers.reader import Reader
 from dlrm_tf.data.readers.text import TextReader
 from dlrm_tf.data.spec import FeatureSpec
-from dlrm_tf.errors import DataError, UsageError
+from dlrm_tf.errors import UsageError
 from dlrm_tf.files import StrPath
 
 
 def open_readers(inputs: Union[StrPath, Sequence[StrPath]], spec: FeatureSpec) -> list[Reader]:
-    """One reader an input, in order.
+    """One reader a file, in order.
 
     Args:
-      inputs: one file or several.
+      inputs: files, folders, patterns with `*`, URLs, `-`: see `expand`.
       spec: the columns.
 
     Raises:
-      DataError: an input is not a file.
+      DataError: an input is not a file, a pattern or folder has none, or a file is named twice.
       UsageError: there is none.
     """
     paths = [os.fspath(path) for path in ([inputs] if isinstance(inputs, (str, os.PathLike)) else inputs)]
     if not paths:
         raise UsageError("inputs must be at least one file. Received none")
-    for path in paths:
-        # Resuming reads a file again, which a pipe does not allow. A missing file raises when its size is read.
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise DataError(f"{path}: wanted a file. Received {'a folder' if os.path.isdir(path) else 'a pipe or device'}")
-    return [TextReader(path, spec) for path in paths]
+    return [TextReader(path, spec) for path in expand(paths)]

@@ -35,12 +35,14 @@ class Reader(abc.ABC):
       spec: the columns.
       size: bytes to be read, for progress.
       first_line: number of the first row in errors.
+      resumable: it can be read again; else an interrupted job starts from the beginning.
     """
 
     name: str
     spec: FeatureSpec
     size: int
     first_line: int = 1
+    resumable: bool = True
 
     @abc.abstractmethod
     def identity(self) -> list[Any]:

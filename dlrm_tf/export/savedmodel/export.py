@@ -12,7 +12,7 @@ from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.errors import UsageError, require
 from dlrm_tf.export.savedmodel.metadata import METADATA, VOCABULARY
 from dlrm_tf.export.savedmodel.served_model import ServedModel, write_method_names
-from dlrm_tf.export.vocabulary import bags_of, load_vocabulary
+from dlrm_tf.export.vocabulary import columns_of, load_vocabulary
 from dlrm_tf.files import StrPath, atomic_dir, sha256_file
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import load
@@ -48,7 +48,7 @@ def export_savedmodel(
       vocabulary: a vocabulary file; adds the signature `raw` and is copied into the version. Its fingerprint must be the weights'
         (where those have one), its sizes the model's.
       spec: the columns of the log, or their JSON file; wanted with a vocabulary where features have several keys, for their
-        separators.
+        separators, or where the log has markers of missing cells, which `raw` then takes as ''.
       warmup_batches: batch sizes of the warm-up requests, run by the server before the version becomes available; with
         batching, its allowed_batch_sizes.
 
@@ -76,13 +76,14 @@ def export_savedmodel(
     with WeightsReader(weights) as reader:
         config, trained_with = reader.config, reader.attributes["vocabulary_fingerprint"]
     known = None if vocabulary is None else load_vocabulary(vocabulary, config, trained_with, weights=weights)
-    bags = {} if known is None else bags_of(spec, config, known, weights=weights)
+    columns = None if known is None else columns_of(spec, config, known, weights=weights)
+    bags, missing = (columns.bags, columns.missing) if columns is not None else ({}, ())
     target = os.path.join(model_dir, str(version))
     if os.path.exists(target):
         raise FileExistsError(f"{target}: already exists; choose another version")
     model = load(weights)
     with atomic_dir(target) as folder:
-        served = ServedModel(model, known, bags=bags)
+        served = ServedModel(model, known, bags=bags, missing=missing)
         tf.saved_model.save(served, folder, signatures=served.signatures())
         write_method_names(folder)
         os.makedirs(os.path.join(folder, "assets.extra"))
@@ -96,6 +97,7 @@ def export_savedmodel(
             "vocabulary_fingerprint": model.vocabulary_fingerprint,
             "dense_preprocessing": DENSE_PREPROCESSING,
             **({"bags": {bag_name: bag.to_dict() for bag_name, bag in bags.items()}} if bags else {}),
+            **({"missing": list(missing)} if missing else {}),
         }
         with open(os.path.join(folder, METADATA), "w", encoding="utf-8") as f:
             json.dump(metadata, f, indent=1)

@@ -1,11 +1,11 @@
 """ServedModel: the functions a served DLRM offers, traced over the model's variables, with names that clients rely on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from dlrm_tf.config import UNUSED_PLACE
 from dlrm_tf.data.bag import Bag
-from dlrm_tf.data.features import log_dense_tensor
+from dlrm_tf.data.features import log_dense_tensor, without_markers_tensor
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.export.savedmodel.bag_strings import BagStrings
 from dlrm_tf.export.savedmodel.string_ids import StringIds
@@ -40,16 +40,24 @@ class ServedModel(tf.Module):
       model: a `dlrm_tf.DLRM`.
       vocabulary: a `dlrm_tf.Vocabulary`, or None.
       bags: how the texts of features with several keys are read, by name; wanted of a model with bags that has a vocabulary.
+      missing: texts that are '' in `raw`, as in the log.
     """
 
-    def __init__(self, model: DLRM, vocabulary: Optional[Vocabulary] = None, *, bags: Optional[Mapping[str, Bag]] = None):
+    def __init__(
+        self,
+        model: DLRM,
+        vocabulary: Optional[Vocabulary] = None,
+        *,
+        bags: Optional[Mapping[str, Bag]] = None,
+        missing: Sequence[str] = (),
+    ):
         super().__init__()
         self._score = lambda inputs: model(inputs, training=False)
         self._config = model.config
         # Tracked here, since the closure above is not.
         self.model_variables = list(model.trainable_variables)
         self.string_ids = None if vocabulary is None else StringIds(vocabulary, model.config.column_features)
-        self._bag_strings = None
+        self._bag_strings, self._missing = None, tuple(missing)
         if vocabulary is not None and (bags or model.config.has_bags):  # a bag of one key is split too
             self._bag_strings = BagStrings(model.config, vocabulary.names, bags or {})
 
@@ -76,6 +84,7 @@ class ServedModel(tf.Module):
     def raw(self, categorical: Any, dense: Optional[Any] = None) -> dict[str, Any]:
         """The signature `raw`: `dense` and `categorical` of rows as in the log."""
         assert self.string_ids is not None  # else there is no such signature
+        categorical = without_markers_tensor(categorical, self._missing)
         if self._bag_strings:
             return self._of_log(dense, self._ids_of_bags(*self._bag_strings.split(categorical)))
         return self._of_log(dense, {"categorical": self.string_ids(categorical)})

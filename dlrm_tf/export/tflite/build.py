@@ -87,8 +87,10 @@ def describe_file(source: ExportSource, config: DLRMConfig, quantization: dict) 
         metadata["features"] = {"dense": list(spec.dense_names), "categorical": list(spec.categorical_names)}
     elif source.vocabulary is not None:
         metadata["features"] = {"categorical": list(source.vocabulary.names)}
-    if source.bags:
-        metadata["features"]["bags"] = {name: bag.to_dict() for name, bag in source.bags.items()}
+    if source.columns is not None and source.columns.bags:
+        metadata["features"]["bags"] = {name: bag.to_dict() for name, bag in source.columns.bags.items()}
+    if source.columns is not None and source.columns.missing:
+        metadata["features"]["missing"] = list(source.columns.missing)
     if config != source.config:
         metadata["original_sizes"] = list(source.config.categorical_feature_sizes)
     return metadata

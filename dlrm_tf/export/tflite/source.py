@@ -12,7 +12,7 @@ from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.errors import DataError
 from dlrm_tf.export.budget import IdRanking, count_ids, id_values, loss_of_dropping
 from dlrm_tf.export.tflite.calibration import CALIBRATION_ROWS, LEAST_ROWS, Calibration, calibrate
-from dlrm_tf.export.vocabulary import bags_of, load_vocabulary
+from dlrm_tf.export.vocabulary import columns_of, load_vocabulary
 from dlrm_tf.files import StrPath
 from dlrm_tf.model.subset import float_probabilities
 from dlrm_tf.train.evaluate import check_fits
@@ -43,7 +43,7 @@ class ExportSource:
       attributes: its attributes (`WeightsReader.attributes`).
       records: the prepared data, or None.
       vocabulary: the `Vocabulary`, or None.
-      bags: how the texts of features with several keys are read, by name; empty without a vocabulary.
+      columns: the `FeatureSpec` that says how texts are read (bags, markers of missing cells); None without a vocabulary.
       evaluation: `(dense float32 [n, dense_dim], categorical int32 [n, id_columns])` and of a weighted model `weights float32
         [n, id_columns]`, or None.
       label: float32 `[n]` of these rows, or None.
@@ -72,11 +72,11 @@ class ExportSource:
         self.records = None if data is None else Records.open(data)
         if self.records is not None:
             check_fits(self.config, trained_with, self.records, self.weights)
-        self.vocabulary, self.bags = None, {}
+        self.vocabulary, self.columns = None, None
         if vocabulary is not None:
             self.vocabulary = load_vocabulary(vocabulary, self.config, trained_with, weights=self.weights)
             spec = self.records.spec if spec is None and self.records is not None else spec
-            self.bags = bags_of(spec, self.config, self.vocabulary, weights=self.weights)
+            self.columns = columns_of(spec, self.config, self.vocabulary, weights=self.weights)
         if evaluation is None and self.records is not None and self.records.rows("test"):
             dense, categorical, label, *key_weights = self.records.numpy("test", 0, EVALUATION_ROWS)
             evaluation = log_dense(dense), categorical, *key_weights, label

@@ -1,0 +1,67 @@
+"""BadLines: how many lines were bad and why, and when there are so many that it is the spec that is wrong, not the lines."""
+
+import ast
+import re
+from typing import Any, Optional
+
+from dlrm_tf.errors import DataError
+
+MAX_SHARE = 0.01
+_FEW = 10  # fewer than so many are never too many: a share of a small log says little
+
+# By a part of what is wrong, what to do about it; the first one that fits.
+_ADVICE = (
+    (re.compile(r"wanted 0 or 1\. Received '-1(\.0)?'"), "--labels -1/1 takes such labels"),
+    (re.compile(r"Received '\"|wanted no double quotes"), '"quote" in the spec says that fields are quoted'),
+    (re.compile(r"wanted an integer\. Received '[-+]?[0-9]*[.eE]"), '"float" instead of "int" in the spec takes such numbers'),
+    (
+        re.compile(r"wanted (?:an integer|a finite number)\. Received '(?P<marker>[^0-9']{1,12})'"),
+        "--missing '{marker}' takes such cells as empty",
+    ),
+    (re.compile(r"wanted \d+ fields"), "see whether separator, quote and columns of the spec are those of the log"),
+)
+
+
+class BadLines:
+    """Counts bad lines by reason: what was wanted, of which column.
+
+    Attributes:
+      reasons: by reason its count, and the first line of its kind.
+    """
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, tuple[int, str]] = {}
+
+    def add(self, what: str, example: str) -> None:
+        """One more bad line.
+
+        Args:
+          what: is wrong, "wanted WHAT. Received VALUE".
+          example: where, with `what`.
+        """
+        reason = what.partition(". Received")[0]
+        count, first = self.reasons.get(reason, (0, example))
+        self.reasons[reason] = count + 1, first
+
+    def update(self, reasons: Optional[dict[str, Any]]) -> None:
+        """Adds counts by reason, in the form of `reasons`."""
+        for reason, (count, example) in (reasons or {}).items():
+            before, first = self.reasons.get(reason, (0, example))
+            self.reasons[reason] = before + count, first
+
+    def check(self, lines: int, max_share: float) -> None:
+        """Raises DataError, with the commonest reason, where ten or more lines and more than `max_share` of `lines` are bad."""
+        bad = sum(count for count, _ in self.reasons.values())
+        if bad < _FEW or bad <= max_share * lines:
+            return
+        reason, (count, example) = max(self.reasons.items(), key=lambda item: item[1][0])
+        advice = next((text.format(**_unquoted(found)) for form, text in _ADVICE if (found := form.search(example))), "")
+        raise DataError(
+            f"wanted at most {max_share:.3g} of the lines bad. Received {bad:,} of {lines:,} ({bad / lines:.1%}), "
+            f"{count:,} of them: {reason}. For example {example}; {advice and advice + '; '}--max-bad-share allows more bad lines"
+        )
+
+
+def _unquoted(found: re.Match[str]) -> dict[str, str]:
+    """The named groups of a match, which are insides of Python's form of a text, as that text."""
+    return {name: ast.literal_eval(f"'{text}'") for name, text in found.groupdict().items()}
