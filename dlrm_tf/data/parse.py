@@ -250,15 +250,18 @@ def _read_numbers(cells: _Cells, layout: Layout, labels: tuple[int, int]) -> tup
                     complain(row, column)
         return values
 
-    if layout.label is None:
-        label = np.zeros(len(cells.starts), np.float32)
-    else:
-        label = read((layout.label,))[:, 0]
-        empty = cells.starts[:, layout.label] == cells.ends[:, layout.label]
+    def read_label(column: int) -> np.ndarray:
+        start, end = cells.starts[:, column], cells.ends[:, column]
+        digit = cells.characters[start] - np.uint8(ord("0"))
         negative, positive = labels
-        for row in np.flatnonzero(empty | ((label != negative) & (label != positive))).tolist():
-            complain(row, layout.label)
-        label = (label == positive).astype(np.float32)
+        if negative == 0 and ((end - start == 1) & (digit <= 1)).all():  # the quick way of nearly every log
+            return digit.astype(np.float32)
+        label = read((column,))[:, 0]
+        for row in np.flatnonzero((start == end) | ((label != negative) & (label != positive))).tolist():
+            complain(row, column)
+        return (label == positive).astype(np.float32)
+
+    label = np.zeros(len(cells.starts), np.float32) if layout.label is None else read_label(layout.label)
     if not layout.dense:
         return label, np.zeros((len(label), 0), np.float32), faults
     return label, recorded(read(layout.dense)), faults

@@ -60,12 +60,10 @@ def test_a_bag_is_missing_as_a_whole():
 def test_quotes_that_nobody_spoke_of():
     text = b'1\t1\t1\t"a"\tb\n0\t1\t1\ta "b"\t"b\n1\t1\t1\t"\t""\n'
     block = parse_block(text, SPEC)
-    wanted = (
-        r"""wanted no double quotes around a category ("quote" in the spec says what they are: '"' around fields, '' a part """
-    )
+    wanted = r"""wanted no double quotes around a category ("quote" in the spec says what they are, "\"" around fields, "" a """
     assert block.bad == [
-        (0, f"column 4 (c): {wanted}of them). Received '\"a\"'"),
-        (2, f"column 5 (d): {wanted}of them). Received '\"\"'"),
+        (0, f"column 4 (c): {wanted}part of them). Received '\"a\"'"),
+        (2, f"column 5 (d): {wanted}part of them). Received '\"\"'"),
     ]
     part = parse_block(text, dataclasses.replace(SPEC, quote=""))
     assert (part.bad, part.odd[0]) == ([], [(0, b'"a"'), (1, b'a "b"'), (2, b'"')])

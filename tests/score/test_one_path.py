@@ -1,6 +1,9 @@
 """One path from a raw row to a probability: hostile rows score the same however they come in."""
 
+import csv
+import dataclasses
 import gzip
+import io
 import json
 import math
 
@@ -224,3 +227,97 @@ def test_infinity_is_an_error_where_it_can_be_told_and_missing_in_a_graph(model,
     keys = tf.constant([["deadbeef", "0"]] * 2)
     scores = raw(dense=tf.constant([[infinity, 3], [math.nan, 3]]), categorical=keys)["probability"].numpy()
     assert np.isfinite(scores).all() and scores[0] == scores[1]
+
+
+MARKERS = ("NULL", r"\N")
+
+
+@pytest.fixture(scope="module")
+def marked(model, tmp_path_factory):
+    """The model exported with a spec of logs with markers of missing cells; that spec's file beside it."""
+    folder = tmp_path_factory.mktemp("marked")
+    spec = dataclasses.replace(SPEC, missing=MARKERS)
+    options = {"vocabulary": model / "data" / "vocabulary.npz", "spec": spec}
+    dlrm_tf.export_savedmodel(model / "m.weights.h5", folder, warmup_batches=(1,), **options)
+    dlrm_tf.export_tflite(model / "m.weights.h5", folder / "m.tflite", mlp="float32", quiet=True, **options)
+    return folder, spec
+
+
+def with_markers():
+    """ROWS with a marker in each missing cell."""
+    return [tuple(cell or MARKERS[i % 2] for i, cell in enumerate(row)) for row in ROWS]
+
+
+def test_markers_of_missing_cells(model, marked, wanted):
+    """They are missing as texts in every form of rows, in the graph and on the device."""
+    folder, spec = marked
+    rows, vocabulary = with_markers(), model / "data" / "vocabulary.npz"
+    x, n, a, b = zip(*rows)
+    for target in ("m.weights.h5", "dlrm"):
+        with dlrm_tf.Predictor(model / target, vocabulary, spec=spec) as predictor:
+            for form in (list(map(line, rows)), {"x": x, "n": n, "a": a, "b": b}):
+                np.testing.assert_allclose(predictor.predict(form), wanted, atol=TOLERANCE)
+    dense, _ = arrays()
+    keys = [[key.encode("utf-8", "surrogateescape") for key in row[2:]] for row in rows]
+    raw = tf.saved_model.load(str(folder / "dlrm" / "1")).signatures["raw"]
+    scores = raw(dense=tf.constant(dense), categorical=tf.constant(keys))["probability"].numpy()
+    np.testing.assert_allclose(scores[:, 0], wanted, atol=TOLERANCE)
+    device = dlrm_tf.lite.Scorer(folder / "m.tflite").score_raw([row[:2] for row in rows], keys)
+    np.testing.assert_allclose(device, wanted, atol=LITE_TOLERANCE)
+
+
+@pytest.mark.parametrize("form", ["csv", "csv without labels", "folder", "pattern", "standard input"])
+def test_score_of_text_in_any_form(model, wanted, form, tmp_path, monkeypatch):
+    """CSV with quotes and a header, markers, several files, a pipe; no label column is needed in spec or file."""
+    rows = with_markers()
+    columns = [column for column in SPEC.columns if column[1] != "label"] if form != "csv" else SPEC.columns
+    spec = {"columns": columns, "separator": ",", "header": True, "quote": '"', "missing": MARKERS[:1]}
+    written = ["b", "x", "clicked", "a", "n"] if form == "csv" else ["b", "x", "a", "n"]
+
+    def write(part, path):
+        file = io.StringIO(newline="")
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL)
+        writer.writerow(written)
+        for x, n, a, b in part:
+            cells = {"x": x, "n": n, "a": a, "b": b, "clicked": "0.0"}
+            writer.writerow([cells[name] for name in written])
+        path.write_bytes(encoded([file.getvalue()]))
+
+    named = {"folder": "logs", "pattern": "logs/part_*", "standard input": "-"}.get(form, "log.csv")
+    (tmp_path / "logs").mkdir()
+    if form in ("folder", "pattern"):
+        write(rows[:5], tmp_path / "logs" / "part_9")
+        write(rows[5:], tmp_path / "logs" / "part_10")
+    else:
+        write(rows, tmp_path / "log.csv")
+        if named == "-":
+            monkeypatch.setattr("sys.stdin", (tmp_path / "log.csv").open(encoding="latin-1"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    command = f"score {named} --target {model}/m.weights.h5 --vocabulary {model}/data/vocabulary.npz --spec spec.json -o p.npy"
+    assert main([*command.split(), "--missing", MARKERS[1], "--batch_size", "7"]) == 0
+    np.testing.assert_allclose(np.load(tmp_path / "p.npy"), wanted, atol=TOLERANCE)
+
+
+def test_quotes_are_read_or_refused(model, wanted, tmp_path, capsys):
+    """A spec without a word on quotes: the first quoted category stops the scoring, with what to say."""
+    (tmp_path / "log").write_bytes(encoded([line((x, n, f'"{a}"', b)) for x, n, a, b in ROWS]))
+    (tmp_path / "spec.json").write_text(json.dumps(SPEC.to_dict()))
+    command = f"score {tmp_path}/log --target {model}/m.weights.h5 --vocabulary {model}/data/vocabulary.npz"
+    arguments = [*command.split(), "--spec", f"{tmp_path}/spec.json", "-o", f"{tmp_path}/p.npy"]
+    assert main(arguments) == 1
+    assert "column 1 (a): wanted no double quotes around a category" in capsys.readouterr().err
+    quoted = dataclasses.replace(SPEC, quote='"')
+    (tmp_path / "spec.json").write_text(json.dumps(quoted.to_dict()))
+    assert main(arguments) == 0
+    np.testing.assert_allclose(np.load(tmp_path / "p.npy"), wanted, atol=TOLERANCE)
+    predictor = dlrm_tf.Predictor(model / "m.weights.h5", model / "data" / "vocabulary.npz", spec=quoted)
+    with pytest.raises(DataError, match="rows: wanted a whole line in each row. Received one that ends within quotes"):
+        predictor.predict([line(("1", "1", '"a', "b")), line(("1", "1", 'b"', "b"))])
+
+
+def test_predictor_needs_no_label_in_its_spec(model, wanted):
+    spec = dlrm_tf.FeatureSpec(tuple(column for column in SPEC.columns if column[1] != "label"))
+    predictor = dlrm_tf.Predictor(model / "m.weights.h5", model / "data" / "vocabulary.npz", spec=spec)
+    for form in ([line(row, label="") for row in ROWS], columns(None)):
+        np.testing.assert_allclose(predictor.predict(form), wanted, atol=TOLERANCE)

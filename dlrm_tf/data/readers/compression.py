@@ -1,10 +1,9 @@
 """Compression: a stored text as its own bytes, whatever it is packed in; told by the first bytes, not by the name."""
 
-import bz2
 import contextlib
 import gzip
+import importlib
 import io
-import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Optional
@@ -67,15 +66,18 @@ def unpacked(stored: BinaryIO, head: bytes, name: str) -> Iterator[BinaryIO]:
     openers: dict[str, Callable[[], Any]] = {
         "gzip": lambda: gzip.GzipFile(fileobj=stored),
         "zstd": lambda: io.BufferedReader(_Zstd(stored), 1 << 20),
-        "bz2": lambda: bz2.BZ2File(stored),
-        "xz": lambda: lzma.LZMAFile(stored),  # noqa: SIM115
+        # Imported here: a Python can be built without them.
+        "bz2": lambda: importlib.import_module("bz2").BZ2File(stored),
+        "xz": lambda: importlib.import_module("lzma").LZMAFile(stored),
     }
     try:
         yield openers[kind]()
     except EOFError:
         raise DataError(f"{name}: damaged {kind} file (it is cut off)") from None
-    except (zlib.error, lzma.LZMAError, OSError) as e:
-        if isinstance(e, OSError) and e.errno is not None:  # of the system; those of gzip and bz2 have no number
+    except Exception as e:
+        # Of gzip and bz2 it is an OSError without the number that those of the system have.
+        damaged = e.errno is None if isinstance(e, OSError) else isinstance(e, zlib.error) or type(e).__name__ == "LZMAError"
+        if not damaged:
             raise
         raise DataError(f"{name}: damaged {kind} file ({e})") from None
 
