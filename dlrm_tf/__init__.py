@@ -28,6 +28,7 @@ _PUBLIC = {
     "Vocabulary": "dlrm_tf.data.vocabulary",
     "FeatureSpec": "dlrm_tf.data.spec",
     "Bag": "dlrm_tf.data.bag",
+    "guess_spec": "dlrm_tf.data.guess.spec",
     "synth": "dlrm_tf.data.synthetic",
     "prepare": "dlrm_tf.data.prepare",
     "SparkEngine": "dlrm_tf.data.spark.engine",

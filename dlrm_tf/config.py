@@ -39,12 +39,14 @@ class DLRMConfig:
 
     Attributes:
       categorical_feature_sizes: ids per categorical feature, in feature order, without the OOV row.
-      dense_dim: number of dense (numeric) features.
+      dense_dim: number of dense (numeric) features; 0 for a model of categorical features alone.
       embedding_dim: width D of an embedding row.
-      bottom_mlp: units of the bottom MLP's layers; the last equals `embedding_dim`.
+      bottom_mlp: units of the bottom MLP's layers; the last equals `embedding_dim`. Without dense features
+        `()`, whatever is given.
       top_mlp: units of the top MLP's layers; the last is 1 (the logit).
-      interaction: `"dot"` (pairwise dot products), `"cat"` (plain concatenation) or `"cross"` (concatenation and cross layers,
-        DCNv2, Wang et al. 2021, https://arxiv.org/abs/2008.13535).
+      interaction: `"dot"` (pairwise dot products beside the dense vector), `"cat"` (plain concatenation) or `"cross"`
+        (concatenation and cross layers, DCNv2, Wang et al. 2021, https://arxiv.org/abs/2008.13535). Without dense features the
+        dot products stand beside all embeddings, as in PNN (Qu et al. 2016, https://arxiv.org/abs/1611.00144, section 3).
       self_interaction: with `"dot"`, whether a vector's product with itself is kept.
       hot_sizes: the most keys of each categorical feature, in feature order: its columns of the input `categorical`. None: one
         key each, which also is what all ones become, unless `weighted`.
@@ -76,11 +78,13 @@ class DLRMConfig:
     feature_tables: Optional[tuple[int, ...]] = None
 
     def __post_init__(self) -> None:
-        for name in ("categorical_feature_sizes", "bottom_mlp", "top_mlp"):
+        object.__setattr__(self, "dense_dim", _whole("dense_dim", self.dense_dim, 0))
+        object.__setattr__(self, "bottom_mlp", _positives("bottom_mlp", self.bottom_mlp) if self.dense_dim else ())
+        for name in ("categorical_feature_sizes", "top_mlp"):
             object.__setattr__(self, name, _positives(name, getattr(self, name)))
-        for name in ("dense_dim", "embedding_dim", "cross_layers"):
-            object.__setattr__(self, name, _positive(name, getattr(self, name)))
-        if self.bottom_mlp[-1] != self.embedding_dim:
+        for name in ("embedding_dim", "cross_layers"):
+            object.__setattr__(self, name, _whole(name, getattr(self, name)))
+        if self.dense_dim and self.bottom_mlp[-1] != self.embedding_dim:
             raise ValueError(
                 f"bottom_mlp[-1] must equal embedding_dim. Received bottom_mlp[-1]={self.bottom_mlp[-1]}, "
                 f"embedding_dim={self.embedding_dim}"
@@ -94,7 +98,7 @@ class DLRMConfig:
         if self.self_interaction and self.interaction != "dot":
             raise ValueError(f"self_interaction needs interaction='dot'. Received interaction={self.interaction!r}")
         if self.cross_rank is not None:
-            object.__setattr__(self, "cross_rank", _positive("cross_rank", self.cross_rank))
+            object.__setattr__(self, "cross_rank", _whole("cross_rank", self.cross_rank))
         if self.cross_layers > MAX_CROSS_LAYERS:
             raise ValueError(f"cross_layers must be at most {MAX_CROSS_LAYERS}. Received {self.cross_layers}")
         if self.interaction != "cross" and any(getattr(self, name) != value for name, value in CROSS_DEFAULTS.items()):
@@ -180,14 +184,20 @@ class DLRMConfig:
         return tuple(f for f, size in enumerate(self.bag_sizes) for _ in range(size))
 
     @property
-    def inputs(self) -> dict[str, tuple[str, int]]:
-        """The model's inputs: name -> `(dtype, columns)`; all are `[batch_size, columns]`.
+    def arrays(self) -> dict[str, tuple[str, int]]:
+        """The arrays of rows as functions take and return them: name -> `(dtype, columns)`; all are `[rows, columns]`.
 
-        `dense` already is log(max(x, 0) + 1). `categorical` holds ids: feature after feature, each with its `bag_sizes` columns,
-        -1 in the places of a bag that are not used. `weights`, of a weighted model, has the weight of each id.
+        `dense` already is log(max(x, 0) + 1); it is there without dense features too, with 0 columns. `categorical` holds ids:
+        feature after feature, each with its `bag_sizes` columns, -1 in the places of a bag that are not used. `weights`, of a
+        weighted model, has the weight of each id.
         """
-        inputs = {"dense": ("float32", self.dense_dim), "categorical": ("int32", self.id_columns)}
-        return {**inputs, "weights": ("float32", self.id_columns)} if self.weighted else inputs
+        arrays = {"dense": ("float32", self.dense_dim), "categorical": ("int32", self.id_columns)}
+        return {**arrays, "weights": ("float32", self.id_columns)} if self.weighted else arrays
+
+    @property
+    def inputs(self) -> dict[str, tuple[str, int]]:
+        """The model's inputs: `arrays` without those of 0 columns, which runtimes of other makers refuse."""
+        return {name: array for name, array in self.arrays.items() if array[1]}
 
     @property
     def tables(self) -> tuple[int, ...]:
@@ -223,13 +233,22 @@ class DLRMConfig:
         return tuple(starts[table] for table in self.tables)
 
     @property
-    def interaction_dim(self) -> int:
-        """Width of the top MLP's input."""
-        vectors = self.num_categorical + 1
+    def num_vectors(self) -> int:
+        """Number V of vectors of a row that meet: one a categorical feature, before them that of the dense features if any."""
+        return self.num_categorical + bool(self.dense_dim)
+
+    @property
+    def num_pairs(self) -> int:
+        """Dot products of a row; 0 with another interaction, or of a single vector."""
         if self.interaction != "dot":
-            return vectors * self.embedding_dim
-        pairs = vectors * (vectors + 1) // 2 if self.self_interaction else vectors * (vectors - 1) // 2
-        return self.embedding_dim + pairs
+            return 0
+        return self.num_vectors * (self.num_vectors + (1 if self.self_interaction else -1)) // 2
+
+    @property
+    def interaction_dim(self) -> int:
+        """Width of the top MLP's input: of the vectors that go there as they are, and of the dot products."""
+        direct = 1 if self.interaction == "dot" and self.dense_dim else self.num_vectors
+        return direct * self.embedding_dim + self.num_pairs
 
     def dense_shapes(self) -> Iterator[tuple[str, int, int, int]]:
         """All dense layers: those of the bottom MLP, the cross layers' if there are any, those of the top MLP.
@@ -334,7 +353,7 @@ class DLRMConfig:
 def _positives(name: str, values: Any) -> tuple[int, ...]:
     if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
         raise ValueError(f"{name} must be a sequence of positive integers. Received {values!r}")
-    positives = tuple(_positive(f"{name}[{i}]", value) for i, value in enumerate(values))
+    positives = tuple(_whole(f"{name}[{i}]", value) for i, value in enumerate(values))
     if not positives:
         raise ValueError(f"{name} must have at least one entry. Received {values!r}")
     return positives
@@ -346,9 +365,9 @@ def _mlp_shapes(part: str, width: int, units: tuple[int, ...]) -> Iterator[tuple
         width = out
 
 
-def _positive(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or operator.index(value) < 1:
-        raise ValueError(f"{name} must be a positive integer. Received {value!r}")
+def _whole(name: str, value: object, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or operator.index(value) < least:
+        raise ValueError(f"{name} must be {'a positive integer' if least else 'an integer of at least 0'}. Received {value!r}")
     return operator.index(value)
 
 

@@ -1,5 +1,6 @@
 """DLRMConfig: the Hub model's figures, validation, JSON both ways."""
 
+import dataclasses
 import json
 
 import pytest
@@ -40,6 +41,28 @@ def test_interaction_width(interaction, self_interaction, width):
 
 
 @pytest.mark.parametrize(
+    "sizes, kind, width",
+    [
+        ((5, 6, 7), {}, 3 * 4 + 3),
+        ((5, 6, 7), {"self_interaction": True}, 3 * 4 + 6),
+        ((5, 6, 7), {"interaction": "cat"}, 3 * 4),
+        ((5, 6, 7), {"interaction": "cross", "cross_layers": 1}, 3 * 4),
+        ((5,), {}, 4),
+        ((5,), {"self_interaction": True}, 4 + 1),
+    ],
+)
+def test_without_dense_features_the_embeddings_are_all_there_is(sizes, kind, width):
+    config = DLRMConfig(sizes, dense_dim=0, embedding_dim=4, top_mlp=(1,), **kind)
+    assert (config.interaction_dim, config.bottom_mlp) == (width, ())
+    assert {part for part, *_ in config.dense_shapes()} == {"top_mlp"} | ({"cross"} if "cross_layers" in kind else set())
+    assert config.inputs == {"categorical": ("int32", len(sizes))}
+    assert config.arrays == {"dense": ("float32", 0), **config.inputs}
+    assert DLRMConfig.from_json(config.to_json()) == config
+    # Whatever bottom MLP a preset has: it has nothing to read.
+    assert dataclasses.replace(DLRMConfig(sizes, 3, 4, (8, 4), (1,), **kind), dense_dim=0) == config
+
+
+@pytest.mark.parametrize(
     "rank, layers",
     [
         (None, [("cross", 0, 12, 12), ("cross", 1, 12, 12)]),
@@ -75,6 +98,8 @@ def test_json_of_the_first_architectures_is_as_it_was():
         ({"categorical_feature_sizes": "12"}, "Received '12'"),
         ({"categorical_feature_sizes": ()}, "at least one"),
         ({"dense_dim": True}, "Received True"),
+        ({"dense_dim": -1}, "dense_dim must be an integer of at least 0. Received -1"),
+        ({"bottom_mlp": ()}, "bottom_mlp must have at least one entry"),
         ({"interaction": "cat", "self_interaction": True}, "self_interaction needs"),
         ({"interaction": "cross", "self_interaction": True}, "self_interaction needs .*Received interaction='cross'"),
         ({"cross_rank": 4}, "need interaction='cross'. Received interaction='dot'"),

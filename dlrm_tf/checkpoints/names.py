@@ -70,6 +70,10 @@ class Naming:
           path: the file.
           to_write: whether the file is to be written.
         """
+        if not config.dense_dim:
+            raise CheckpointError(
+                f"{path}: wanted a model with dense features: other programs' DLRMs all have a bottom MLP. Received dense_dim 0"
+            )
         if to_write and config.has_bags:
             raise CheckpointError(
                 f"{path}: wanted one key per feature: only MindSpore's checkpoints are written, and its network takes no more. "

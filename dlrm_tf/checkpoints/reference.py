@@ -20,24 +20,26 @@ def logits(
       weight: function `(part, number, kind, ids) -> array` that reads a weight. part: one of `DLRMConfig.dense_shapes`, or
         `"embedding"`; number: the layer or categorical feature; kind: `"kernel"` `[in, out]` or `"bias"` `[out]` (ids None), or
         the rows `[len(ids), D]` of a `"table"`.
-      dense: `[B, dense_dim]`, already log(max(x, 0) + 1).
+      dense: `[B, dense_dim]`, already log(max(x, 0) + 1); not looked at without dense features.
       categorical: int `[B, id_columns]`, each id within its feature; -1 in the unused places of a bag.
       key_weights: `[B, id_columns]`, the input `weights` of a weighted model.
 
     Returns:
       float64 `[B, 1]`; the probability is its sigmoid.
     """
-    bottom = _mlp(np.asarray(dense, np.float64), weight, "bottom_mlp", len(config.bottom_mlp), last_relu=True)  # B X D
-    rows = _pooled(config, weight, np.asarray(categorical), key_weights)
-    vectors = np.stack([bottom, *rows], axis=1)  # B X (F + 1) X D
-    if config.interaction == "cat":
-        top = vectors.reshape(len(vectors), -1)  # B X (F + 1) D
-    elif config.interaction == "cross":
-        top = _cross(vectors.reshape(len(vectors), -1), weight, config)  # B X (F + 1) D
-    else:
-        gram = vectors @ vectors.transpose(0, 2, 1)  # B X (F + 1) X (F + 1)
-        i, j = np.tril_indices(config.num_categorical + 1, 0 if config.self_interaction else -1)
-        top = np.concatenate([bottom, gram[:, i, j]], axis=1)  # B X (D + pairs)
+    rows = _pooled(config, weight, np.asarray(categorical), key_weights)  # F times B X D
+    if config.dense_dim:
+        bottom = _mlp(np.asarray(dense, np.float64), weight, "bottom_mlp", len(config.bottom_mlp), last_relu=True)  # B X D
+        rows = [bottom, *rows]
+    vectors = np.stack(rows, axis=1)  # B X V X D
+    top = vectors.reshape(len(vectors), -1)  # B X V D
+    if config.interaction == "cross":
+        top = _cross(top, weight, config)  # B X V D
+    elif config.interaction == "dot":
+        gram = vectors @ vectors.transpose(0, 2, 1)  # B X V X V
+        i, j = np.tril_indices(len(rows), 0 if config.self_interaction else -1)
+        # B X (D + pairs), or without dense features B X (V D + pairs)
+        top = np.concatenate([bottom if config.dense_dim else top, gram[:, i, j]], axis=1)
     return _mlp(top, weight, "top_mlp", len(config.top_mlp), last_relu=False)
 
 

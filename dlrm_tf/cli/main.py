@@ -16,6 +16,7 @@ VERBS = {
     "inspect": "show what is in a checkpoint, weights file, vocabulary or data folder",
     "convert": "convert a MindSpore or PyTorch checkpoint to .weights.h5, or back to MindSpore",
     "grow": "add table rows for new ids, keeping the trained ones",
+    "spec": "look at a log and write a feature spec of its columns to edit",
     "synth": "write Criteo-format rows with a learnable signal",
     "prepare": "convert raw Criteo TSV to records, manifest and vocabulary",
     "train": "train on prepared data",

@@ -18,7 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folders, patterns ('day_*'), URLs (s3://, gs://, http://, ...; need fsspec), - for standard input",
     )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to make, or an interrupted one to finish")
-    parser.add_argument("--spec", metavar="JSON", help="feature spec of another log (see README); default: Criteo Kaggle")
+    parser.add_argument(
+        "--spec",
+        metavar="SPEC",
+        help="columns of the log: criteo_kaggle (the default), criteo_1tb, avazu, or a JSON file, which dlrm-tf spec writes",
+    )
     parser.add_argument(
         "--vocabulary",
         metavar="FILE",

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--categorical", metavar="FILE", help=".npy of ids, when ROWS is an .npy of dense")
     parser.add_argument("--vocabulary", metavar="FILE", help="vocabulary.npz of the model, for a raw log")
-    parser.add_argument("--spec", metavar="JSON", help="feature spec of a raw log, as for prepare; default: Criteo Kaggle")
+    parser.add_argument("--spec", metavar="SPEC", help="columns of a raw log, as for prepare (default: criteo_kaggle)")
     add_text_arguments(parser, labels=False)
     parser.add_argument("--split", default="test", choices=("train", "test"), help="of a records folder (default: test)")
     parser.add_argument("--model_name", default="dlrm", metavar="NAME", help="model on a server (default: dlrm)")

@@ -36,7 +36,7 @@ def text_spec(args: argparse.Namespace) -> Any:
     """The `FeatureSpec` of `--spec`, else Criteo Kaggle's, with what the other options say."""
     from dlrm_tf.data.spec import CRITEO, FeatureSpec
 
-    spec = FeatureSpec.load(args.spec) if args.spec else CRITEO
+    spec = FeatureSpec.read(args.spec) if args.spec else CRITEO
     changes: dict[str, Any] = {}
     if args.missing:
         changes["missing"] = (*spec.missing, *(text for text in args.missing if text not in spec.missing))

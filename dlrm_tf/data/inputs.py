@@ -36,23 +36,23 @@ def model_inputs(
 
     Args:
       source: named in errors.
-      dense: numbers `[n, dense_dim]`, already log(max(x, 0) + 1).
+      dense: numbers `[n, dense_dim]`, already log(max(x, 0) + 1); `[n, 0]` without dense features.
       categorical: integers `[n, id_columns]`; one beyond int32 counts as out of vocabulary.
       weights: numbers `[n, id_columns]`, of a model whose keys have weights.
       config: the model's, where it is known.
 
     Returns:
-      `dense` float32, `categorical` int32, and `weights` float32 where there are any.
+      `dense` float32 where it has columns, `categorical` int32, and `weights` float32 where there are any.
 
     Raises:
       DataError: ids that are not integers, or arrays of other shapes than the model takes.
     """
-    inputs = {"dense": np.asarray(dense, np.float32), "categorical": int32_ids(categorical, source)}
+    arrays = {"dense": np.asarray(dense, np.float32), "categorical": int32_ids(categorical, source)}
     if weights is not None:
-        inputs["weights"] = np.asarray(weights, np.float32)
+        arrays["weights"] = np.asarray(weights, np.float32)
     if config is not None:
-        wanted = {name: (len(inputs["dense"]), columns) for name, (_, columns) in config.inputs.items()}
-        received = {name: array.shape for name, array in inputs.items()}
+        wanted = {name: (len(arrays["dense"]), columns) for name, (_, columns) in config.arrays.items()}
+        received = {name: array.shape for name, array in arrays.items()}
         if wanted != received:
             raise DataError(f"{source}: wanted arrays of the shapes {wanted}. Received {received}")
-    return inputs
+    return {name: array for name, array in arrays.items() if array.shape[1:] != (0,)}

@@ -67,7 +67,8 @@ def build(
       share: what a worker gets, `"rows"` or `"files"`.
 
     Returns:
-      A `tf.data.Dataset` of `({"dense", "categorical"}, label)`, with `"weights"` where keys have weights.
+      A `tf.data.Dataset` of `({"dense", "categorical"}, label)`, with `"weights"` where keys have weights; without `"dense"`
+      where the data has none.
 
     Raises:
       DataError: an argument is out of range.
@@ -122,8 +123,9 @@ def _features(spec: FeatureSpec, rows: Optional[int], width: int, table: Any) ->
     table.set_shape([rows, width])
     first_id = 1 + len(spec.dense_columns)
     numbers = tf.bitcast(table[:, :first_id], tf.float32)
-    dense = log_dense_tensor(numbers[:, 1:], of_records=True)
-    inputs = {"dense": dense, "categorical": table[:, first_id : first_id + spec.id_columns]}
+    inputs = {"categorical": table[:, first_id : first_id + spec.id_columns]}
+    if spec.dense_columns:
+        inputs = {"dense": log_dense_tensor(numbers[:, 1:], of_records=True), **inputs}
     if spec.weighted:
         inputs["weights"] = tf.bitcast(table[:, first_id + spec.id_columns :], tf.float32)
     return inputs, numbers[:, :1]

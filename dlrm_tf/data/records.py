@@ -321,8 +321,8 @@ class Records:
     ) -> Any:
         """A `tf.data.Dataset` of `({"dense": float32 [B, d], "categorical": int32 [B, id_columns]}, label float32 [B, 1])`.
 
-        `dense` is what the model takes: the logarithm is taken. Where keys have weights, `"weights": float32 [B, id_columns]`
-        is a third feature.
+        `dense` is what the model takes: the logarithm is taken; data without dense features has none. Where keys have weights,
+        `"weights": float32 [B, id_columns]` is a further feature.
 
         Args:
           split: `train`, `validation` or `test`.

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import string
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
@@ -218,6 +219,39 @@ class FeatureSpec:
         return cls(**values)
 
     @classmethod
+    def preset(cls, name: str) -> "FeatureSpec":
+        """The columns of a published log.
+
+        Args:
+          name: `"criteo_kaggle"` (train.txt of the Kaggle contest), `"criteo_1tb"` (day_0 to day_23 of the Terabyte click logs:
+            the same columns) or `"avazu"` (train.csv of Kaggle's avazu-ctr-prediction: 21 categorical features, no dense ones;
+            `hour` is skipped, as an hour that is over never comes again).
+
+        Raises:
+          DataError: no such preset.
+        """
+        if name not in PRESETS:
+            raise DataError(f"feature spec: preset must be one of {', '.join(PRESETS)}. Received {name!r}")
+        return PRESETS[name]
+
+    @classmethod
+    def read(cls, name_or_path: StrPath) -> "FeatureSpec":
+        """The columns of a published log, or those of a JSON file.
+
+        Args:
+          name_or_path: a preset's name (`preset`), or the path of a file (`load`).
+
+        Raises:
+          DataError: neither, or a file that is not a feature spec.
+        """
+        name = os.fspath(name_or_path)
+        if name in PRESETS:
+            return PRESETS[name]
+        if not os.path.exists(name):
+            raise DataError(f"{name}: wanted a preset ({', '.join(PRESETS)}) or a JSON file. Received neither")
+        return cls.load(name)
+
+    @classmethod
     def load(cls, path: StrPath) -> "FeatureSpec":
         """From a JSON file.
 
@@ -242,3 +276,15 @@ def _bag(name: str, values: Any) -> Bag:
 CRITEO = FeatureSpec(
     (("label", "label"),) + tuple((f"I{i}", "int") for i in range(1, 14)) + tuple((f"C{i}", "categorical") for i in range(1, 27))
 )
+_AVAZU = (
+    *("C1", "banner_pos", "site_id", "site_domain", "site_category", "app_id", "app_domain", "app_category", "device_id"),
+    *("device_ip", "device_model", "device_type", "device_conn_type", *(f"C{i}" for i in range(14, 22))),
+)
+PRESETS = {
+    "criteo_kaggle": CRITEO,
+    "criteo_1tb": CRITEO,
+    # `hour` is YYMMDDHH: as a key, none of the test rows' would be known.
+    "avazu": FeatureSpec(
+        (("id", "skip"), ("click", "label"), ("hour", "skip"), *((name, "categorical") for name in _AVAZU)), ",", header=True
+    ),
+}

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Optional
 
 import numpy as np
 
 from dlrm_tf.config import UNUSED_PLACE
+from dlrm_tf.data.inputs import model_inputs
 from dlrm_tf.data.records import Records
 from dlrm_tf.errors import UsageError
 from dlrm_tf.keras2 import tensorflow
@@ -111,8 +112,7 @@ def loss_of_dropping(
         config = reader.config
         kept = seen_ids(categorical, config)
         model = subset_model(reader, kept)
-    arrays: tuple[Any, ...] = (dense, renumber(categorical, kept, config), key_weights)
-    inputs = dict(zip(config.inputs, arrays))
+    inputs = model_inputs(weights, dense, renumber(categorical, kept, config), key_weights)
     features = np.array(config.column_features)
     table = model.embedding.table.numpy()
     means = np.empty((config.num_categorical, config.embedding_dim), np.float32)

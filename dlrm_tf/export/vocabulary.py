@@ -39,7 +39,7 @@ def columns_of(
     """The columns that say how texts are read, after a check that the spec is the model's.
 
     Args:
-      spec: the columns of the log, or the path of their JSON file.
+      spec: the columns of the log, or what `FeatureSpec.read` takes.
       config: the model's configuration.
       vocabulary: the model's vocabulary.
       weights: the weights file, named in errors.
@@ -58,7 +58,7 @@ def columns_of(
                 "separated (--spec FILE, or --data DIR). Received none"
             )
         return FeatureSpec.of((), vocabulary.names)
-    columns = spec if isinstance(spec, FeatureSpec) else FeatureSpec.load(spec)
+    columns = spec if isinstance(spec, FeatureSpec) else FeatureSpec.read(spec)
     check_features(columns, vocabulary, os.fspath(weights))
     found = spec_difference(config, columns)
     if found:

@@ -50,23 +50,23 @@ class Scorer:
             signature = self._interpreter.get_signature_list().get(SIGNATURE)
         except (ValueError, RuntimeError) as e:
             raise DLRMError(f"{self.path}: the TFLite runtime refuses the file ({' '.join(str(e).split())})") from e
-        if signature is None or set(signature["inputs"]) - {"weights"} != {"dense", "categorical"}:
+        if signature is None or set(signature["inputs"]) - {"dense", "weights"} != {"categorical"}:
             raise DLRMError(
-                f"{self.path}: wanted a signature {SIGNATURE!r} with inputs dense and categorical. Received {signature}"
+                f"{self.path}: wanted a signature {SIGNATURE!r} with inputs dense, if any, and categorical. Received {signature}"
             )
         runner = self._interpreter.get_signature_runner(SIGNATURE)
         inputs, outputs = runner.get_input_details(), runner.get_output_details()
         # By name: the converter chooses the order of the inputs in the file.
         self._inputs = {name: inputs[name]["index"] for name in ("dense", "categorical", "weights") if name in inputs}
         self._probability = outputs["probability"]["index"]
-        self._widths = {name: int(inputs[name]["shape_signature"][1]) for name in self._inputs}
+        self._widths = {"dense": 0, **{name: int(inputs[name]["shape_signature"][1]) for name in self._inputs}}
         self._rows: Optional[int] = None  # rows that the interpreter's tensors are allocated for
 
     def score(self, dense: Any, categorical: Any, weights: Optional[Any] = None) -> np.ndarray:
         """Click probabilities of prepared rows.
 
         Args:
-          dense: float32 `[batch_size, dense_dim]`, already log(max(x, 0) + 1).
+          dense: float32 `[batch_size, dense_dim]`, already log(max(x, 0) + 1); `[batch_size, 0]` without dense features.
           categorical: integer ids `[batch_size, id_columns]` of the vocabulary the model was trained with, even if the file keeps
             only a part of it; an id outside its feature's range, or one that was not kept, counts as out of vocabulary. -1 in the
             unused places of a bag.
@@ -80,7 +80,7 @@ class Scorer:
             without them or the other way round.
         """
         if (weights is not None) != ("weights" in self._inputs):
-            raise DataError(f"{self.path}: wanted {', '.join(self._inputs)}. Received {'no ' if weights is None else ''}weights")
+            raise DataError(f"{self.path}: wanted {', '.join(self._widths)}. Received {'no ' if weights is None else ''}weights")
         dense, ids = self._checked("dense", dense), int32_ids(self._checked("categorical", categorical), self.path)
         if self._kept_ids is not None:
             ids = self._kept_ids.translate(ids)
@@ -144,13 +144,13 @@ class Scorer:
     def _score(self, *arrays: np.ndarray) -> np.ndarray:
         """Probabilities of the inputs in their order and types, the ids in the file's own numbering."""
         rows = len(arrays[0])
-        for name, array in zip(self._inputs, arrays):
+        for name, array in zip(self._widths, arrays):
             if len(array) != rows:
                 raise DataError(f"{self.path}: dense has {rows} rows, {name} {len(array)}")
-        probabilities = np.empty(rows, np.float32)
+        probabilities, inputs = np.empty(rows, np.float32), [array for array in arrays if array.shape[1]]
         for start in range(0, rows, self._BATCH):
             stop = min(start + self._BATCH, rows)
-            probabilities[start:stop] = self._run([np.ascontiguousarray(array[start:stop]) for array in arrays])
+            probabilities[start:stop] = self._run([np.ascontiguousarray(array[start:stop]) for array in inputs])
         return probabilities
 
     def _run(self, arrays: list[np.ndarray]) -> np.ndarray:

@@ -42,11 +42,11 @@ class CrossNetwork(tf.keras.layers.Layer):
         """Runs all layers.
 
         Args:
-          x0: `[batch_size, (F + 1) D]`.
+          x0: `[batch_size, V D]`, V as in `DLRMConfig.num_vectors`.
           observe: function `(part, layer, its input)`, called with what each Dense layer reads, before its cross layer runs.
 
         Returns:
-          `[batch_size, (F + 1) D]`.
+          `[batch_size, V D]`.
         """
         x = x0
         for i, layer in enumerate(self._sublayers):

@@ -28,8 +28,8 @@ class DLRM(tfrs.models.Model):
     """Deep Learning Recommendation Model (Naumov et al. 2019, https://arxiv.org/abs/1906.00091), as MindSpore's Hub has it.
 
     Inputs: `{"dense": float32 [batch_size, dense_dim], "categorical": int32 [batch_size, F]}`, where `dense` already is
-    log(max(x, 0) + 1); of a model with several keys per feature what `DLRMConfig.inputs` says. Output: logits, float32
-    `[batch_size, 1]`; the probability is their sigmoid.
+    log(max(x, 0) + 1); of a model without dense features, or with several keys per feature, what `DLRMConfig.inputs` says.
+    Output: logits, float32 `[batch_size, 1]`; the probability is their sigmoid.
 
     Args:
       config: the architecture.
@@ -70,13 +70,14 @@ class DLRM(tfrs.models.Model):
         self.config = config
         self.source_sha256 = self.vocabulary_fingerprint = ""
         self.regularization = Regularization()
-        self.bottom_mlp = MLP(config.bottom_mlp, activation="relu", final_activation="relu")
+        if config.dense_dim:
+            self.bottom_mlp = MLP(config.bottom_mlp, activation="relu", final_activation="relu")
         self.embedding = embedding
         if embedding is None:
             drawn = "zeros" if initializer == "zeros" else "uniform"
             self.embedding = FusedEmbedding(config, initializer=drawn, scale=table_init_scale, seed=seed)
-        if config.interaction == "dot":
-            self.interaction = DotInteraction(config.num_categorical + 1, config.self_interaction)
+        if config.num_pairs:
+            self.interaction = DotInteraction(config.num_vectors, config.self_interaction)
         elif config.interaction == "cross":
             self.cross = CrossNetwork(config)
         self.top_mlp = MLP(config.top_mlp, activation="relu", final_activation=None)
@@ -112,11 +113,11 @@ class DLRM(tfrs.models.Model):
           Logits float32 `[batch_size, 1]`.
         """
         keys = [inputs[name] for name in ("categorical", "weights") if name in inputs]
-        return self.head(inputs["dense"], self.embedding(*keys), training=training)
+        return self.head(inputs.get("dense"), self.embedding(*keys), training=training)
 
     def head(
         self,
-        dense: tf.Tensor,
+        dense: Optional[tf.Tensor],
         embedded: tf.Tensor,
         *,
         training: Optional[bool] = None,
@@ -125,7 +126,7 @@ class DLRM(tfrs.models.Model):
         """The network behind the embedding table: both MLPs and what is between them.
 
         Args:
-          dense: float32 `[batch_size, dense_dim]`.
+          dense: float32 `[batch_size, dense_dim]`; None without dense features.
           embedded: float32 `[batch_size, F, D]`, what `embedding` returns.
           training: whether a gradient will be asked for; the logits are the same.
           observe: function `(mlp, layer, input [batch_size, in])`, called with what each Dense layer reads, before it runs. `mlp`
@@ -134,19 +135,19 @@ class DLRM(tfrs.models.Model):
         Returns:
           Logits float32 `[batch_size, 1]`.
         """
-        # B X D
-        bottom = self.bottom_mlp(dense, observe=observe and functools.partial(observe, "bottom_mlp"))
-        # B X (F + 1) X D
-        # A reshape, because a new axis is two operators in TFLite.
-        first = tf.reshape(bottom, [-1, 1, self.config.embedding_dim])
-        stack = tf.concat([first, embedded], axis=1)
-        if self.config.interaction == "dot":
-            # B X (D + pairs)
-            features = tf.concat([bottom, self.interaction(stack, training=training)], axis=1)
-        else:
-            # B X (F + 1) D
-            features = tf.reshape(stack, [-1, self.config.interaction_dim])
-        if self.config.interaction == "cross":
+        config, stack, direct = self.config, embedded, None
+        if config.dense_dim:
+            # B X D
+            direct = self.bottom_mlp(dense, observe=observe and functools.partial(observe, "bottom_mlp"))
+            # B X V X D
+            # A reshape, because a new axis is two operators in TFLite.
+            stack = tf.concat([tf.reshape(direct, [-1, 1, config.embedding_dim]), embedded], axis=1)
+        if direct is None or config.interaction != "dot":
+            # B X V D
+            direct = tf.reshape(stack, [-1, config.num_vectors * config.embedding_dim])
+        # B X interaction_dim
+        features = tf.concat([direct, self.interaction(stack, training=training)], axis=1) if config.num_pairs else direct
+        if config.interaction == "cross":
             features = self.cross(features, observe=observe)
         # B X 1
         drop = self._drop if training and self.regularization.dropout else None

@@ -18,7 +18,7 @@ class DotInteraction(tfrs.layers.feature_interaction.DotInteraction):
     triangle back into a matrix L and is (L + L^T) T, instead of a scatter.
 
     Args:
-      vectors: number of interacting vectors (F + 1).
+      vectors: number V of interacting vectors (`DLRMConfig.num_vectors`); at least 2, or with self-interaction 1.
       self_interaction: also keep every vector's product with itself.
     """
 
@@ -33,16 +33,16 @@ class DotInteraction(tfrs.layers.feature_interaction.DotInteraction):
         """Dot products of all pairs.
 
         Args:
-          stack: `[batch_size, F + 1, D]`.
+          stack: `[batch_size, V, D]`.
           training: whether a gradient will be asked for; the result is the same.
 
         Returns:
-          `[batch_size, pairs]`, pairs = (F+1)F/2, or (F+1)(F+2)/2 with self-interaction.
+          `[batch_size, pairs]`, pairs = V(V-1)/2, or V(V+1)/2 with self-interaction.
         """
         return self._triangle(stack) if training else tf.gather(self._gram(stack), self._positions, axis=1)
 
     def _gram(self, stack):
-        # [B, F+1, F+1] -> [B, (F+1)^2]
+        # [B, V, V] -> [B, V^2]
         return tf.reshape(tf.matmul(stack, stack, transpose_b=True), [-1, self._vectors**2])
 
     def _triangle(self, stack):
@@ -56,7 +56,7 @@ class DotInteraction(tfrs.layers.feature_interaction.DotInteraction):
                 for length in self._lengths:
                     pieces += [upstream[:, start : start + length], zeros[:, length:]]
                     start += length
-                # [B, F+1, F+1]; a pair's product hands its gradient to both of its vectors, the diagonal's to one twice.
+                # [B, V, V]; a pair's product hands its gradient to both of its vectors, the diagonal's to one twice.
                 lower = tf.reshape(tf.concat(pieces, axis=1), [-1, n, n])
                 return tf.matmul(lower, vectors) + tf.matmul(lower, vectors, transpose_a=True)
 

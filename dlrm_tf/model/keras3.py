@@ -127,7 +127,7 @@ class CrossNetwork(keras.layers.Layer):
         return (self._sublayers if part == "cross" else self._projections)[layer]
 
     def call(self, x0: Any) -> Any:
-        """Runs all layers on `x0`, `[batch_size, (F + 1) D]`; returns the same shape."""
+        """Runs all layers on `x0`, `[batch_size, V D]`; returns the same shape."""
         x = x0
         for i, layer in enumerate(self._sublayers):
             x = x0 * layer(self._projections[i](x) if self._rank else x) + x
@@ -146,12 +146,13 @@ class DLRM(keras.Model):
     def __init__(self, config: DLRMConfig, **kwargs):
         super().__init__(**kwargs)
         self.config = config
-        self.bottom_mlp = MLP(config.bottom_mlp, final_activation="relu")
+        if config.dense_dim:
+            self.bottom_mlp = MLP(config.bottom_mlp, final_activation="relu")
         self.embedding = FusedEmbedding(config)
         self.top_mlp = MLP(config.top_mlp)
         if config.interaction == "cross":
             self.cross = CrossNetwork(config)
-        self._positions = pair_positions(config.num_categorical + 1, config.self_interaction)
+        self._positions = pair_positions(config.num_vectors, config.self_interaction)
 
     def call(self, inputs: dict) -> Any:
         """The network: embedding table, then head.
@@ -163,27 +164,29 @@ class DLRM(keras.Model):
           Logits float32 `[batch_size, 1]`.
         """
         keys = [inputs[name] for name in ("categorical", "weights") if name in inputs]
-        return self.head(inputs["dense"], self.embedding(*keys))
+        return self.head(inputs.get("dense"), self.embedding(*keys))
 
-    def head(self, dense: Any, embedded: Any) -> Any:
+    def head(self, dense: Optional[Any], embedded: Any) -> Any:
         """The network behind the embedding table: both MLPs and what is between them.
 
         Args:
-          dense: float32 `[batch_size, dense_dim]`.
+          dense: float32 `[batch_size, dense_dim]`; None without dense features.
           embedded: float32 `[batch_size, F, D]`, what `embedding` returns.
 
         Returns:
           Logits float32 `[batch_size, 1]`.
         """
-        bottom = self.bottom_mlp(dense)
-        stack = ops.concatenate([ops.expand_dims(bottom, 1), embedded], axis=1)
-        if self.config.interaction == "dot":
+        config, stack, features = self.config, embedded, None
+        if config.dense_dim:
+            features = self.bottom_mlp(dense)
+            stack = ops.concatenate([ops.expand_dims(features, 1), embedded], axis=1)
+        if features is None or config.interaction != "dot":
+            features = ops.reshape(stack, (-1, config.num_vectors * config.embedding_dim))
+        if config.num_pairs:
             gram = ops.matmul(stack, ops.transpose(stack, (0, 2, 1)))
-            pairs = ops.take(ops.reshape(gram, (-1, stack.shape[1] ** 2)), self._positions, axis=1)
-            features = ops.concatenate([bottom, pairs], axis=1)
-        else:
-            features = ops.reshape(stack, (-1, self.config.interaction_dim))
-        if self.config.interaction == "cross":
+            pairs = ops.take(ops.reshape(gram, (-1, config.num_vectors**2)), self._positions, axis=1)
+            features = ops.concatenate([features, pairs], axis=1)
+        if config.interaction == "cross":
             features = self.cross(features)
         return self.top_mlp(features)
 

@@ -7,7 +7,7 @@ def pair_positions(vectors: int, self_interaction: bool) -> np.ndarray:
     """Positions of the kept dot products in the flattened matrix `T T^t` of all of them.
 
     Args:
-      vectors: number n of interacting vectors (F + 1).
+      vectors: number n of interacting vectors (`DLRMConfig.num_vectors`).
       self_interaction: whether a vector's product with itself is kept.
 
     Returns:

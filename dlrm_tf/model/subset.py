@@ -6,6 +6,7 @@ from typing import Any, Callable, Optional
 import numpy as np
 
 from dlrm_tf.config import DLRMConfig
+from dlrm_tf.data.inputs import model_inputs
 from dlrm_tf.keras2 import tensorflow
 from dlrm_tf.model.dlrm import DLRM
 from dlrm_tf.model.saving import assign_dense
@@ -74,8 +75,7 @@ def float_probabilities(
     with WeightsReader(weights) as reader:
         kept = seen_ids(categorical, reader.config)
         model = subset_model(reader, kept)
-    arrays: tuple[Any, ...] = (dense, renumber(categorical, kept, model.config), key_weights)
-    inputs = dict(zip(model.config.inputs, arrays))
+    inputs = model_inputs(weights, dense, renumber(categorical, kept, model.config), key_weights)
     logits = [
         model({name: values[start:stop] for name, values in inputs.items()}).numpy()
         for start, stop in row_chunks(0, len(dense), _BATCH_SIZE)

@@ -66,7 +66,7 @@ class Client:
         """Probability of a click for each row; more rows than `batch_size` are sent as several requests.
 
         Args:
-          dense: float32 `[rows, dense_dim]`, already log(max(x, 0) + 1).
+          dense: float32 `[rows, dense_dim]`, already log(max(x, 0) + 1); `[rows, 0]`, which is not sent, without dense features.
           categorical: integer ids `[rows, id_columns]`; one beyond int32 counts as out of vocabulary.
           weights: float32 `[rows, id_columns]`, of a model whose keys have weights.
 

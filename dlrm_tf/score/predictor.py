@@ -20,7 +20,7 @@ class Predictor:
     Args:
       model: a `.weights.h5` file, a SavedModel's folder, a `.tflite` file, or a server's address: what `open_target` takes.
       vocabulary: the vocabulary the model was trained with (`vocabulary.npz` of the data folder), or its path.
-      spec: the columns, as for `prepare`, or the path of their JSON file.
+      spec: the columns, as for `prepare`, or what `FeatureSpec.read` takes.
       batch_size: rows scored at a time; bounds the memory.
       **target: further arguments of `open_target` (model_name, version, label; timeout, retries and tls of a server).
 
@@ -45,7 +45,7 @@ class Predictor:
         if batch_size < 1:
             raise UsageError(f"batch_size must be at least 1. Received {batch_size}")
         model = os.fspath(model)
-        columns = spec if isinstance(spec, FeatureSpec) else FeatureSpec.load(os.fspath(spec))
+        columns = spec if isinstance(spec, FeatureSpec) else FeatureSpec.read(spec)
         source = "the vocabulary" if isinstance(vocabulary, Vocabulary) else os.fspath(vocabulary)
         keys = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.load(source)
         self._encoder, self._batch_size = Encoder(columns, keys), batch_size

@@ -30,14 +30,14 @@ def read_rows(
     """Yields what `Encoder` makes of rows, at most `batch_size` at a time.
 
     Args:
-      path: an `.npz` with arrays `dense` (already log(max(x, 0) + 1)) and `categorical` (ids), and of a model whose keys have
-        weights also `weights`; an `.npy` of `dense`; a folder of records; anything else is a raw log, in any form that `prepare`
-        takes. The label column may be missing, as in Criteo's test.txt.
+      path: an `.npz` with arrays `dense` (already log(max(x, 0) + 1); none for a model without dense features) and `categorical`
+        (ids), and of a model whose keys have weights also `weights`; an `.npy` of `dense`; a folder of records; anything else is
+        a raw log, in any form that `prepare` takes. The label column may be missing, as in Criteo's test.txt.
       batch_size: rows a batch.
       categorical: the `.npy` of ids that goes with an `.npy` of `dense`.
       vocabulary: file with the keys of each feature, for a raw log.
       split: of a folder of records, `train` or `test`.
-      spec: feature spec of a raw log whose columns are not Criteo Kaggle's, or its JSON file.
+      spec: the columns of a raw log that are not Criteo Kaggle's, or what `FeatureSpec.read` takes.
 
     Raises:
       DataError: the file can't be read as one of these, or the arrays don't fit each other.
@@ -48,7 +48,7 @@ def read_rows(
         return _slices(path, _arrays(path, categorical), batch_size)
     if vocabulary is None:
         raise DataError(f"{path}: raw TSV needs a vocabulary to look ids up: give --vocabulary FILE (prepare writes it)")
-    columns = spec if isinstance(spec, FeatureSpec) else CRITEO if spec is None else FeatureSpec.load(spec)
+    columns = spec if isinstance(spec, FeatureSpec) else CRITEO if spec is None else FeatureSpec.read(spec)
     encoder = Encoder(columns, Vocabulary.load(vocabulary), source=vocabulary)
     return _log(open_readers(path, columns), encoder, batch_size)
 
@@ -57,10 +57,11 @@ def _arrays(path: str, categorical: Optional[str]) -> Batch:
     try:
         if path.endswith(".npz"):
             with np.load(path, allow_pickle=False) as archive:
-                missing = [name for name in ("dense", "categorical") if name not in archive.files]
-                if missing:
-                    raise DataError(f"{path}: wanted arrays dense and categorical, missing {' and '.join(missing)}")
-                return tuple(archive[name] for name in ("dense", "categorical", "weights") if name in archive.files)
+                if "categorical" not in archive.files:
+                    raise DataError(f"{path}: wanted arrays dense, if any, and categorical. Received {', '.join(archive.files)}")
+                categories = archive["categorical"]
+                dense = archive["dense"] if "dense" in archive.files else np.zeros((*categories.shape[:1], 0), np.float32)
+                return dense, categories, *(archive[name] for name in ("weights",) if name in archive.files)
         if categorical is None:
             raise DataError(f"{path}: an .npy of dense features needs --categorical IDS.npy")
         return np.load(path, mmap_mode="r", allow_pickle=False), np.load(categorical, mmap_mode="r", allow_pickle=False)

@@ -38,7 +38,7 @@ class LocalTarget(abc.ABC):
         """Probabilities of prepared rows.
 
         Args:
-          dense: float32 `[rows, dense_dim]`, already log(max(x, 0) + 1).
+          dense: float32 `[rows, dense_dim]`, already log(max(x, 0) + 1); `[rows, 0]` without dense features.
           categorical: integer ids `[rows, id_columns]`; one that does not fit int32 counts as out of vocabulary.
           weights: float32 `[rows, id_columns]`, of a model whose keys have weights.
 
@@ -84,8 +84,8 @@ class SavedModelTarget(LocalTarget):
             raise ServingError(f"{path}: the SavedModel does not load ({reason(e)})") from e
         self._signature = self._model.signatures.get("serving_default")
         inputs = set() if self._signature is None else set(self._signature.structured_input_signature[1])
-        if self._signature is None or inputs - {"weights"} != {"dense", "categorical"}:
-            raise ServingError(f"{path}: wanted the signature serving_default with inputs dense and categorical")
+        if self._signature is None or inputs - {"dense", "weights"} != {"categorical"}:
+            raise ServingError(f"{path}: wanted the signature serving_default with inputs dense, if any, and categorical")
         if "probability" not in self._signature.structured_outputs:
             raise ServingError(f"{path}: the signature serving_default has no output probability")
         metadata = read_metadata(path)

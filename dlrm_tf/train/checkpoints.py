@@ -42,11 +42,9 @@ class RunCheckpoints:
         self._loss_bits = tf.Variable(0, dtype=tf.int64, trainable=False, name="loss_bits")
         # The layers, not the model: its metrics are sums over replicas, which only all processes together can write.
         self._checkpoint = tf.train.Checkpoint(
-            bottom_mlp=model.bottom_mlp,
             embedding=model.embedding,
-            top_mlp=model.top_mlp,
             optimizer=optimizer,
-            **({"cross": model.cross} if model.config.interaction == "cross" else {}),
+            **{name: getattr(model, name) for name in ("bottom_mlp", "cross", "top_mlp") if hasattr(model, name)},
             step=self.step,
             loss_bits=self._loss_bits,
         )

@@ -45,6 +45,8 @@ def resolve(options: FitOptions, records: Records) -> Plan:
     rows = records.rows("train")
     if not rows:
         raise DataError(f"{records.folder}: there are no training rows")
+    if "bottom_mlp" in given and not records.spec.dense_columns:  # a recipe's is for whatever data
+        raise UsageError(f"bottom_mlp needs dense features. Received {given['bottom_mlp']}; {records.folder} has none")
     values = _values(recipe, options, rows)
 
     validation_rows = records.rows(VALIDATION)  # records that come with a split of their own keep it

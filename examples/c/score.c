@@ -5,7 +5,8 @@
  *
  * A row is one line: the dense features as raw numbers (empty = missing), then the ids of the categorical features, separated by
  * tabs. An id outside its feature's range counts as out of vocabulary. A feature that may have several keys has as many ids, -1 in the
- * places it does not use; models whose keys have weights are not for this program. Prints one probability a line.
+ * places it does not use; models whose keys have weights are not for this program. A model without dense features has no input
+ * for them. Prints one probability a line.
  */
 #include <math.h>
 #include <stdio.h>
@@ -89,10 +90,10 @@ int main(int argc, char** argv) {
   }
   if (score == NULL) check(1, "finding the signature 'score'");
   check(LiteRtGetNumSignatureInputs(score, &inputs), "counting inputs");
-  if (inputs != 2) check(1, "finding two inputs");
+  if (inputs < 1 || inputs > 2) check(1, "finding one input or two");
 
   LiteRtTensorBuffer input[2], output;
-  int width[2] = {0, 0}, dense_at = 0;
+  int width[2] = {0, 0}, dense_at = -1;
   for (size_t i = 0; i < inputs; i++) {
     const char* name;
     LiteRtTensor tensor;
@@ -114,31 +115,29 @@ int main(int argc, char** argv) {
 
   char line[MAX_LINE];
   long number = 0;
-  int id_at = 1 - dense_at, more = 1;
+  int id_at = dense_at == 0 ? 1 : 0, dense_width = dense_at < 0 ? 0 : width[dense_at], more = 1;
   while (more) {
-    void *dense, *ids;
+    void* data[2];
     const void* probability;
     int rows = 0;
-    check(LiteRtLockTensorBuffer(input[dense_at], &dense, kLiteRtTensorBufferLockModeWrite), "locking an input");
-    check(LiteRtLockTensorBuffer(input[id_at], &ids, kLiteRtTensorBufferLockModeWrite), "locking an input");
-    /* Rows that are left over in the last batch are zeros, a valid row. */
-    memset(dense, 0, 4 * BATCH * (size_t)width[dense_at]);
-    memset(ids, 0, 4 * BATCH * (size_t)width[id_at]);
+    for (size_t i = 0; i < inputs; i++) {
+      check(LiteRtLockTensorBuffer(input[i], &data[i], kLiteRtTensorBufferLockModeWrite), "locking an input");
+      /* Rows that are left over in the last batch are zeros, a valid row. */
+      memset(data[i], 0, 4 * BATCH * (size_t)width[i]);
+    }
     while (rows < BATCH && (more = fgets(line, sizeof line, stdin) != NULL)) {
-      parse_row(line, ++number, (float*)dense + rows * width[dense_at], width[dense_at], (int32_t*)ids + rows * width[id_at],
-                width[id_at]);
+      float* dense = dense_at < 0 ? NULL : (float*)data[dense_at] + rows * dense_width;
+      parse_row(line, ++number, dense, dense_width, (int32_t*)data[id_at] + rows * width[id_at], width[id_at]);
       rows++;
     }
-    check(LiteRtUnlockTensorBuffer(input[dense_at]), "unlocking an input");
-    check(LiteRtUnlockTensorBuffer(input[id_at]), "unlocking an input");
+    for (size_t i = 0; i < inputs; i++) check(LiteRtUnlockTensorBuffer(input[i]), "unlocking an input");
     if (rows == 0) break;
-    check(LiteRtRunCompiledModel(compiled, signature, 2, input, 1, &output), "running the model");
+    check(LiteRtRunCompiledModel(compiled, signature, inputs, input, 1, &output), "running the model");
     check(LiteRtLockTensorBuffer(output, (void**)&probability, kLiteRtTensorBufferLockModeRead), "locking the output");
     for (int i = 0; i < rows; i++) printf("%.9g\n", ((const float*)probability)[i]);
     check(LiteRtUnlockTensorBuffer(output), "unlocking the output");
   }
-  LiteRtDestroyTensorBuffer(input[0]);
-  LiteRtDestroyTensorBuffer(input[1]);
+  for (size_t i = 0; i < inputs; i++) LiteRtDestroyTensorBuffer(input[i]);
   LiteRtDestroyTensorBuffer(output);
   LiteRtDestroyCompiledModel(compiled);
   LiteRtDestroyOptions(options);

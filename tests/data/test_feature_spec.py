@@ -122,3 +122,24 @@ def test_not_json(tmp_path, text):
     path.write_text(text)
     with pytest.raises(DataError, match="spec.json"):
         FeatureSpec.load(path)
+
+
+def test_presets(tmp_path):
+    assert FeatureSpec.preset("criteo_kaggle") is CRITEO and FeatureSpec.read("criteo_1tb") == CRITEO
+    avazu = FeatureSpec.read("avazu")
+    # The header of Kaggle's avazu-ctr-prediction/train.csv.
+    header = (
+        "id,click,hour,C1,banner_pos,site_id,site_domain,site_category,app_id,app_domain,app_category,device_id,device_ip,"
+        "device_model,device_type,device_conn_type,C14,C15,C16,C17,C18,C19,C20,C21"
+    )
+    assert ",".join(name for name, _ in avazu.columns) == header
+    assert (avazu.separator, avazu.header, avazu.dense_columns, len(avazu.categorical_columns)) == (",", True, (), 21)
+    assert avazu.columns[avazu.label_column][0] == "click"
+    (tmp_path / "mine.json").write_text(json.dumps(avazu.to_dict()))
+    assert FeatureSpec.read(tmp_path / "mine.json") == avazu
+    with pytest.raises(
+        DataError, match="avasu: wanted a preset .criteo_kaggle, criteo_1tb, avazu. or a JSON file. Received neither"
+    ):
+        FeatureSpec.read("avasu")
+    with pytest.raises(DataError, match="preset must be one of criteo_kaggle, criteo_1tb, avazu. Received 'x'"):
+        FeatureSpec.preset("x")

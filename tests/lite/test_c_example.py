@@ -59,6 +59,16 @@ def test_scores_as_the_python_scorer(built, rows):
     )
 
 
+def test_a_model_without_dense_features(built, tmp_path):
+    config = dlrm_tf.DLRMConfig((5, 7, 3), dense_dim=0, embedding_dim=4, top_mlp=(8, 1))
+    dlrm_tf.DLRM(config, seed=1).save_weights(tmp_path / "m.weights.h5")
+    dlrm_tf.export_tflite(tmp_path / "m.weights.h5", tmp_path / "m.tflite", quiet=True)
+    ids = np.random.default_rng(0).integers(-1, 8, (70, 3))
+    done = run((built[0], tmp_path / "m.tflite"), "".join("\t".join(map(str, row)) + "\n" for row in ids))
+    wanted = Scorer(tmp_path / "m.tflite").score(np.empty((70, 0)), ids)
+    np.testing.assert_allclose(np.array(done.stdout.split(), np.float32), wanted, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "line, message",
     [

@@ -39,6 +39,7 @@ def numpy_logits(model, rows):
 
 CROSS = {"interaction": "cross"}
 LOW_RANK = {"interaction": "cross", "cross_layers": 2, "cross_rank": 3}
+NO_DENSE, ONE = {"dense_dim": 0}, {"dense_dim": 0, "categorical_feature_sizes": (5,)}
 
 
 def random_biases(model):
@@ -50,14 +51,24 @@ def random_biases(model):
 
 
 @pytest.mark.parametrize("kind", [{}, {"self_interaction": True}, {"interaction": "cat"}, CROSS, LOW_RANK])
+@pytest.mark.parametrize("shape", [{}, NO_DENSE, ONE])
 @pytest.mark.parametrize("batch", [1, 7])
-def test_logits_follow_the_definition(kind, batch):
-    model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig(**SMALL, **kind), seed=3)
+def test_logits_follow_the_definition(kind, shape, batch):
+    model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig(**{**SMALL, **shape}, **kind), seed=3)
     random_biases(model)
     rows = rows_of(model.config, batch)
-    came = model(rows)
-    assert came.shape == (batch, 1) and came.dtype == tf.float32
-    np.testing.assert_allclose(came, numpy_logits(model, rows), atol=1e-5)
+    for training in (False, True):
+        came = model(rows, training=training)
+        assert came.shape == (batch, 1) and came.dtype == tf.float32
+        np.testing.assert_allclose(came, numpy_logits(model, rows), atol=1e-5)
+
+
+def test_hand_computed_logit_without_dense_features():
+    model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig((1, 1), 0, 2, (), (1,)))
+    model.embedding.table.assign([[1.0, 2.0], [0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
+    # Both embeddings, then their product 1*3 + 2*4.
+    model.dense_layer("top_mlp", 0).set_weights([np.array([[1e4], [1e3], [1e2], [1e1], [1.0]]), np.array([0.5])])
+    assert model({"categorical": np.array([[0, 0]], np.int32)}).numpy() == [[12340.0 + 11.0 + 0.5]]
 
 
 @pytest.mark.parametrize("kind", [{}, {"interaction": "cat"}, CROSS, LOW_RANK])

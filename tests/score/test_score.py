@@ -112,10 +112,16 @@ def test_records_and_their_tsv_give_the_same_rows(tmp_path):
         list(read_rows(str(tmp_path / "all"), batch_size=2))
 
 
+def test_a_model_without_dense_features_needs_no_array_of_them(tmp_path):
+    np.savez(tmp_path / "rows.npz", categorical=np.arange(6).reshape(3, 2))
+    first, last = read_rows(str(tmp_path / "rows.npz"), batch_size=2)
+    assert [array.shape for array in (*first, *last)] == [(2, 0), (2, 2), (1, 0), (1, 2)]
+
+
 @pytest.mark.parametrize(
     "content, message",
     [
-        ({"dense": np.zeros((2, 13))}, "missing categorical"),
+        ({"dense": np.zeros((2, 13))}, "wanted arrays dense, if any, and categorical. Received dense"),
         ({"dense": np.zeros((2, 13)), "categorical": np.zeros((3, 26), int)}, "with the same rows"),
         ({"dense": np.zeros((2, 13)), "categorical": np.zeros((2, 26))}, "categorical as int32. Received float64 and float64"),
         ({"dense": np.zeros((2, 13)), "categorical": np.full((2, 26), 2**40)}, "do not fit int32"),

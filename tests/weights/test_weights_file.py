@@ -174,6 +174,8 @@ def test_keras_callback_and_keras_format(saved, tmp_path):
         {"hot_sizes": (2, 1, 3), "pooling": "mean", "weighted": True},
         {"interaction": "cross"},
         {"interaction": "cross", "cross_layers": 2, "cross_rank": 5},
+        {"dense_dim": 0, "categorical_feature_sizes": (3,)},
+        {"dense_dim": 0, "interaction": "cross"},
     ],
 )
 def test_the_keras_3_twin_loads_scores_trains_and_saves_the_same_file(tmp_path, kind):

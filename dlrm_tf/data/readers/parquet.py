@@ -58,6 +58,18 @@ class ParquetReader(ArrowReader):
                 return f"{self.name}: row {line} (row group {group})"
         return super().where(line)
 
+    def parts(self, size: int) -> list[tuple[int, Optional[int]]]:
+        """See `Reader`: whole row groups, as many as have `size` bytes packed."""
+        cuts, first, held = [0], 0, 0
+        for group in range(self._metadata.num_row_groups):
+            if held >= size and first > cuts[-1]:
+                cuts.append(first)
+                held = 0
+            metadata = self._metadata.row_group(group)
+            held += sum(metadata.column(i).total_compressed_size for i in range(metadata.num_columns))
+            first += metadata.num_rows
+        return list(zip(cuts, [*cuts[1:], None]))
+
     def pieces(self, offset: int = 0) -> Iterator[Piece]:
         """See `Reader`; also raises DataError where a row group takes too much memory."""
         with self.damage(), open_bytes(self.name) as file, self.open_arrow() as source:

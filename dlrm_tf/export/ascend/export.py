@@ -22,6 +22,7 @@ import numpy as np
 from dlrm_tf.ascend.plugin import installed
 from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.features import DENSE_PREPROCESSING, log_dense
+from dlrm_tf.data.inputs import model_inputs
 from dlrm_tf.data.records import Records
 from dlrm_tf.errors import AscendError, UsageError
 from dlrm_tf.export.ascend.frozen_graph import write_frozen_graph
@@ -87,7 +88,7 @@ def export_ascend(
     """Writes the scorer as a frozen graph, with the `atc` command that compiles it; runs the command where atc is installed.
 
     The graph maps `dense` float32 `[B, dense_dim]` (already log(max(x, 0) + 1)) and `categorical` int32 `[B, F]`, or of a model
-    with bags the inputs of `DLRMConfig.inputs`, to `probability` float32 `[B, 1]`.
+    with bags or without dense features the inputs of `DLRMConfig.inputs`, to `probability` float32 `[B, 1]`.
 
     Args:
       weights: a `.weights.h5` file.
@@ -240,7 +241,8 @@ def _write_check(weights: str, config, records, kept, folder: str, inputs) -> No
         categorical = (generator.random((_CHECK_ROWS, len(sizes))) * (sizes + 2)).astype(np.int32) - 1
         key_weights = [generator.exponential(1.0, categorical.shape).astype(np.float32)] if config.weighted else []
     arrays = dense, categorical, *key_weights
-    rows = {**dict(zip(inputs, arrays)), "probability": float_probabilities(weights, *arrays)[:, np.newaxis]}
+    fed = dict(zip(inputs, model_inputs(weights, *arrays).values()))
+    rows = {**fed, "probability": float_probabilities(weights, *arrays)[:, np.newaxis]}
     np.savez(os.path.join(folder, "check.npz"), **rows)
     # The script's path is not taken from an import of it: that would import TensorFlow before `keras2` has chosen Keras 2.
     target = os.path.join(folder, CHECK)

@@ -25,7 +25,8 @@ class ServedModel(tf.Module):
 
     Signatures, all with a free batch size:
       serving_default: `dense` float32 `[B, dense_dim]`, already log(max(x, 0) + 1), and `categorical` int32 `[B, F]`
-        -> `probability` and `logit`, float32 `[B, 1]`. Of a model with bags, the inputs of `DLRMConfig.inputs`.
+        -> `probability` and `logit`, float32 `[B, 1]`. Of a model with bags, or without dense features, the inputs of
+        `DLRMConfig.inputs`: there is no `dense` of 0 columns, in no signature.
       raw (with a vocabulary): `dense` float32 `[B, dense_dim]` as in the log, and `categorical` string `[B, F]` -> the same two.
         NaN and infinity count as missing; a missing category is ''. A bag's string is its text in the log (`a|b`).
       classify: `inputs`, serialized tf.Example `[B]` with `dense` (dense_dim floats as in the log) and `categorical`
@@ -71,26 +72,32 @@ class ServedModel(tf.Module):
             "regress": tf.function(self.regress).get_concrete_function(examples),
         }
         if self.string_ids is not None:
-            functions["raw"] = tf.function(self.raw).get_concrete_function(inputs["dense"], strings)
+            of_log = {name: spec for name, spec in inputs.items() if name == "dense"}
+            functions["raw"] = tf.function(self.raw).get_concrete_function(**of_log, categorical=strings)
         return functions
 
-    def predict(self, dense: Any, categorical: Any, weights: Optional[Any] = None) -> dict[str, Any]:
-        """The signature `serving_default`: `dense`, `categorical` and of a weighted model `weights` of prepared rows."""
-        logit = self._score(dict(zip(self._config.inputs, (dense, categorical, weights))))
+    def predict(self, **inputs: Any) -> dict[str, Any]:
+        """The signature `serving_default`: the inputs of `DLRMConfig.inputs`, of prepared rows."""
+        logit = self._score(inputs)
         return {"probability": tf.sigmoid(logit), "logit": logit}
 
-    def raw(self, dense: Any, categorical: Any) -> dict[str, Any]:
+    def raw(self, categorical: Any, dense: Optional[Any] = None) -> dict[str, Any]:
         """The signature `raw`: `dense` and `categorical` of rows as in the log."""
         assert self.string_ids is not None  # else there is no such signature
         categorical = without_markers_tensor(categorical, self._missing)
-        keys = self._ids_of_bags(*self._bag_strings.split(categorical)) if self._bag_strings else (self.string_ids(categorical),)
-        return self.predict(log_dense_tensor(dense), *keys)
+        if self._bag_strings:
+            return self._of_log(dense, self._ids_of_bags(*self._bag_strings.split(categorical)))
+        return self._of_log(dense, {"categorical": self.string_ids(categorical)})
 
-    def _ids_of_bags(self, keys: Any, used: Any, weights: Optional[Any]) -> tuple[Any, ...]:
+    def _of_log(self, dense: Optional[Any], keys: dict[str, Any]) -> dict[str, Any]:
+        """`predict` of dense features as in the log, if there are any, and of ids and weights."""
+        return self.predict(**({} if dense is None else {"dense": log_dense_tensor(dense)}), **keys)
+
+    def _ids_of_bags(self, keys: Any, used: Any, weights: Optional[Any]) -> dict[str, Any]:
         assert self.string_ids is not None
         ids = self.string_ids(keys)
         ids = tf.where(used, ids, tf.fill(tf.shape(ids), UNUSED_PLACE))
-        return (ids,) if weights is None else (ids, weights)
+        return {"categorical": ids} if weights is None else {"categorical": ids, "weights": weights}
 
     def classify(self, inputs: Any) -> dict[str, Any]:
         """The signature `classify`: `inputs`, tf.Examples, to the two classes and their probabilities."""
@@ -103,18 +110,17 @@ class ServedModel(tf.Module):
         return {"outputs": tf.squeeze(self._from_examples(inputs), axis=1)}
 
     def _from_examples(self, inputs: Any) -> Any:
-        dense = {"dense": tf.io.FixedLenFeature([self._config.dense_dim], tf.float32)}
+        # int64 ids go in as they are: the model compares them before it narrows them.
+        types = {"dense": tf.float32, "categorical": tf.int64, "weights": tf.float32}
+        rows = {name: tf.io.FixedLenFeature([columns], types[name]) for name, (_, columns) in self._config.inputs.items()}
         if self._bag_strings is not None:
+            dense = {name: feature for name, feature in rows.items() if name == "dense"}
             parsed = tf.io.parse_example(inputs, {**dense, **self._bag_strings.example_features()})
             keys = self._ids_of_bags(*self._bag_strings.of_examples(parsed))
         else:
-            # int64 ids go in as they are: the model compares them before it narrows them.
-            types = {"categorical": tf.int64, "weights": tf.float32}
-            names = [name for name in self._config.inputs if name in types]
-            rows = {name: tf.io.FixedLenFeature([self._config.id_columns], types[name]) for name in names}
-            parsed = tf.io.parse_example(inputs, {**dense, **rows})
-            keys = tuple(parsed[name] for name in names)
-        return self.predict(log_dense_tensor(parsed["dense"]), *keys)["probability"]
+            parsed = tf.io.parse_example(inputs, rows)
+            keys = {name: parsed[name] for name in rows if name != "dense"}
+        return self._of_log(parsed.get("dense"), keys)["probability"]
 
 
 def write_method_names(export_dir: str) -> None:

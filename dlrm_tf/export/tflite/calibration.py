@@ -58,6 +58,7 @@ def calibrate(weights: str, dense: np.ndarray, categorical: np.ndarray, key_weig
         rms[mlp, layer] = tf.sqrt(tf.reduce_mean(x**2, axis=0)).numpy()
 
     keys = [renumber(categorical, kept, model.config), *([] if key_weights is None else [key_weights[:CALIBRATION_ROWS]])]
+    # Without dense features `dense` has no columns, and the head does not look at it.
     model.head(tf.constant(dense), model.embedding(*map(tf.constant, keys)), observe=observe)
     return Calibration(len(dense), means, rms[INTERACTION_LAYER])
 

@@ -133,15 +133,15 @@ class ExportSource:
         """Evaluation rows as `((dense, categorical, any weights) or None, label or None)`, of the right types and shapes."""
         if evaluation is None or not len(evaluation[0]):
             return None, None
-        inputs, rows = self.config.inputs, len(evaluation[0])
-        arrays, wanted = [np.asarray(values) for values in evaluation[: len(inputs)]], [(rows, c) for _, c in inputs.values()]
+        types, rows = self.config.arrays, len(evaluation[0])
+        arrays, wanted = [np.asarray(values) for values in evaluation[: len(types)]], [(rows, c) for _, c in types.values()]
         shapes = [array.shape for array in arrays]
         if shapes != wanted:
             raise DataError(f"evaluation rows: wanted shapes {_shown(wanted)}. Received {_shown(shapes)}")
-        label = np.asarray(evaluation[len(inputs)], np.float32).reshape(-1) if len(evaluation) > len(inputs) else None
+        label = np.asarray(evaluation[len(types)], np.float32).reshape(-1) if len(evaluation) > len(types) else None
         if label is not None and len(label) != rows:
             raise DataError(f"evaluation rows: wanted {rows} labels. Received {len(label)}")
-        return tuple(array.astype(dtype) for array, (dtype, _) in zip(arrays, inputs.values())), label
+        return tuple(array.astype(dtype) for array, (dtype, _) in zip(arrays, types.values())), label
 
 
 def _shown(shapes: list) -> str:

@@ -1,0 +1,1 @@
+"""A feature spec guessed from a sample of a log."""
