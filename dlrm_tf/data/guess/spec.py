@@ -9,6 +9,7 @@ from typing import Optional, Union
 from dlrm_tf.data.guess.column import ColumnGuess, guess_column
 from dlrm_tf.data.guess.distinct import estimate_distinct
 from dlrm_tf.data.guess.sample import Sample, sample_text
+from dlrm_tf.data.guess.tables import sample_tables
 from dlrm_tf.data.readers.names import expand
 from dlrm_tf.data.spec import CRITEO, PRESETS, FeatureSpec
 from dlrm_tf.errors import DataError, UsageError
@@ -59,9 +60,10 @@ class SpecGuess:
 def guess_spec(inputs: Union[StrPath, Sequence[StrPath]]) -> SpecGuess:
     """Guesses the feature spec of a log from some 4 MB of its rows.
 
-    It guesses separator, quotes, header and the texts that stand for missing numbers. The label is a column with the values of
-    one: the first that has the name of one (`LABEL_NAMES`), else the first column of the file, else the one with the fewest
-    positives. Columns that have the same value in every row, or another one in each, are skipped.
+    Of files of lines it guesses separator, quotes, header and the texts that stand for missing numbers; of Parquet and Arrow
+    files the types say most. The label is a column with the values of one: the first that has the name of one (`LABEL_NAMES`),
+    else the first column of the file, else the one with the fewest positives. Columns that have the same value in every row, or
+    another one in each, are skipped.
 
     Args:
       inputs: files, folders, patterns or URLs, as for `prepare`; no pipes, which can be read once only.
@@ -81,7 +83,7 @@ def guess_spec(inputs: Union[StrPath, Sequence[StrPath]]) -> SpecGuess:
             f"inputs must be at least one file, no pipe: prepare reads it again. Received {', '.join(paths) or 'none'}"
         )
     files = expand(paths)
-    return _guess(sample_text(files), paths[0])
+    return _guess(sample_tables(files) or sample_text(files), paths[0])
 
 
 def _guess(sample: Sample, source: str) -> SpecGuess:

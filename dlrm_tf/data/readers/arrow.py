@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Optional
 
 from dlrm_tf.data.arrow_keys import Seen
 from dlrm_tf.data.arrow_schema import columns_to_read
@@ -28,21 +28,27 @@ class ArrowReader(Reader):
 
     Args:
       path: the file, a local path or a URL.
-      spec: the columns, found by their names.
+      spec: the columns, found by their names; None to look at all there are: pieces can't be parsed then.
 
     Attributes:
       schema: its columns with their types, a `pyarrow.Schema`.
       columns: names of those that are read.
+      rows: how many there are; None where the file does not say it before it is read.
     """
 
+    rows: Optional[int] = None
     format: str
     schema: Any
     columns: list[str]
 
-    def __init__(self, path: str, spec: FeatureSpec):
-        self.name, self.spec, self.size = path, spec, size_of(path)
+    def __init__(self, path: str, spec: Optional[FeatureSpec]):
+        self.name, self.size = path, size_of(path)
         with self.damage():
             self.schema = self.read_schema()
+        if spec is None:
+            self.columns = list(dict.fromkeys(self.schema.names))
+            return
+        self.spec = spec
         label = any(name in self.schema.names for name, kind in spec.columns if kind == "label")
         self.columns = columns_to_read(self.schema, spec, path, labelled=label)
         self._seen = {name: Seen() for name in self.columns}

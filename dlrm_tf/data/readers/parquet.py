@@ -47,6 +47,7 @@ class ParquetReader(ArrowReader):
             )
         with parquet.ParquetFile(self.open_arrow(), pre_buffer=False) as opened:
             self._metadata = opened.metadata
+            self.rows = opened.metadata.num_rows
             return opened.schema_arrow
 
     def where(self, line: int) -> str:

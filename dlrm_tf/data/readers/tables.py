@@ -10,12 +10,12 @@ from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.errors import DataError
 
 
-def open_table(path: str, spec: FeatureSpec) -> Optional[ArrowReader]:
+def open_table(path: str, spec: Optional[FeatureSpec]) -> Optional[ArrowReader]:
     """The reader of a Parquet file, an Arrow file or an Arrow stream; None where the file begins as none of these.
 
     Args:
       path: the file, a local path or a URL.
-      spec: the columns.
+      spec: the columns; None to look at all there are.
 
     Raises:
       DataError: the file is damaged, has other columns than `spec`, or has a format that is like these.
