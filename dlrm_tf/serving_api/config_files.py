@@ -3,6 +3,7 @@
 from typing import Any
 
 from google.protobuf import text_format
+from tensorflow.core.protobuf.config_pb2 import ConfigProto
 from tensorflow_serving.config import model_server_config_pb2
 
 from dlrm_tf.errors import UsageError
@@ -21,7 +22,10 @@ def _read(path: str, message: Any) -> Any:
     except UnicodeDecodeError:
         raise UsageError(f"{path}: wanted a text file ({message.DESCRIPTOR.name}), it is not UTF-8 text") from None
     except text_format.ParseError as e:
-        raise UsageError(f"{path}:{e}: not a {message.DESCRIPTOR.name} in protobuf text form") from None
+        # Scripts look for either of these two, of protobuf and of the C++ server.
+        raise UsageError(
+            f"Invalid protobuf file: '{path}'. Error parsing text-format {message.DESCRIPTOR.full_name}: {path}:{e}"
+        ) from None
 
 
 def read_model_config(path: str) -> model_server_config_pb2.ModelServerConfig:
@@ -78,6 +82,15 @@ def read_monitoring_config(path: str) -> MonitoringConfig:
         if not prometheus.path.startswith("/"):
             raise UsageError(f"{path}: prometheus_config.path must start with /. Received {prometheus.path!r}")
     return config
+
+
+def read_session_config(path: str) -> ConfigProto:
+    """The file `path` of `--tensorflow_session_config_file`.
+
+    Raises:
+      UsageError: not such a file.
+    """
+    return _read(path, ConfigProto())
 
 
 def read_ssl_config(path: str) -> SSLConfig:

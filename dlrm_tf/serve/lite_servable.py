@@ -1,0 +1,135 @@
+"""One loaded version that is a TFLite model: its signatures, and calls into a pool of interpreters."""
+
+import os
+import queue
+from collections.abc import Sequence
+from typing import Any, Callable
+
+import numpy as np
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
+from tensorflow.python.framework import dtypes
+
+from dlrm_tf.errors import ServingError, reason, require
+from dlrm_tf.serve.predict import DEFAULT_SIGNATURE, PREDICT
+from dlrm_tf.serving_api.status import invalid_argument
+from dlrm_tf.serving_api.tensors import array_type_name, numpy_dtype, type_name
+
+# What TensorFlow Serving looks for in a version folder.
+LITE_FILE = "model.tflite"
+
+
+class LiteServable:
+    """A TFLite model with the members of `Servable`, after TensorFlow Serving's tflite_session.cc.
+
+    A file without signatures has `serving_default`, with the names of its tensors.
+
+    Args:
+      path: folder with `model.tflite`.
+      pools: interpreters, which is how many calls run at a time.
+      threads: threads of one interpreter.
+      check_method_names: as of `Servable`.
+
+    Attributes:
+      path: as given.
+      signatures: `SignatureDef` by name.
+      check_method_names: as given.
+
+    Raises:
+      MissingExtraError: ai-edge-litert is not installed.
+      ServingError: not a TFLite model, or one with a type that TensorFlow lacks.
+    """
+
+    def __init__(self, path: str, *, pools: int, threads: int = 1, check_method_names: bool = False):
+        litert = require("ai_edge_litert.interpreter", "lite")
+        self.path, self.check_method_names = path, check_method_names
+        file = os.path.join(path, LITE_FILE)
+        self.signatures: dict[str, SignatureDef] = {}
+        # Name of a tensor in `signatures` -> signature, name of the input or output.
+        self._aliases: dict[str, tuple[str, str]] = {}
+        self._free: queue.SimpleQueue[dict[str, Callable[..., dict[str, np.ndarray]]]] = queue.SimpleQueue()
+        try:
+            with open(file, "rb") as f:
+                content = f.read()
+            for _ in range(pools):
+                # `content` is shared; an interpreter adds what the tensors of a call need.
+                interpreter = litert.Interpreter(model_content=content, num_threads=threads)
+                self._free.put(self._calls(interpreter))
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as e:
+            raise ServingError(f"{file}: the TFLite model does not load ({reason(e)})") from e
+
+    def _calls(self, interpreter: Any) -> dict[str, Callable[..., dict[str, np.ndarray]]]:
+        """The call of every signature of one interpreter; describes them in `signatures`."""
+        calls: dict[str, Callable[..., dict[str, np.ndarray]]] = {}
+        for name in interpreter.get_signature_list():
+            runner = interpreter.get_signature_runner(name)
+            self._describe(name, runner.get_input_details(), runner.get_output_details())
+            calls[name] = runner
+        if not calls:
+            inputs, outputs = (
+                {details["name"].split(":")[0]: details for details in of}
+                for of in (interpreter.get_input_details(), interpreter.get_output_details())
+            )
+            self._describe(DEFAULT_SIGNATURE, inputs, outputs)
+            calls[DEFAULT_SIGNATURE] = _Unsigned(interpreter, inputs, outputs)
+        return calls
+
+    def _describe(self, signature: str, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+        definition = SignatureDef(method_name=PREDICT)
+        for tensors, infos in ((inputs, definition.inputs), (outputs, definition.outputs)):
+            for alias, details in tensors.items():
+                name = f"{signature}/{alias}:0"
+                info = TensorInfo(name=name, dtype=dtypes.as_dtype(details["dtype"]).as_datatype_enum)
+                for size in details["shape_signature"]:
+                    info.tensor_shape.dim.add(size=int(size))
+                infos[alias].CopyFrom(info)
+                self._aliases[name] = signature, alias
+        self.signatures[signature] = definition
+
+    def run(self, feeds: tuple[str, ...], arrays: Sequence[np.ndarray], fetches: tuple[str, ...]) -> list[np.ndarray]:
+        """As `Servable.run`; all names are of one signature, all of whose inputs are fed.
+
+        Raises:
+          RequestError: names of several signatures, or values that the model refuses.
+        """
+        owners = {self._aliases[name][0] for name in (*feeds, *fetches)}
+        if len(owners) != 1:
+            raise invalid_argument("A TensorFlow Lite model runs one signature at a time")
+        (signature,) = owners
+        values = {}
+        for i, (name, array) in enumerate(zip(feeds, arrays)):
+            alias = self._aliases[name][1]
+            wanted = self.signatures[signature].inputs[alias].dtype
+            if array.dtype != numpy_dtype(wanted):
+                raise invalid_argument(f"Expects arg[{i}] to be {type_name(wanted)} but {array_type_name(array)} is provided")
+            values[alias] = array
+        calls = self._free.get()
+        try:
+            outputs = calls[signature](**values)
+        except (ValueError, RuntimeError) as e:
+            raise invalid_argument(reason(e)) from None
+        finally:
+            self._free.put(calls)
+        return [outputs[self._aliases[name][1]] for name in fetches]
+
+    def close(self) -> None:
+        """Frees the model's memory; no call may be under way."""
+        while not self._free.empty():
+            self._free.get()
+
+
+class _Unsigned:
+    """A call of a model without signatures: its tensors, sized as the inputs are."""
+
+    def __init__(self, interpreter: Any, inputs: dict[str, Any], outputs: dict[str, Any]):
+        self._interpreter = interpreter
+        self._inputs = {alias: details["index"] for alias, details in inputs.items()}
+        self._outputs = {alias: details["index"] for alias, details in outputs.items()}
+
+    def __call__(self, **values: np.ndarray) -> dict[str, np.ndarray]:
+        for alias, value in values.items():
+            self._interpreter.resize_tensor_input(self._inputs[alias], value.shape)
+        self._interpreter.allocate_tensors()
+        for alias, value in values.items():
+            self._interpreter.set_tensor(self._inputs[alias], value)
+        self._interpreter.invoke()
+        return {alias: self._interpreter.get_tensor(index) for alias, index in self._outputs.items()}
