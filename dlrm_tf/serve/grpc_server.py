@@ -88,7 +88,10 @@ class GrpcServer:
         except RuntimeError as e:
             self.stop(grace=0)
             self.wait()
-            raise ServingError(f"cannot listen on {address} (in use, not allowed, or a bad key or certificate)") from e
+            why = "in use, not allowed, or a bad key or certificate"
+            if options.use_alts_credentials:
+                why = "in use, not allowed, or a machine without ALTS, which only Google's cloud has"
+            raise ServingError(f"cannot listen on {address} ({why})") from e
 
     def start(self) -> None:
         """Starts answering."""

@@ -77,7 +77,10 @@ class Servable:
                 config.experimental.ClearField("executor_type")
                 self._load(config)
         except Exception as e:  # whatever a damaged file makes TensorFlow's loader raise
-            raise ServingError(f"{path}: the SavedModel does not load ({reason(e)})") from e
+            why = "the SavedModel does not load"
+            if "associated with tags" in str(e):
+                why = f"Could not find meta graph def matching supplied tags: {{ {' '.join(self._tags)} }}"
+            raise ServingError(f"{path}: {why} ({reason(e)})") from e
 
     def _load(self, config: config_pb2.ConfigProto) -> None:
         if config.inter_op_parallelism_threads == 1:

@@ -57,13 +57,13 @@ def warm_up(servable: AnyServable, version: int, *, iterations: int = 1) -> int:
             records += 1
             if records > MAX_RECORDS:
                 raise ServingError(f"{path}: wanted at most {MAX_RECORDS} warm-up records, there are more")
-            log = prediction_log_pb2.PredictionLog.FromString(record)
-            kind = log.WhichOneof("log_type")
+            recorded = prediction_log_pb2.PredictionLog.FromString(record)
+            kind = recorded.WhichOneof("log_type")
             if kind not in _ANSWER:
                 raise ServingError(f"{path}: record {records}: unsupported log type {kind}; known are {', '.join(_ANSWER)}")
             try:
                 for _ in range(iterations):
-                    _ANSWER[kind](servable, version, getattr(log, kind).request)
+                    _ANSWER[kind](servable, version, getattr(recorded, kind).request)
             except TooManyRows as e:
                 left_out.append(e.message)
     except RequestError as e:

@@ -40,7 +40,7 @@ def test_broken_version_never_displaces_the_good_one_and_a_repaired_one_is_tried
         os.mkdir(os.path.join(base, "2"))
         eventually(lambda: states(client).get(2) == "END")
         assert bias(client) == 1 and states(client)[1] == "AVAILABLE"
-        assert "saved_model.pb" in client.status()[0]["error_message"]
+        assert "Could not find SavedModel .pb" in client.status()[0]["error_message"]
         os.rmdir(os.path.join(base, "2"))
         eventually(lambda: states(client) == {1: "AVAILABLE"})
         save_linear(2)
