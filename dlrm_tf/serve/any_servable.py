@@ -3,8 +3,17 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+import grpc
 import numpy as np
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+
+from dlrm_tf.errors import ServingError
+
+
+class NotThereError(ServingError):
+    """A version folder does not have the model wanted: no model, or none of the tags."""
+
+    code = grpc.StatusCode.NOT_FOUND
 
 
 class AnyServable(Protocol):

@@ -4,6 +4,8 @@ import os
 import threading
 from typing import Optional
 
+from tensorflow.core.protobuf.config_pb2 import ConfigProto
+
 from dlrm_tf.errors import ServingError, UsageError, require
 from dlrm_tf.serve.any_servable import AnyServable
 from dlrm_tf.serve.batching import BatchedServable
@@ -12,11 +14,25 @@ from dlrm_tf.serve.metrics import Metrics
 from dlrm_tf.serve.options import ServerOptions
 from dlrm_tf.serve.servable import Servable
 from dlrm_tf.serve.warmup import warm_up
-from dlrm_tf.serving_api.config_files import read_batching_parameters
+from dlrm_tf.serving_api.config_files import read_batching_parameters, read_text_proto
 from dlrm_tf.serving_api.config_protos import BatchingParameters
 
 # Below a version folder: how the version is batched, with --enable_per_model_batching_parameters.
 BATCHING_FILE = "batching_params.pbtxt"
+
+
+def session_config(options: ServerOptions) -> ConfigProto:
+    """What sessions are made with, but for their threads where `options.parallelism()` has them.
+
+    Raises:
+      UsageError: `tensorflow_session_config_file` is not a file of a ConfigProto.
+    """
+    config, file = ConfigProto(), options.tensorflow_session_config_file
+    if file:
+        read_text_proto(file, config)
+    if options.per_process_gpu_memory_fraction:
+        config.gpu_options.per_process_gpu_memory_fraction = options.per_process_gpu_memory_fraction
+    return config
 
 
 class Loader:
@@ -26,6 +42,7 @@ class Loader:
         if options.prefer_tflite_model:
             require("ai_edge_litert.interpreter", "lite")  # a missing package ends the start, not a later load
         self._options, self._metrics = options, metrics
+        self._session_config = session_config(options)
         self._batch_slots = threading.Semaphore(options.batch_threads())
 
     def __call__(self, path: str, version: int) -> AnyServable:
@@ -69,7 +86,7 @@ class Loader:
             path,
             inter_op_threads=inter,
             intra_op_threads=intra,
-            session_config=options.session_config,
+            session_config=self._session_config,
             tags=options.tags,
             check_method_names=options.enable_signature_method_name_check,
         )

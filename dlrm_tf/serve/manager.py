@@ -14,9 +14,9 @@ from typing import Callable, Optional
 import grpc
 
 from dlrm_tf.errors import ServingError
-from dlrm_tf.serve.any_servable import AnyServable
+from dlrm_tf.serve.any_servable import AnyServable, NotThereError
 from dlrm_tf.serve.model import Model, ModelConfig, ModelSpec, State, Version, check_configs
-from dlrm_tf.serving_api.status import RequestError
+from dlrm_tf.serving_api.status import RequestError, status_code
 from dlrm_tf.versions import versions_on_disk
 
 # Versions with state END are listed in the model's status; this many of them, the newest.
@@ -105,7 +105,7 @@ class ModelManager:
         for version in model.versions.values():
             if version.error_code:
                 which = f"{{name: {model.config.name} version: {version.number}}}"
-                return f"{which} due to error: INVALID_ARGUMENT: {version.error_message}"
+                return f"{which} due to error: {status_code(version.error_code).name}: {version.error_message}"
         path = model.config.base_path
         return f"model {model.config.name}: no version in {path} (wanted {os.path.join(path, '1')}/saved_model.pb)"
 
@@ -272,7 +272,8 @@ class ModelManager:
                 again = version.failures <= self._max_load_retries
                 version.state = State.START if again else State.END
                 version.retry_at = time.monotonic() + self._retry_seconds
-                version.error_code, version.error_message = grpc.StatusCode.INVALID_ARGUMENT.value[0], str(e)
+                code = e.code if isinstance(e, NotThereError) else grpc.StatusCode.INVALID_ARGUMENT
+                version.error_code, version.error_message = code.value[0], str(e)
                 if replaced is not None:
                     replaced.retry_at = version.retry_at
             log.error("model %s version %d not loaded: %s", name, version.number, e)

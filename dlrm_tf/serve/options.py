@@ -4,7 +4,6 @@ import dataclasses
 import os
 from typing import Any, Optional, Union
 
-from tensorflow.core.protobuf.config_pb2 import ConfigProto
 from tensorflow_serving.config import model_server_config_pb2
 
 from dlrm_tf.errors import UsageError
@@ -12,7 +11,6 @@ from dlrm_tf.serving_api.config_files import (
     read_batching_parameters,
     read_model_config,
     read_monitoring_config,
-    read_session_config,
     read_ssl_config,
 )
 from dlrm_tf.serving_api.config_protos import BatchingParameters
@@ -53,7 +51,6 @@ class ServerOptions:
       metrics_path: URL path of the Prometheus page; None without one.
       channel_arguments: gRPC's channel arguments by name.
       ssl: `SSLConfig`; None without TLS.
-      session_config: `ConfigProto` that sessions are made with, but for their threads.
       tags: those of the meta graph to load.
 
     Raises:
@@ -162,10 +159,6 @@ class ServerOptions:
             self.metrics_path = prometheus.path if prometheus.enable else None
         self.channel_arguments = _channel_arguments(self.grpc_channel_arguments)
         self.ssl = read_ssl_config(self.ssl_config_file) if self.ssl_config_file else None
-        file = self.tensorflow_session_config_file
-        self.session_config = read_session_config(file) if file else ConfigProto()
-        if self.per_process_gpu_memory_fraction:
-            self.session_config.gpu_options.per_process_gpu_memory_fraction = self.per_process_gpu_memory_fraction
         self.tags = [tag for tag in self.saved_model_tags.split(",") if tag] or ["serve"]
 
     def model_server_config(self) -> model_server_config_pb2.ModelServerConfig:
@@ -212,7 +205,7 @@ class ServerOptions:
         return self.num_tflite_pools or os.cpu_count() or 1
 
     def parallelism(self) -> tuple[Optional[int], Optional[int]]:
-        """`(inter, intra)`: operations of one run worked on at a time, threads of one operation; None is `session_config`'s."""
+        """`(inter, intra)`: operations of one run worked on at a time, threads of one operation; None is the session file's."""
         inter, intra = self.tensorflow_inter_op_parallelism, self.tensorflow_intra_op_parallelism
         if inter is None and not intra:
             if self.tensorflow_session_parallelism:

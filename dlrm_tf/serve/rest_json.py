@@ -64,10 +64,10 @@ def to_array(value: Any, dtype: int) -> np.ndarray:
     shape = shape_of(value)
     level = [value]
     for size in shape[:MAX_RANK]:
-        if not all(type(item) is list and len(item) == size for item in level):
+        if set(map(type, level)) != {list} or set(map(len, level)) != {size}:
             break
         level = list(chain.from_iterable(level))
-    whole = len(shape) <= MAX_RANK and len(level) == math.prod(shape) and not any(type(item) is list for item in level)
+    whole = len(shape) <= MAX_RANK and len(level) == math.prod(shape) and list not in set(map(type, level))
     error = None if whole else shape_error(value, shape)
     if error is not None:
         raise error

@@ -13,6 +13,7 @@ from tensorflow.core.protobuf import config_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
 from dlrm_tf.errors import ServingError, reason
+from dlrm_tf.serve.any_servable import NotThereError
 from dlrm_tf.serving_api.status import invalid_argument, runtime_error
 from dlrm_tf.serving_api.tensors import array_type_name, numpy_dtype, type_name
 
@@ -56,7 +57,7 @@ class Servable:
     ):
         self.path, self.check_method_names, self._tags = path, check_method_names, list(tags)
         if not any(os.path.isfile(os.path.join(path, name)) for name in ("saved_model.pb", "saved_model.pbtxt")):
-            raise ServingError(f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}")
+            raise NotThereError(f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}")
         config = config_pb2.ConfigProto()
         config.MergeFrom(session_config or config)
         if inter_op_threads is not None:
@@ -77,10 +78,12 @@ class Servable:
                 config.experimental.ClearField("executor_type")
                 self._load(config)
         except Exception as e:  # whatever a damaged file makes TensorFlow's loader raise
-            why = "the SavedModel does not load"
             if "associated with tags" in str(e):
-                why = f"Could not find meta graph def matching supplied tags: {{ {' '.join(self._tags)} }}"
-            raise ServingError(f"{path}: {why} ({reason(e)})") from e
+                wanted = " ".join(self._tags)
+                raise NotThereError(
+                    f"{path}: Could not find meta graph def matching supplied tags: {{ {wanted} }} ({reason(e)})"
+                ) from e
+            raise ServingError(f"{path}: the SavedModel does not load ({reason(e)})") from e
 
     def _load(self, config: config_pb2.ConfigProto) -> None:
         if config.inter_op_parallelism_threads == 1:

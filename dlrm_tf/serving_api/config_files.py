@@ -3,7 +3,6 @@
 from typing import Any
 
 from google.protobuf import text_format
-from tensorflow.core.protobuf.config_pb2 import ConfigProto
 from tensorflow_serving.config import model_server_config_pb2
 
 from dlrm_tf.errors import UsageError
@@ -14,7 +13,12 @@ DEFAULT_METRICS_PATH = "/monitoring/prometheus/metrics"
 MAX_BYTES = 16 << 20
 
 
-def _read(path: str, message: Any) -> Any:
+def read_text_proto(path: str, message: Any) -> Any:
+    """Fills the protobuf `message` from the text file `path`, and gives it.
+
+    Raises:
+      UsageError: not such a file.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(MAX_BYTES)
@@ -34,7 +38,7 @@ def read_model_config(path: str) -> model_server_config_pb2.ModelServerConfig:
     Raises:
       UsageError: not such a file, or it lists no model.
     """
-    config = _read(path, model_server_config_pb2.ModelServerConfig())
+    config = read_text_proto(path, model_server_config_pb2.ModelServerConfig())
     if not config.model_config_list.config:
         raise UsageError(f"{path}: wanted model_config_list with at least one config. Received none")
     return config
@@ -46,7 +50,7 @@ def read_batching_parameters(path: str) -> BatchingParameters:
     Raises:
       UsageError: not such a file, or values that contradict each other.
     """
-    parameters = _read(path, BatchingParameters())
+    parameters = read_text_proto(path, BatchingParameters())
     for name in ("max_batch_size", "num_batch_threads", "max_enqueued_batches", "max_execution_batch_size"):
         if parameters.HasField(name) and getattr(parameters, name).value < 1:
             raise UsageError(f"{path}: {name} must be at least 1. Received {getattr(parameters, name).value}")
@@ -75,7 +79,7 @@ def read_monitoring_config(path: str) -> MonitoringConfig:
     Raises:
       UsageError: not such a file.
     """
-    config = _read(path, MonitoringConfig())
+    config = read_text_proto(path, MonitoringConfig())
     prometheus = config.prometheus_config
     if prometheus.enable:
         prometheus.path = prometheus.path or DEFAULT_METRICS_PATH
@@ -84,22 +88,13 @@ def read_monitoring_config(path: str) -> MonitoringConfig:
     return config
 
 
-def read_session_config(path: str) -> ConfigProto:
-    """The file `path` of `--tensorflow_session_config_file`.
-
-    Raises:
-      UsageError: not such a file.
-    """
-    return _read(path, ConfigProto())
-
-
 def read_ssl_config(path: str) -> SSLConfig:
     """The file `path` of `--ssl_config_file`: PEM texts, not paths, as in TF Serving.
 
     Raises:
       UsageError: not such a file, or key or certificate missing.
     """
-    config = _read(path, SSLConfig())
+    config = read_text_proto(path, SSLConfig())
     for name in ("server_key", "server_cert"):
         if "-----BEGIN" not in getattr(config, name):
             raise UsageError(f"{path}: {name} must be the PEM text itself (-----BEGIN …), with line ends as \\n")

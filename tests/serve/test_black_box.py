@@ -241,6 +241,6 @@ def test_a_broken_model_ends_the_start(tmp_path):
     with pytest.raises(ServingError) as caught:
         ModelServer(model_base_path=str(tmp_path)).start()
     assert str(caught.value) == (
-        "1 servable(s) did not become available: {{{name: default version: 1} due to error: INVALID_ARGUMENT: Could not find "
+        "1 servable(s) did not become available: {{{name: default version: 1} due to error: NOT_FOUND: Could not find "
         f"SavedModel .pb or .pbtxt at supplied export directory path: {tmp_path}/1}}, }}"
     )

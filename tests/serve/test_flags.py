@@ -17,7 +17,7 @@ from dlrm_tf.cli import serve
 from dlrm_tf.errors import ServingError, UsageError
 from dlrm_tf.score import Client
 from dlrm_tf.serve import ModelServer
-from dlrm_tf.serve.loading import BATCHING_FILE
+from dlrm_tf.serve.loading import BATCHING_FILE, session_config
 from dlrm_tf.serve.options import ServerOptions
 from dlrm_tf.serve.unused_flags import UNUSED_FLAGS
 
@@ -90,7 +90,7 @@ def test_parallelism(tmp_path, options, expected):
         options = {"tensorflow_session_config_file": str(tmp_path / "file")}
     made = ServerOptions(**options)
     assert made.parallelism() == expected
-    assert made.session_config.inter_op_parallelism_threads == (0 if expected[1] is not None else 5)
+    assert session_config(made).inter_op_parallelism_threads == (0 if expected[1] is not None else 5)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,8 @@ def test_numbers_of_threads():
     assert ServerOptions(rest_api_num_threads=3, grpc_max_threads=5).rest_threads() == 3
     assert ServerOptions(grpc_max_threads=5).rest_threads() == 5
     assert ServerOptions(num_tflite_pools=2).lite_pools() == 2
-    assert ServerOptions(per_process_gpu_memory_fraction=0.5).session_config.gpu_options.per_process_gpu_memory_fraction == 0.5
+    config = session_config(ServerOptions(per_process_gpu_memory_fraction=0.5))
+    assert config.gpu_options.per_process_gpu_memory_fraction == 0.5
 
 
 @pytest.fixture(scope="module")
