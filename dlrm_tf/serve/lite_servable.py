@@ -16,6 +16,8 @@ from dlrm_tf.serving_api.tensors import array_type_name, numpy_dtype, type_name
 
 # What TensorFlow Serving looks for in a version folder.
 LITE_FILE = "model.tflite"
+# TFLite writes a shape of any rank as a scalar's. Its kernels are made for up to four dimensions.
+RANK_OF_ANY = 4
 
 
 class LiteServable:
@@ -98,9 +100,7 @@ class LiteServable:
         values = {}
         for i, (name, array) in enumerate(zip(feeds, arrays)):
             alias = self._aliases[name][1]
-            wanted = self.signatures[signature].inputs[alias].dtype
-            if array.dtype != numpy_dtype(wanted):
-                raise invalid_argument(f"Expects arg[{i}] to be {type_name(wanted)} but {array_type_name(array)} is provided")
+            _check(f"arg[{i}]", array, self.signatures[signature].inputs[alias])
             values[alias] = array
         calls = self._free.get()
         try:
@@ -115,6 +115,16 @@ class LiteServable:
         """Frees the model's memory; no call may be under way."""
         while not self._free.empty():
             self._free.get()
+
+
+def _check(name: str, array: np.ndarray, info: TensorInfo) -> None:
+    """Refuses another type or shape than the input's, with which TFLite may end the process; the first size may be any."""
+    if array.dtype != numpy_dtype(info.dtype):
+        raise invalid_argument(f"Expects {name} to be {type_name(info.dtype)} but {array_type_name(array)} is provided")
+    sizes = [dim.size for dim in info.tensor_shape.dim]
+    fits = len(sizes) == array.ndim and all(size in (-1, found) for size, found in zip(sizes[1:], array.shape[1:]))
+    if not fits and not (not sizes and array.ndim <= RANK_OF_ANY):
+        raise invalid_argument(f"Expects {name} to have shape {sizes} but {list(array.shape)} is provided")
 
 
 class _Unsigned:

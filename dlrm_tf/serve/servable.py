@@ -59,7 +59,8 @@ class Servable:
         if not any(os.path.isfile(os.path.join(path, name)) for name in ("saved_model.pb", "saved_model.pbtxt")):
             raise NotThereError(f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}")
         config = config_pb2.ConfigProto()
-        config.MergeFrom(session_config or config)
+        if session_config is not None:
+            config.CopyFrom(session_config)
         if inter_op_threads is not None:
             config.inter_op_parallelism_threads = inter_op_threads
         if intra_op_threads is not None:

@@ -144,7 +144,7 @@ def test_a_tflite_model_refuses_as_a_graph_does(stub):
         grpc.StatusCode.INVALID_ARGUMENT,
         "Expects arg[0] to be float but int32 is provided",
     )
-    assert predicted(stub, "lite", shape=(1, 1))[0] == 3.0  # a shape is the model's business
+    assert predicted(stub, "lite")[0] == 3.0
 
 
 def test_classify_regress_and_multi_inference(stub):

@@ -12,11 +12,15 @@ from dlrm_tf.serving_api.status import RequestError
 
 
 class Products(tf.Module):
-    """Two signatures: `times` a matrix of ones, and a sum."""
+    """Signatures: `times` a matrix of ones, a sum, and one that `fails` when it runs."""
 
     @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32, name="x")])
     def times(self, x):
         return {"y": tf.matmul(x, tf.ones([3, 2])), "rows": tf.shape(x)[0]}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def fails(self, x):
+        return {"y": tf.reshape(x, [5, 1])}  # of five values only
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32, name="x"), tf.TensorSpec([], tf.int32, name="z")])
     def add(self, x, z):
@@ -26,7 +30,8 @@ class Products(tf.Module):
 @pytest.fixture(scope="module")
 def servable(tmp_path_factory):
     folder, module = tmp_path_factory.mktemp("lite"), Products()
-    tf.saved_model.save(module, str(folder / "saved"), signatures={"times": module.times, "add": module.add})
+    signatures = {name: getattr(module, name) for name in ("times", "add", "fails")}
+    tf.saved_model.save(module, str(folder / "saved"), signatures=signatures)
     (folder / LITE_FILE).write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved")).convert())
     servable = LiteServable(str(folder), pools=2)
     yield servable
@@ -39,7 +44,7 @@ def names(servable, signature, side, *aliases):
 
 
 def test_signatures(servable):
-    assert set(servable.signatures) == {"times", "add"}
+    assert set(servable.signatures) == {"times", "add", "fails"}
     x = servable.signatures["times"].inputs["x"]
     assert (x.dtype, [dim.size for dim in x.tensor_shape.dim]) == (1, [-1, 3])
     assert servable.signatures["add"].inputs["z"].dtype == 3 and not servable.signatures["add"].inputs["z"].tensor_shape.dim
@@ -65,7 +70,10 @@ def test_calls_of_any_number_of_rows_at_a_time(servable):
     "signature, arrays, message",
     [
         ("times", [np.zeros((1, 3), np.int32)], r"Expects arg\[0\] to be float but int32 is provided"),
-        ("times", [np.zeros((1, 4), np.float32)], "RuntimeError|ValueError"),
+        ("times", [np.zeros((1, 4), np.float32)], r"Expects arg\[0\] to have shape \[-1, 3\] but \[1, 4\] is provided"),
+        ("times", [np.zeros((1,) * 20 + (3,), np.float32)], r"Expects arg\[0\] to have shape \[-1, 3\]"),
+        ("add", [np.zeros(1, np.int32), np.zeros((1,) * 5, np.int32)], r"Expects arg\[1\] to have shape \[\] but"),
+        ("fails", [np.zeros(2, np.float32)], "RuntimeError"),
         ("add", [np.zeros(1, np.int32), np.zeros((), np.int64)], r"Expects arg\[1\] to be int32 but int64 is provided"),
     ],
 )
