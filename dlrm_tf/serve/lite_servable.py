@@ -42,8 +42,8 @@ class LiteServable:
     """
 
     def __init__(self, path: str, *, pools: int, threads: int = 1, check_method_names: bool = False):
-        litert = require("ai_edge_litert.interpreter", "lite")
-        self.path, self.check_method_names = path, check_method_names
+        self._litert = require("ai_edge_litert.interpreter", "lite")
+        self.path, self.check_method_names, self._threads = path, check_method_names, threads
         file = os.path.join(path, LITE_FILE)
         self.signatures: dict[str, SignatureDef] = {}
         # Name of a tensor in `signatures` -> signature, name of the input or output.
@@ -51,16 +51,16 @@ class LiteServable:
         self._free: queue.SimpleQueue[dict[str, Callable[..., dict[str, np.ndarray]]]] = queue.SimpleQueue()
         try:
             with open(file, "rb") as f:
-                content = f.read()
+                self._content = f.read()
             for _ in range(pools):
-                # `content` is shared; an interpreter adds what the tensors of a call need.
-                interpreter = litert.Interpreter(model_content=content, num_threads=threads)
-                self._free.put(self._calls(interpreter))
+                self._free.put(self._calls())
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as e:
             raise ServingError(f"{file}: the TFLite model does not load ({reason(e)})") from e
 
-    def _calls(self, interpreter: Any) -> dict[str, Callable[..., dict[str, np.ndarray]]]:
-        """The call of every signature of one interpreter; describes them in `signatures`."""
+    def _calls(self) -> dict[str, Callable[..., dict[str, np.ndarray]]]:
+        """The call of every signature of a new interpreter; the first one describes them in `signatures`."""
+        # The content is shared; an interpreter adds what the tensors of a call need.
+        interpreter = self._litert.Interpreter(model_content=self._content, num_threads=self._threads)
         calls: dict[str, Callable[..., dict[str, np.ndarray]]] = {}
         for name in interpreter.get_signature_list():
             runner = interpreter.get_signature_runner(name)
@@ -76,6 +76,8 @@ class LiteServable:
         return calls
 
     def _describe(self, signature: str, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+        if signature in self.signatures:
+            return
         definition = SignatureDef(method_name=PREDICT)
         for tensors, infos in ((inputs, definition.inputs), (outputs, definition.outputs)):
             for alias, details in tensors.items():
@@ -106,6 +108,7 @@ class LiteServable:
         try:
             outputs = calls[signature](**values)
         except (ValueError, RuntimeError) as e:
+            calls = self._calls()  # the old one keeps the text of every error and gives them all with the next
             raise invalid_argument(reason(e)) from None
         finally:
             self._free.put(calls)

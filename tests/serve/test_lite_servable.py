@@ -82,7 +82,7 @@ def test_values_that_the_model_refuses(servable, signature, arrays, message):
     for _ in range(3):  # more often than there are interpreters: each is given back
         with pytest.raises(RequestError, match=message) as caught:
             servable.run(feeds, arrays, names(servable, signature, "outputs", "y"))
-        assert caught.value.code.name == "INVALID_ARGUMENT"
+        assert caught.value.code.name == "INVALID_ARGUMENT" and caught.value.message.count("failed") <= 2
 
 
 def test_one_signature_at_a_time(servable):
