@@ -23,7 +23,7 @@ RANK_OF_ANY = 4
 class LiteServable:
     """A TFLite model with the members of `Servable`, after TensorFlow Serving's tflite_session.cc.
 
-    A file without signatures has `serving_default`, with the names of its tensors.
+    The only signature of a file is `serving_default` too; a file without signatures has that one, with the names of its tensors.
 
     Args:
       path: folder with `model.tflite`.
@@ -62,10 +62,12 @@ class LiteServable:
         # The content is shared; an interpreter adds what the tensors of a call need.
         interpreter = self._litert.Interpreter(model_content=self._content, num_threads=self._threads)
         calls: dict[str, Callable[..., dict[str, np.ndarray]]] = {}
-        for name in interpreter.get_signature_list():
+        names = list(interpreter.get_signature_list())
+        for name in names:
             runner = interpreter.get_signature_runner(name)
-            self._describe(name, runner.get_input_details(), runner.get_output_details())
-            calls[name] = runner
+            for served_as in {name, DEFAULT_SIGNATURE} if len(names) == 1 else {name}:
+                self._describe(served_as, runner.get_input_details(), runner.get_output_details())
+                calls[served_as] = runner
         if not calls:
             inputs, outputs = (
                 {details["name"].split(":")[0]: details for details in of}

@@ -5,8 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import tensorflow as tf
+from waiting import PATIENCE
 
+import dlrm_tf
 from dlrm_tf.errors import ServingError
+from dlrm_tf.export.tflite.export import TFLiteExporter
+from dlrm_tf.lite import Scorer
+from dlrm_tf.score import Client
+from dlrm_tf.serve import ModelServer
 from dlrm_tf.serve.lite_servable import LITE_FILE, LiteServable
 from dlrm_tf.serving_api.status import RequestError
 
@@ -88,6 +94,21 @@ def test_values_that_the_model_refuses(servable, signature, arrays, message):
 def test_one_signature_at_a_time(servable):
     with pytest.raises(RequestError, match="one signature at a time"):
         servable.run(names(servable, "times", "inputs", "x"), [np.zeros((1, 3))], names(servable, "add", "outputs", "y"))
+
+
+def test_a_phones_file_scores_on_a_server_as_on_the_phone(tmp_path):
+    base, weights = tmp_path / "dlrm", tmp_path / "m.weights.h5"
+    (base / "1").mkdir(parents=True)
+    dlrm_tf.DLRM(dlrm_tf.DLRMConfig.preset("tiny"), seed=3).save_weights(weights)
+    TFLiteExporter(weights).export(str(base / "1" / LITE_FILE))
+    generator = np.random.default_rng(0)
+    dense, categorical = generator.random((5, 13), np.float32), generator.integers(-2, 9, (5, 26)).astype(np.int32)
+    expected = Scorer(base / "1" / LITE_FILE).score(dense, categorical)
+    options = {"model_name": "dlrm", "model_base_path": str(base), "prefer_tflite_model": True, "rest_api_port": 0}
+    with ModelServer(**options) as server:
+        for target in (server.target, server.rest_target):
+            with Client(target, timeout=PATIENCE) as client:
+                np.testing.assert_allclose(client.score(dense, categorical), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("content", [b"", b"no model" * 100])

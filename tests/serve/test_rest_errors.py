@@ -1,7 +1,6 @@
 """Words of errors over REST: values as rapidjson prints them, and where a nested list stops being a tensor."""
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -24,15 +23,17 @@ def test_a_value_is_shown_indented_and_cut(value):
     assert shown(value) == (text if len(text) <= SHOWN else text[:SHOWN] + "...")
 
 
+class Watched(list):
+    """A list that must not be read beyond its first thousand elements."""
+
+    def __iter__(self):
+        yield from (0.0 for _ in range(1000))
+        raise AssertionError("read too far")
+
+
 def test_a_large_value_is_not_printed_to_its_end():
-    endless = [0.0] * 3_000_000
-    start = time.process_time()
-    text = shown(endless)
-    assert len(text) == SHOWN + 3 and text.startswith("[\n    0.0,\n")
-    seconds = time.process_time() - start
-    start = time.process_time()
-    json.dumps(endless[:300_000], indent=4)
-    assert seconds < time.process_time() - start
+    text = shown({"inputs": Watched([0.0])})
+    assert len(text) == SHOWN + 3 and text.startswith('{\n    "inputs": [\n        0.0,\n')
 
 
 def test_a_value_nested_too_deeply_to_print():
