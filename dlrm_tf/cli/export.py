@@ -1,6 +1,7 @@
 """Export a trained model: `savedmodel` for TensorFlow Serving, `tflite` for a device, `ascend` for an NPU's offline inference."""
 
 import argparse
+import sys
 from typing import Any
 
 from dlrm_tf.errors import UsageError
@@ -28,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_numbers,
         metavar="N,N",
         help="savedmodel: rows of the warm-up requests; on a server that batches, its allowed_batch_sizes (default: 1,64,1000)",
+    )
+    parser.add_argument(
+        "--max-batch-size",
+        type=int,
+        metavar="N",
+        help="savedmodel: that of the server's batching parameters: no warm-up request is larger (default warm-up: 1,64,N)",
     )
     lite = parser.add_argument_group("tflite")
     lite.add_argument(
@@ -61,12 +68,17 @@ def run(args: argparse.Namespace) -> None:
     """Exports; prints what was written."""
     if args.kind == "savedmodel":
         from dlrm_tf.data.records import Records
-        from dlrm_tf.export.savedmodel.export import WARMUP_BATCHES, export_savedmodel
+        from dlrm_tf.export.savedmodel.export import choose_warmup_batches, export_savedmodel
 
         spec = Records.open(args.data).spec if args.data and args.vocabulary and not args.spec else args.spec
         options = {"name": args.name, "version": args.version, "vocabulary": args.vocabulary, "spec": spec}
-        warmup = args.warmup_batches or WARMUP_BATCHES
-        print(export_savedmodel(args.weights, args.output or "saved_models", warmup_batches=warmup, **options))
+        batches = choose_warmup_batches(args.warmup_batches, args.max_batch_size)
+        print(export_savedmodel(args.weights, args.output or "saved_models", warmup_batches=batches, **options))
+        print(
+            f"warm-up requests of {', '.join(map(str, batches))} rows: a server that batches needs max_batch_size of at least "
+            f"{max(batches)}",
+            file=sys.stderr,
+        )
     elif not args.output:
         raise UsageError(f"export {args.kind} needs -o {'FILE.tflite' if args.kind == 'tflite' else 'DIR'}")
     elif args.kind == "ascend":

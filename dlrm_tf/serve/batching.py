@@ -7,15 +7,22 @@ takes over. A lone request therefore runs at once on its own thread, and batches
 import threading
 import time
 from collections.abc import Sequence
-from typing import Callable, Optional, Union
+from typing import Callable, Optional
 
 import grpc
 import numpy as np
 
-from dlrm_tf.serve.servable import Servable
+from dlrm_tf.serve.any_servable import AnyServable
 from dlrm_tf.serving_api.config_protos import BatchingParameters
 from dlrm_tf.serving_api.limits import MAX_BATCH_SIZE, MAX_ENQUEUED_BATCHES
 from dlrm_tf.serving_api.status import RequestError, invalid_argument
+
+
+class TooManyRows(RequestError):
+    """A request of more rows than a batch may have."""
+
+    def __init__(self, rows: int, limit: int):
+        super().__init__(grpc.StatusCode.INVALID_ARGUMENT, f"Task size {rows} is larger than maximum input batch size {limit}")
 
 
 class _Task:
@@ -52,9 +59,10 @@ class BatchedServable:
     """
 
     def __init__(
-        self, servable: Servable, parameters: BatchingParameters, *, slots: threading.Semaphore, observe: Callable[[int], None]
+        self, servable: AnyServable, parameters: BatchingParameters, *, slots: threading.Semaphore, observe: Callable[[int], None]
     ):
         self.path, self.signatures = servable.path, servable.signatures
+        self.check_method_names = servable.check_method_names
         self._servable, self._slots, self._observe = servable, slots, observe
         self._limit = parameters.max_batch_size.value or MAX_BATCH_SIZE
         splits = parameters.enable_large_batch_splitting.value
@@ -76,7 +84,7 @@ class BatchedServable:
         if size == 0:
             return self._servable.run(feeds, arrays, fetches)
         if size > self._limit:
-            raise invalid_argument(f"Task size {size} is larger than maximum input batch size {self._limit}")
+            raise TooManyRows(size, self._limit)
         if size <= self._batch:
             return self._submit(feeds, arrays, fetches, size)
         parts = [
@@ -197,6 +205,3 @@ def _grow(array: np.ndarray, inner) -> np.ndarray:
     grown = np.full((len(array), *inner), b"" if array.dtype == object else 0, array.dtype)
     grown[tuple(slice(0, size) for size in array.shape)] = array
     return grown
-
-
-AnyServable = Union[Servable, BatchedServable]

@@ -11,7 +11,7 @@ from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest, MultiIn
 from tensorflow_serving.apis.input_pb2 import Input
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
 
-from dlrm_tf.serve.batching import AnyServable
+from dlrm_tf.serve.any_servable import AnyServable
 from dlrm_tf.serve.predict import CLASSIFY, DEFAULT_SIGNATURE, REGRESS, fill_model_spec
 from dlrm_tf.serving_api.status import RequestError, invalid_argument
 from dlrm_tf.serving_api.tensors import array_type_name
@@ -35,7 +35,7 @@ def _one(servable: AnyServable, version: int, request, method: str, response):
     signature = servable.signatures.get(name)
     if signature is None:
         raise invalid_argument(f"No signature was found with the name: {name}")
-    feed, fetches = _tensors(signature, method)
+    feed, fetches = _tensors(signature, method, servable.check_method_names)
     examples = _serialized_examples(request.input)
     outputs = servable.run((feed,), [examples], fetches)
     _FILL[method](signature, dict(zip(fetches, outputs)), len(examples), response.result)
@@ -44,7 +44,10 @@ def _one(servable: AnyServable, version: int, request, method: str, response):
 
 
 def multi_inference(servable: AnyServable, version: int, request: MultiInferenceRequest) -> MultiInferenceResponse:
-    """Answers one MultiInference call: several signatures of one model on the same examples, in one run."""
+    """Answers one MultiInference call: several signatures of one model on the same examples, in one run.
+
+    Signatures that TensorFlow 2 exported have an input each; every one is fed the examples.
+    """
     tasks: list[tuple[str, SignatureDef, str]] = []
     feeds: set[str] = set()
     wanted: set[str] = set()
@@ -61,15 +64,13 @@ def multi_inference(servable: AnyServable, version: int, request: MultiInference
             raise invalid_argument(f"Requested signature not found in model graph: {name}")
         if task.method_name not in _FILL:
             raise RequestError(grpc.StatusCode.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
-        task_feed, task_fetches = _tensors(signature, task.method_name)
+        task_feed, task_fetches = _tensors(signature, task.method_name, servable.check_method_names)
         feeds.add(task_feed)
-        if len(feeds) > 1:
-            raise invalid_argument("Input tensor must be the same for all Signatures.")
         wanted.update(task_fetches)
         tasks.append((name, signature, task.method_name))
     examples = _serialized_examples(request.input)
     fetches = tuple(sorted(wanted))
-    outputs = dict(zip(fetches, servable.run(tuple(feeds), [examples], fetches)))
+    outputs = dict(zip(fetches, servable.run(tuple(sorted(feeds)), [examples] * len(feeds), fetches)))
     response = MultiInferenceResponse()
     for name, signature, method in tasks:
         result = response.results.add()
@@ -93,10 +94,10 @@ def _serialized_examples(model_input: Input) -> np.ndarray:
     return array
 
 
-def _tensors(signature: SignatureDef, method: str) -> tuple[str, tuple[str, ...]]:
+def _tensors(signature: SignatureDef, method: str, check_method_name: bool) -> tuple[str, tuple[str, ...]]:
     """Tensor names `(feed, fetches)` of a classify or regress signature."""
     kind = _NAMES[method]
-    if signature.method_name != method:
+    if check_method_name and signature.method_name != method:
         raise invalid_argument(f"Expected {kind} signature method_name to be {method}. Was: {signature.method_name}")
     if len(signature.inputs) != 1:
         raise invalid_argument("Expected one input Tensor.")

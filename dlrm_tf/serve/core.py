@@ -16,7 +16,7 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
 
 from dlrm_tf.serve import classify
-from dlrm_tf.serve.batching import AnyServable
+from dlrm_tf.serve.any_servable import AnyServable
 from dlrm_tf.serve.manager import ModelManager
 from dlrm_tf.serve.metrics import Metrics
 from dlrm_tf.serve.predict import PredictCall, model_spec, predict

@@ -67,7 +67,8 @@ class GrpcServer:
         if options.enable_grpc_healthcheck_service:
             self._health = health.HealthServicer()
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-            for name in ("", _PREDICTION, _MODEL):
+            # The C++ server knows its services by their short names only; Kubernetes' probes name them in full.
+            for name in ("", *(alias for service in (_PREDICTION, _MODEL) for alias in (service, service.split(".")[-1]))):
                 self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
             services.append(health.SERVICE_NAME)
         reflection.enable_server_reflection(services, self._server)
@@ -75,7 +76,9 @@ class GrpcServer:
 
     def _listen(self, options: ServerOptions, address: str) -> None:
         try:
-            if options.ssl is None:
+            if options.use_alts_credentials:
+                self._server.add_secure_port(address, grpc.alts_server_credentials())
+            elif options.ssl is None:
                 self._server.add_insecure_port(address)
             else:
                 self._server.add_secure_port(address, server_credentials(options.ssl))
@@ -85,7 +88,10 @@ class GrpcServer:
         except RuntimeError as e:
             self.stop(grace=0)
             self.wait()
-            raise ServingError(f"cannot listen on {address} (in use, not allowed, or a bad key or certificate)") from e
+            why = "in use, not allowed, or a bad key or certificate"
+            if options.use_alts_credentials:
+                why = "in use, not allowed, or a machine without ALTS, which only Google's cloud has"
+            raise ServingError(f"cannot listen on {address} ({why})") from e
 
     def start(self) -> None:
         """Starts answering."""

@@ -41,7 +41,8 @@ class HttpServer:
         self._core, self._sock = core, sock
         self._timeout = options.rest_api_timeout_in_ms / 1e3
         self._max_body, self._metrics_path = options.rest_api_max_body_bytes, options.metrics_path
-        self._pool = ThreadPoolExecutor(options.threads(), thread_name_prefix="rest")
+        self._headers = rest.CORS_HEADERS if options.rest_api_enable_cors_support else {}
+        self._pool = ThreadPoolExecutor(options.rest_threads(), thread_name_prefix="rest")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rest loop", daemon=True)
         self._buffered_bytes = 0
@@ -90,7 +91,7 @@ class HttpServer:
             self._idle_since[request.protocol] = time.monotonic()
 
     async def _answer(self, request: web.Request) -> web.Response:
-        path = request.rel_url.raw_path
+        path = request.raw_path if request.raw_path.startswith("/") else request.rel_url.raw_path_qs
         if path == self._metrics_path:
             return web.Response(body=self._core.metrics.page(), headers={"Content-Type": CONTENT_TYPE})
         body = bytearray()
@@ -99,7 +100,7 @@ class HttpServer:
             if refused is not None:
                 return self._reply(*refused, close=True)
             status, answer = await asyncio.get_running_loop().run_in_executor(
-                self._pool, rest.answer, self._core, request.method, path, bytes(body)
+                self._pool, rest.answer, self._core, request.method, path, bytes(body), request.headers.get("Origin", "")
             )
             return self._reply(status, answer)
         finally:
@@ -128,9 +129,8 @@ class HttpServer:
     def _too_large(self) -> tuple[int, bytes]:
         return 413, rest.error_body(f"Request body is larger than {self._max_body} bytes (--rest_api_max_body_bytes)")
 
-    @staticmethod
-    def _reply(status: int, body: bytes, close: bool = False) -> web.Response:
-        response = web.Response(status=status, body=body, content_type="application/json")
+    def _reply(self, status: int, body: bytes, close: bool = False) -> web.Response:
+        response = web.Response(status=status, body=body, content_type="application/json", headers=self._headers)
         if close:
             response.force_close()
         return response

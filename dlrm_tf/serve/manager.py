@@ -8,14 +8,15 @@ import os
 import threading
 import time
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Optional
 
 import grpc
 
 from dlrm_tf.errors import ServingError
-from dlrm_tf.serve.batching import AnyServable
+from dlrm_tf.serve.any_servable import AnyServable, NotThereError
 from dlrm_tf.serve.model import Model, ModelConfig, ModelSpec, State, Version, check_configs
-from dlrm_tf.serving_api.status import RequestError
+from dlrm_tf.serving_api.status import RequestError, status_code
 from dlrm_tf.versions import versions_on_disk
 
 # Versions with state END are listed in the model's status; this many of them, the newest.
@@ -35,6 +36,7 @@ class ModelManager:
       max_load_retries: further attempts at a version that does not load.
       retry_seconds: seconds between two attempts.
       allow_unavailable_labels: a new label may name a version that is not available yet.
+      load_threads: models loaded at a time; 0 and 1 load one after the other.
     """
 
     def __init__(
@@ -45,9 +47,11 @@ class ModelManager:
         max_load_retries: int = 5,
         retry_seconds: float = 60.0,
         allow_unavailable_labels: bool = False,
+        load_threads: int = 0,
     ):
         self._load, self._allow_unavailable_labels = load, allow_unavailable_labels
         self._poll_seconds, self._max_load_retries, self._retry_seconds = poll_seconds, max_load_retries, retry_seconds
+        self._load_threads = max(load_threads, 1)
         self._models: dict[str, Model] = {}
         # Guards models and versions; never held while loading.
         self._lock = threading.Condition()
@@ -83,8 +87,9 @@ class ModelManager:
                 break
             for model in waiting:
                 line = self._why_unavailable(model)
-                failed = any(version.error_code for version in model.versions.values())
-                if failed or (deadline is not None and time.monotonic() >= deadline):
+                if any(version.error_code for version in model.versions.values()):
+                    raise ServingError(self._unavailable([model]))
+                if deadline is not None and time.monotonic() >= deadline:
                     raise ServingError(line)
                 if model.config.name not in logged:
                     log.warning("%s; waiting for one", line)
@@ -99,9 +104,15 @@ class ModelManager:
     def _why_unavailable(model: Model) -> str:
         for version in model.versions.values():
             if version.error_code:
-                return f"model {model.config.name}: {version.error_message}"
+                which = f"{{name: {model.config.name} version: {version.number}}}"
+                return f"{which} due to error: {status_code(version.error_code).name}: {version.error_message}"
         path = model.config.base_path
         return f"model {model.config.name}: no version in {path} (wanted {os.path.join(path, '1')}/saved_model.pb)"
+
+    def _unavailable(self, models: list[Model]) -> str:
+        """The C++ server's words for models that did not load."""
+        reasons = "".join(f"{{{self._why_unavailable(model)}}}, " for model in models)
+        return f"{len(models)} servable(s) did not become available: {{{reasons}}}"
 
     def stop(self) -> None:
         """Stops polling and unloads everything, waiting for requests under way."""
@@ -141,12 +152,14 @@ class ModelManager:
     def status(self, spec: ModelSpec) -> list[Version]:
         """Copies of a model's versions, newest first, without their servables; only the one `spec` names when it names one.
 
+        A label is not looked at, as in TensorFlow Serving: a probe of any label sees all versions.
+
         Raises:
-          RequestError: NOT_FOUND, or an unknown label.
+          RequestError: NOT_FOUND.
         """
+        number = spec.version.value if spec.HasField("version") else None
         with self._lock:
             model = self._model(spec)
-            number = model.wanted_version(spec)
             found = [version for n, version in model.versions.items() if number in (None, n)]
             versions = [dataclasses.replace(version, servable=None) for version in found]
         if not versions:
@@ -168,14 +181,12 @@ class ModelManager:
             wanted = {config.name: config for config in configs}
             served = {name for name, model in self._models.items() if not model.retired}
             added = {name: Model(config) for name, config in wanted.items() if name not in served}
-            for model in added.values():
-                self._reconcile(model)
+            self._reconcile_all(list(added.values()))
             missing = [model for model in added.values() if not model.available()]
             if missing:
                 for model in added.values():
                     self._retire(model)
-                reasons = "".join(f"{{{self._why_unavailable(model)}}}, " for model in missing)
-                raise RequestError(grpc.StatusCode.UNKNOWN, f"{len(missing)} model(s) did not become available: {{{reasons}}}")
+                raise RequestError(grpc.StatusCode.UNKNOWN, self._unavailable(missing))
             with self._lock:
                 self._models.update(added)
                 for name in served & set(wanted):
@@ -202,9 +213,19 @@ class ModelManager:
     def poll(self) -> None:
         """Looks at the disk once; loads and unloads what the policies now ask for."""
         with self._changes:
-            for model in list(self._models.values()):
-                if not self._stop.is_set() and not model.retired:
-                    self._reconcile(model)
+            self._reconcile_all([model for model in self._models.values() if not model.retired])
+
+    def _reconcile_all(self, models: list[Model]) -> None:
+        def one(model: Model) -> None:
+            if not self._stop.is_set():
+                self._reconcile(model)
+
+        if self._load_threads == 1 or len(models) < 2:
+            for model in models:
+                one(model)
+            return
+        with ThreadPoolExecutor(self._load_threads, thread_name_prefix="load") as pool:
+            list(pool.map(one, models))
 
     def _reconcile(self, model: Model) -> None:
         if not os.path.isdir(model.config.base_path):
@@ -251,7 +272,8 @@ class ModelManager:
                 again = version.failures <= self._max_load_retries
                 version.state = State.START if again else State.END
                 version.retry_at = time.monotonic() + self._retry_seconds
-                version.error_code, version.error_message = grpc.StatusCode.INVALID_ARGUMENT.value[0], str(e)
+                code = e.code if isinstance(e, NotThereError) else grpc.StatusCode.INVALID_ARGUMENT
+                version.error_code, version.error_message = code.value[0], str(e)
                 if replaced is not None:
                     replaced.retry_at = version.retry_at
             log.error("model %s version %d not loaded: %s", name, version.number, e)

@@ -9,7 +9,7 @@ import numpy as np
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis import model_pb2, predict_pb2
 
-from dlrm_tf.serve.batching import AnyServable
+from dlrm_tf.serve.any_servable import AnyServable
 from dlrm_tf.serving_api.limits import MAX_REPEATED_VALUES
 from dlrm_tf.serving_api.status import RequestError, invalid_argument
 from dlrm_tf.serving_api.tensors import to_array, to_proto
@@ -58,12 +58,6 @@ class ProtoPredict(PredictCall):
         signature = signatures.get(self._signature_name)
         if signature is None:
             raise RequestError(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{self._signature_name}" not found.')
-        if signature.method_name not in (PREDICT, CLASSIFY, REGRESS):
-            raise RequestError(
-                grpc.StatusCode.INTERNAL,
-                f"Expected prediction signature method_name to be one of {{{PREDICT}, {CLASSIFY}, {REGRESS}}}. "
-                f"Was: {signature.method_name}",
-            )
         sent = self._request.inputs
         _check_inputs(signature, sent)
         inputs = {alias: to_array(proto, alias, self._max_repeated) for alias, proto in sent.items()}
@@ -80,6 +74,12 @@ class ProtoPredict(PredictCall):
 def predict(servable: AnyServable, version: int, call: PredictCall) -> Any:
     """Answers `call` with a servable and its version number; raises RequestError with TensorFlow Serving's code and message."""
     signature, inputs, aliases = call.decode(servable.signatures)
+    if servable.check_method_names and signature.method_name not in (PREDICT, CLASSIFY, REGRESS):
+        raise RequestError(
+            grpc.StatusCode.INTERNAL,
+            f"Expected prediction signature method_name to be one of {{{PREDICT}, {CLASSIFY}, {REGRESS}}}. "
+            f"Was: {signature.method_name}",
+        )
     return call.encode(_run(servable, signature, inputs, aliases), version)
 
 

@@ -48,20 +48,33 @@ HTTP_STATUS = {
 }
 
 
-def answer(core: ServerCore, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+# For a page of any origin, with --rest_api_enable_cors_support.
+CORS_HEADERS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST, GET",
+    "Access-Control-Allow-Headers": "Content-Type",
+}
+
+
+def answer(core: ServerCore, method: str, path: str, body: bytes, origin: str = "") -> tuple[int, bytes]:
     """Answers one HTTP request by `core`.
 
     Args:
-      method: `GET` or `POST`.
-      path: as sent, percent-encoded, without query.
+      method: `GET` or `POST`; a browser asks with `OPTIONS` first.
+      path: as sent, percent-encoded. A query is a part of it, as in TensorFlow Serving: of a model's name or of a malformed path.
       body: of a POST, decompressed.
+      origin: the request's Origin header.
 
     Returns:
-      `(HTTP status, JSON body)`.
+      `(HTTP status, JSON body)`; the body is empty for OPTIONS.
     """
     if not path.lower().startswith("/v1/"):
         return 404, error_body(f"Not found: {path}")
     try:
+        if method == "OPTIONS":
+            if not re.match("https?://", origin):
+                raise RequestError(Code.FAILED_PRECONDITION, "Origin header is missing in CORS preflight")
+            return 200, b""
         match = {"POST": _CALL, "GET": _INFO}[method].fullmatch(path) if method in ("POST", "GET") else None
         if match is None:
             raise invalid_argument(f"Malformed request: {method} {path}")

@@ -7,7 +7,8 @@ from tensorflow.core.example import example_pb2, feature_pb2
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest, ClassificationResult
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResult
 
-from dlrm_tf.serve.rest_json import check_size, decode_base64, dump, parse, shown, signature_name
+from dlrm_tf.serve.rest_errors import format_error, kind_name, lossy_error
+from dlrm_tf.serve.rest_json import check_size, decode_base64, dump, is_base64, is_integer, parse, signature_name
 from dlrm_tf.serving_api.status import invalid_argument
 
 _FLOAT_MAX = float(np.finfo(np.float32).max)
@@ -23,11 +24,11 @@ def fill_request(body: bytes, request: Union[ClassificationRequest, RegressionRe
     request.model_spec.signature_name = signature_name(document)
     examples = document.get("examples")
     if "examples" not in document:
-        raise invalid_argument("When method is classify, key 'examples' is expected and was not found")
+        raise format_error(document, "When method is classify, key 'examples' is expected and was not found")
     if not isinstance(examples, list):
-        raise invalid_argument("Expecting 'examples' value to be an list/array")
+        raise format_error(document, "Expecting 'examples' value to be an list/array")
     if not examples:
-        raise invalid_argument("'examples' value is an empty array")
+        raise format_error(document, "'examples' value is an empty array")
     if "context" in document:
         target = request.input.example_list_with_context
         target.context.CopyFrom(_example(document["context"]))
@@ -38,7 +39,7 @@ def fill_request(body: bytes, request: Union[ClassificationRequest, RegressionRe
 
 def _example(document: Any) -> example_pb2.Example:
     if not isinstance(document, dict):
-        raise invalid_argument(f"Example must be JSON object but got JSON {shown(document)}")
+        raise invalid_argument(f"Example must be JSON object but got JSON {kind_name(document)}")
     example = example_pb2.Example()
     for name, content in document.items():
         try:
@@ -52,24 +53,24 @@ def _feature(name: str, values: list) -> feature_pb2.Feature:
     """The literal 2 makes an int64 feature, 2.0 a float one; a list must be of one kind."""
     feature = feature_pb2.Feature()
     for value in values:
-        if isinstance(value, (bool, int)):
+        if isinstance(value, bool) or is_integer(value):
             kind = "int64_list"
-        elif isinstance(value, float):
+        elif isinstance(value, (int, float)):
             check_size(value)
             kind = "float_list"
-        elif isinstance(value, str) or (isinstance(value, dict) and len(value) == 1 and "b64" in value):
+        elif isinstance(value, str) or (isinstance(value, dict) and is_base64(value)):
             kind = "bytes_list"
         else:
-            raise invalid_argument(f"Feature: {name} has element with unexpected JSON type: {shown(value)}")
+            raise invalid_argument(f"Feature: {name} has element with unexpected JSON type: {kind_name(value)}")
         if feature.WhichOneof("kind") not in (None, kind):
             expected = feature.WhichOneof("kind").split("_")[0]
             raise invalid_argument(f"Unexpected element type in feature: {name} expecting type: {expected}")
         if kind == "bytes_list":
             value = decode_base64(value) if isinstance(value, dict) else value.encode("utf-8", "surrogatepass")
-        elif kind == "int64_list" and not -(2**63) <= value < 2**63:
+        elif kind == "int64_list" and value >= 2**63:
             raise invalid_argument(f"Feature: {name} has uint64 element. Only int64 is supported.")
         elif kind == "float_list" and _FLOAT_MAX < abs(value) < float("inf"):
-            raise invalid_argument(f"Cannot convert JSON value: {shown(value)} to float without loss of precision.")
+            raise lossy_error(value, "float")
         getattr(feature, kind).value.append(int(value) if kind == "int64_list" else value)
     return feature
 

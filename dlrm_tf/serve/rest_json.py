@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import math
 from itertools import chain
 from typing import Any
 
@@ -10,6 +11,7 @@ import grpc
 import numpy as np
 from tensorflow.core.framework import types_pb2
 
+from dlrm_tf.serve.rest_errors import format_error, lossy_error, parse_error, shape_error, shape_of, too_big_error, type_error
 from dlrm_tf.serving_api.limits import MAX_RANK
 from dlrm_tf.serving_api.status import RequestError, invalid_argument
 from dlrm_tf.serving_api.tensors import numpy_dtype, type_name
@@ -22,18 +24,21 @@ class Literal(float):
 def parse(body: bytes) -> dict:
     """A request's JSON object; NaN, Infinity and -Infinity are numbers, of class `Literal`.
 
+    The text ends at a zero byte, as it does for the C++ server's parser: what follows may be anything.
+
     Raises:
       RequestError: not JSON, or not an object.
     """
     if not body:
         raise invalid_argument("JSON Parse error: The document is empty")
+    if b"\0" in body:
+        body = body[: body.index(b"\0")]
     try:
         document = json.loads(body, parse_constant=Literal)
-    except (ValueError, RecursionError) as e:
-        reason = "nested too deeply" if isinstance(e, RecursionError) else f"Invalid value. {e}"
-        raise invalid_argument(f"JSON Parse error: {reason}") from None
+    except (ValueError, RecursionError):
+        raise parse_error(body) from None
     if not isinstance(document, dict):
-        raise invalid_argument(f"JSON Value: {shown(document)} Is not object")
+        raise format_error(document, "Is not object")
     return document
 
 
@@ -41,9 +46,7 @@ def signature_name(document: dict) -> str:
     """The optional `signature_name` of a parsed request; '' when there is none. Raises RequestError when it is no string."""
     name = document.get("signature_name", "")
     if not isinstance(name, str):
-        raise invalid_argument(
-            f"JSON Value: {shown(document)} not formatted correctly. 'signature_name' key must be a string value."
-        )
+        raise format_error(document, "not formatted correctly. 'signature_name' key must be a string value.")
     return name
 
 
@@ -58,19 +61,16 @@ def to_array(value: Any, dtype: int) -> np.ndarray:
     Raises:
       RequestError: ragged, or a value of another type.
     """
-    shape: list[int] = []
+    shape = shape_of(value)
     level = [value]
-    while level and isinstance(level[0], list):
-        sizes = set(map(len, level)) if all(type(item) is list for item in level) else set()
-        if len(sizes) != 1:
-            raise invalid_argument(f"Encountered values at level: {len(shape)} that are not all lists of size: {len(level[0])}")
-        shape.append(sizes.pop())
-        if len(shape) > MAX_RANK:
-            raise invalid_argument(f"Encountered list at unexpected level: {len(shape)} expected < {MAX_RANK}")
+    for size in shape[:MAX_RANK]:
+        if set(map(type, level)) != {list} or set(map(len, level)) != {size}:
+            break
         level = list(chain.from_iterable(level))
-    for item in level:
-        if type(item) is list:
-            raise invalid_argument(f"Encountered list at unexpected level: {len(shape)} expected < {len(shape)}")
+    whole = len(shape) <= MAX_RANK and len(level) == math.prod(shape) and list not in set(map(type, level))
+    error = None if whole else shape_error(value, shape)
+    if error is not None:
+        raise error
     return _leaves(level, dtype).reshape(shape)
 
 
@@ -86,17 +86,17 @@ def _leaves(values: list, dtype: int) -> np.ndarray:
     wanted = kinds.get(target.kind, {int})
     for value in values if set(map(type, values)) - wanted else ():
         if type(value) not in wanted:
-            raise _type_error(value, dtype)
+            raise type_error(value, type_name(dtype))
     if target.kind == "f":
-        return _floats(values, target)
+        return _floats(values, target, type_name(dtype))
     try:
         return np.array(values, target)
     except OverflowError:
         limits = np.iinfo(target)
-        raise _type_error(next(v for v in values if not limits.min <= v <= limits.max), dtype) from None
+        raise type_error(next(v for v in values if not limits.min <= v <= limits.max), type_name(dtype)) from None
 
 
-def _floats(values: list, target: np.dtype) -> np.ndarray:
+def _floats(values: list, target: np.dtype, wanted: str) -> np.ndarray:
     limits = np.finfo(target)
     largest, largest_int = float(limits.max), (1 << (limits.nmant + 1)) - 1
     try:
@@ -105,16 +105,24 @@ def _floats(values: list, target: np.dtype) -> np.ndarray:
         suspicious = True
     for value in values if suspicious else ():
         check_size(value)
-        lossy = abs(value) > largest_int if type(value) is int else largest < abs(value) < np.inf
+        lossy = abs(value) > largest_int if is_integer(value) else largest < abs(value) < np.inf
         if lossy:
-            raise invalid_argument(f"Cannot convert JSON value: {shown(value)} to {target.name} without loss of precision.")
+            raise lossy_error(value, wanted)
     return np.array(values, target)
 
 
 def check_size(value: Any) -> None:
-    """Refuses a number too large for a double, like 1e400, which Python parses as an infinity."""
-    if type(value) is float and abs(value) == float("inf"):
-        raise invalid_argument("JSON Parse error: Number too big to be stored in double.")
+    """Refuses a number too large for a double, like 1e400, which Python parses as an infinity, or an integer of 400 digits."""
+    try:
+        if type(value) is not Literal and abs(float(value)) == float("inf"):
+            raise too_big_error()
+    except OverflowError:
+        raise too_big_error() from None
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a parsed number is an integer for rapidjson: one of more than 64 bits is a double there."""
+    return type(value) is int and -(2**63) <= value < 2**64
 
 
 def _string(value) -> bytes:
@@ -122,32 +130,17 @@ def _string(value) -> bytes:
         return value.encode("utf-8", "surrogatepass")
     if isinstance(value, dict):
         return decode_base64(value)
-    raise _type_error(value, types_pb2.DT_STRING)
+    raise type_error(value, type_name(types_pb2.DT_STRING))
 
 
 def decode_base64(value: dict) -> bytes:
     """The bytes of `{"b64": "..."}`; raises RequestError for any other object and text."""
     if not is_base64(value):
-        raise invalid_argument(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
+        raise format_error(value, "not formatted correctly for base64 data")
     try:
         return base64.b64decode(value["b64"], validate=True)
     except (binascii.Error, ValueError):
         raise invalid_argument("Unable to base64 decode") from None
-
-
-def _type_error(value, dtype: int) -> RequestError:
-    numbers = dict.fromkeys((int, float, Literal), "Number")
-    kind = {**numbers, bool: str(value), str: "String", type(None): "Null"}.get(type(value), "Object")
-    return invalid_argument(f"JSON Value: {shown(value)} Type: {kind} is not of expected type: {type_name(dtype)}")
-
-
-def shown(value: Any, limit: int = 200) -> str:
-    """`value` as JSON for an error message, cut at `limit` characters."""
-    try:
-        text = json.dumps(value)
-    except (ValueError, RecursionError):
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= limit else text[:limit] + "..."
 
 
 def to_json(name: str, array: np.ndarray) -> Any:

@@ -8,7 +8,8 @@ from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 from tensorflow_serving.apis import model_pb2
 
 from dlrm_tf.serve.predict import DEFAULT_SIGNATURE, PredictCall
-from dlrm_tf.serve.rest_json import dump, is_base64, parse, shown, signature_name, to_array, to_json
+from dlrm_tf.serve.rest_errors import format_error, row_error, shown, unlike_error
+from dlrm_tf.serve.rest_json import dump, is_base64, parse, signature_name, to_array, to_json
 from dlrm_tf.serving_api.status import RequestError, invalid_argument
 
 
@@ -35,12 +36,17 @@ class JsonPredict(PredictCall):
             raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
         infos = dict(signature.inputs)
         if not infos:
-            raise invalid_argument(f"Failed to get input map for signature: {name}")
+            raise invalid_argument(f"Failed to get input map for signature: {signature_name(document) or 'DEFAULT'}")
         self._in_rows = "instances" in document
         if self._in_rows and "inputs" in document:
-            raise invalid_argument("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
+            raise format_error(document, "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist ")
         if self._in_rows:
-            return signature, _from_instances(document["instances"], infos), ()
+            instances = document["instances"]
+            if not isinstance(instances, list):
+                raise format_error(document, "Excepting 'instances' to be an list/array")
+            if not instances:
+                raise format_error(document, "No values in 'instances' array")
+            return signature, _from_instances(instances, infos), ()
         if "inputs" in document:
             return signature, _from_inputs(document["inputs"], infos), ()
         raise invalid_argument("Missing 'inputs' or 'instances' key")
@@ -81,45 +87,41 @@ def _from_inputs(value: Any, infos: Mapping[str, TensorInfo]) -> dict[str, np.nd
     return {name: to_array(value[name], infos[name].dtype) for name in infos}
 
 
-def _from_instances(instances: Any, infos: Mapping[str, TensorInfo]) -> dict[str, np.ndarray]:
-    if not isinstance(instances, list):
-        raise invalid_argument("Excepting 'instances' to be an list/array")
-    if not instances:
-        raise invalid_argument("No values in 'instances' array")
+def _from_instances(instances: list, infos: Mapping[str, TensorInfo]) -> dict[str, np.ndarray]:
     objects = _is_object(instances[0])
     if not objects and len(infos) != 1:
         raise invalid_argument(
             "instances is a plain list, but expecting list of objects as multiple input tensors required as per tensorinfo_map"
         )
-    for i, instance in enumerate(instances):
-        if _is_object(instance) != objects:
+    try:
+        if objects != all(map(_is_object, instances)) or (objects and any(row.keys() != infos.keys() for row in instances)):
+            raise invalid_argument("rows unlike each other")
+        columns = {name: [row[name] for row in instances] if objects else instances for name in infos}
+        return {name: to_array(column, infos[name].dtype) for name, column in columns.items()}
+    except RequestError as error:
+        raise _first_error(instances, infos, objects) or error from None
+
+
+def _first_error(instances: list, infos: Mapping[str, TensorInfo], objects: bool) -> Optional[RequestError]:
+    """The error of the first row that is wrong by itself or unlike those before; None when each by itself is right."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i, row in enumerate(instances):
+        if _is_object(row) != objects:
             wanted = "Expecting object but got list" if objects else "Expecting value/list but got object"
-            raise invalid_argument(f"{wanted} at item {i} of input list")
-        if objects and instance.keys() != infos.keys():
-            raise invalid_argument(
-                f"Failed to process element: {i} of 'instances' list. JSON object: {shown(instance)} keys must be equal to: "
+            return invalid_argument(f"{wanted} at item {i} of input list")
+        for name, value in row.items() if objects else ((next(iter(infos)), row),):
+            try:
+                if name not in infos:
+                    raise invalid_argument(f"JSON object: does not have named input: {name}")
+                shape = to_array(value, infos[name].dtype).shape
+                error = unlike_error(shape, shapes.setdefault(name, shape))
+                if error is not None:
+                    raise error
+            except RequestError as error:
+                return row_error(i, name if objects else None, error)
+        if objects and row.keys() != infos.keys():
+            return invalid_argument(
+                f"Failed to process element: {i} of 'instances' list. JSON object: {shown(row)} keys must be equal to: "
                 f"{','.join(sorted(infos))}"
             )
-    columns = {name: [instance[name] for instance in instances] if objects else instances for name in infos}
-    arrays = {}
-    for name, column in columns.items():
-        try:
-            arrays[name] = to_array(column, infos[name].dtype)
-        except RequestError as error:
-            raise _first_bad_instance(name if objects else None, column, infos[name].dtype) or error from None
-    return arrays
-
-
-def _first_bad_instance(name: Optional[str], column: list, dtype: int) -> Optional[RequestError]:
-    """The error for the first element that is wrong by itself or unlike the first one; None when each by itself is right."""
-    shape = None
-    for i, value in enumerate(column):
-        key = f" key: {name}" if name else ""
-        try:
-            array = to_array(value, dtype)
-            if shape is not None and array.shape != shape:
-                raise invalid_argument(f"Expecting shape {list(shape)} but got: {list(array.shape)}")
-            shape = array.shape
-        except RequestError as e:
-            return invalid_argument(f"Failed to process element: {i}{key} of 'instances' list. Error: {e.code.name}: {e.message}")
     return None

@@ -3,9 +3,9 @@
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Callable
+from typing import Callable, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +13,7 @@ from tensorflow.core.protobuf import config_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
 from dlrm_tf.errors import ServingError, reason
+from dlrm_tf.serve.any_servable import NotThereError
 from dlrm_tf.serving_api.status import invalid_argument, runtime_error
 from dlrm_tf.serving_api.tensors import array_type_name, numpy_dtype, type_name
 
@@ -31,48 +32,72 @@ class Servable:
       inter_op_threads: operations of one run worked on at a time; 1 runs them one after the other on the caller's thread, which
         is fastest for small graphs (a fifth less time at batch 1 for a DLRM); 0 leaves it to TensorFlow.
       intra_op_threads: threads of one operation; 0 leaves it to TensorFlow.
+      session_config: what the session is made with; the two numbers of threads above replace its own unless they are None.
+      tags: those of the meta graph to load.
+      check_method_names: whether a call must be of the kind that the signature's method name says.
 
     Attributes:
       path: as given.
       signatures: `SignatureDef` by name.
+      check_method_names: as given.
 
     Raises:
       ServingError: no SavedModel, damaged, or without a meta graph for serving.
     """
 
-    def __init__(self, path: str, *, inter_op_threads: int = 1, intra_op_threads: int = 0):
-        self.path = path
+    def __init__(
+        self,
+        path: str,
+        *,
+        inter_op_threads: Optional[int] = 1,
+        intra_op_threads: Optional[int] = 0,
+        session_config: Optional[config_pb2.ConfigProto] = None,
+        tags: Collection[str] = (tf.saved_model.SERVING,),
+        check_method_names: bool = False,
+    ):
+        self.path, self.check_method_names, self._tags = path, check_method_names, list(tags)
         if not any(os.path.isfile(os.path.join(path, name)) for name in ("saved_model.pb", "saved_model.pbtxt")):
-            raise ServingError(f"{path}: wanted a SavedModel (saved_model.pb), there is none")
+            raise NotThereError(f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}")
+        config = config_pb2.ConfigProto()
+        if session_config is not None:
+            config.CopyFrom(session_config)
+        if inter_op_threads is not None:
+            config.inter_op_parallelism_threads = inter_op_threads
+        if intra_op_threads is not None:
+            config.intra_op_parallelism_threads = intra_op_threads
         # (feeds, fetches) -> (the session's callable, DataTypes of the feeds)
         self._calls: dict[tuple, tuple[Callable, list[int]]] = {}
         self._lock = threading.Lock()
         try:
             try:
-                self._load(inter_op_threads, intra_op_threads)
+                self._load(config)
             except Exception as e:
-                if inter_op_threads != 1 or "Single-threaded executor" not in str(e):
+                if config.inter_op_parallelism_threads != 1 or "Single-threaded executor" not in str(e):
                     raise
                 # TF1 control flow and reference variables: the single-threaded executor has no such operations.
-                self._load(0, intra_op_threads)
+                config.inter_op_parallelism_threads = 0
+                config.experimental.ClearField("executor_type")
+                self._load(config)
         except Exception as e:  # whatever a damaged file makes TensorFlow's loader raise
+            if "associated with tags" in str(e):
+                wanted = " ".join(self._tags)
+                raise NotThereError(
+                    f"{path}: Could not find meta graph def matching supplied tags: {{ {wanted} }} ({reason(e)})"
+                ) from e
             raise ServingError(f"{path}: the SavedModel does not load ({reason(e)})") from e
 
-    def _load(self, inter_op_threads: int, intra_op_threads: int) -> None:
-        config = tf.compat.v1.ConfigProto(
-            inter_op_parallelism_threads=inter_op_threads, intra_op_parallelism_threads=intra_op_threads
-        )
-        if inter_op_threads == 1:
+    def _load(self, config: config_pb2.ConfigProto) -> None:
+        if config.inter_op_parallelism_threads == 1:
             config.experimental.executor_type = "SINGLE_THREADED_EXECUTOR"
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         try:
             with self._session.graph.as_default(), _quiet():
-                meta_graph = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], self.path)
+                meta_graph = tf.compat.v1.saved_model.load(self._session, self._tags, self.path)
             self.signatures: dict[str, SignatureDef] = dict(meta_graph.signature_def)
             for signature in self.signatures.values():
                 feeds, fetches = _call_of(signature)
-                # The initializing signature has neither method nor tensors; a sparse tensor has no name and can't be fed.
-                if signature.method_name and all(feeds + fetches):
+                # The initializing signature names an operation, not a tensor; a sparse tensor has no name and can't be fed.
+                if fetches and all(":" in name for name in feeds + fetches):
                     self._compile(feeds, fetches)
         except BaseException:
             self.close()
@@ -111,9 +136,17 @@ class Servable:
             if (feeds, fetches) not in self._calls:
                 if len(self._calls) >= MAX_CALLS:
                     self._calls.pop(next(iter(self._calls)))
-                dtypes = [self._session.graph.get_tensor_by_name(name).dtype.as_datatype_enum for name in feeds]
+                dtypes = [self._dtype(name) for name in feeds]
                 self._calls[feeds, fetches] = self._session._make_callable_from_options(options), dtypes
             return self._calls[feeds, fetches]
+
+    def _dtype(self, name: str) -> int:
+        try:
+            return self._session.graph.get_tensor_by_name(name).dtype.as_datatype_enum
+        except (KeyError, ValueError):  # a sparse tensor, or a signature that names what the graph does not have
+            raise invalid_argument(
+                f"Tensor {name}, specified in either feed_devices or fetch_devices was not found in the Graph"
+            ) from None
 
     def close(self) -> None:
         """Frees the model's memory; no call may be under way."""
@@ -139,9 +172,12 @@ def _as_array(value) -> np.ndarray:
 def _quiet() -> Iterator[None]:
     """Hides TensorFlow's warning that loading in a session is deprecated; TensorFlow Serving itself does so."""
     logger = logging.getLogger("tensorflow")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+
+    def errors_only(record: logging.LogRecord) -> bool:  # a filter of its own, as several versions may load at a time
+        return record.levelno >= logging.ERROR
+
+    logger.addFilter(errors_only)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(errors_only)

@@ -5,16 +5,14 @@ import threading
 from typing import Any, Optional
 
 from dlrm_tf.errors import ServingError, UsageError
-from dlrm_tf.serve.batching import AnyServable, BatchedServable
 from dlrm_tf.serve.core import ServerCore
 from dlrm_tf.serve.grpc_server import GrpcServer
 from dlrm_tf.serve.http_server import HttpServer
+from dlrm_tf.serve.loading import Loader
 from dlrm_tf.serve.manager import ModelManager
 from dlrm_tf.serve.metrics import Metrics
 from dlrm_tf.serve.options import ServerOptions
 from dlrm_tf.serve.ports import allow_many_files, authority, bind
-from dlrm_tf.serve.servable import Servable
-from dlrm_tf.serve.warmup import warm_up
 from dlrm_tf.serving_api.config_files import read_model_config
 from dlrm_tf.serving_api.status import RequestError
 
@@ -47,13 +45,14 @@ class ModelServer:
         self.port: Optional[int] = None
         self.rest_api_port: Optional[int] = None
         self._config = self.options.model_server_config()
-        self._batch_slots = threading.Semaphore(self.options.batch_threads())
+        load = Loader(self.options, self.metrics)
         self._manager = ModelManager(
-            load=self._load,
+            load=lambda name, version, path: load(path, version),
             poll_seconds=self.options.file_system_poll_wait_seconds,
             max_load_retries=self.options.max_num_load_retries,
             retry_seconds=self.options.load_retry_interval_micros / 1e6,
             allow_unavailable_labels=self.options.allow_version_labels_for_unavailable_models,
+            load_threads=self.options.num_load_threads,
         )
         self._core = ServerCore(self._manager, self.metrics)
         self._grpc: Optional[GrpcServer] = None
@@ -69,24 +68,6 @@ class ModelServer:
     def rest_target(self) -> str:
         """`http://host:port` of REST, once started."""
         return f"http://{authority(self.options.host, self.rest_api_port)}"
-
-    def _load(self, name: str, version: int, path: str) -> AnyServable:
-        options = self.options
-        plain = Servable(
-            path,
-            inter_op_threads=options.tensorflow_inter_op_parallelism,
-            intra_op_threads=options.tensorflow_intra_op_parallelism,
-        )
-        servable: AnyServable = plain
-        if options.batching is not None:
-            servable = BatchedServable(plain, options.batching, slots=self._batch_slots, observe=self.metrics.batch)
-        try:
-            if options.enable_model_warmup:
-                warm_up(servable, version)
-        except BaseException:
-            servable.close()
-            raise
-        return servable
 
     def start(self, timeout: Optional[float] = None) -> "ModelServer":
         """Loads the models, then opens the ports.

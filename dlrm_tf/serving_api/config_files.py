@@ -13,7 +13,12 @@ DEFAULT_METRICS_PATH = "/monitoring/prometheus/metrics"
 MAX_BYTES = 16 << 20
 
 
-def _read(path: str, message: Any) -> Any:
+def read_text_proto(path: str, message: Any) -> Any:
+    """Fills the protobuf `message` from the text file `path`, and gives it.
+
+    Raises:
+      UsageError: not such a file.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(MAX_BYTES)
@@ -21,7 +26,10 @@ def _read(path: str, message: Any) -> Any:
     except UnicodeDecodeError:
         raise UsageError(f"{path}: wanted a text file ({message.DESCRIPTOR.name}), it is not UTF-8 text") from None
     except text_format.ParseError as e:
-        raise UsageError(f"{path}:{e}: not a {message.DESCRIPTOR.name} in protobuf text form") from None
+        # Scripts look for either of these two, of protobuf and of the C++ server.
+        raise UsageError(
+            f"Invalid protobuf file: '{path}'. Error parsing text-format {message.DESCRIPTOR.full_name}: {path}:{e}"
+        ) from None
 
 
 def read_model_config(path: str) -> model_server_config_pb2.ModelServerConfig:
@@ -30,7 +38,7 @@ def read_model_config(path: str) -> model_server_config_pb2.ModelServerConfig:
     Raises:
       UsageError: not such a file, or it lists no model.
     """
-    config = _read(path, model_server_config_pb2.ModelServerConfig())
+    config = read_text_proto(path, model_server_config_pb2.ModelServerConfig())
     if not config.model_config_list.config:
         raise UsageError(f"{path}: wanted model_config_list with at least one config. Received none")
     return config
@@ -42,7 +50,7 @@ def read_batching_parameters(path: str) -> BatchingParameters:
     Raises:
       UsageError: not such a file, or values that contradict each other.
     """
-    parameters = _read(path, BatchingParameters())
+    parameters = read_text_proto(path, BatchingParameters())
     for name in ("max_batch_size", "num_batch_threads", "max_enqueued_batches", "max_execution_batch_size"):
         if parameters.HasField(name) and getattr(parameters, name).value < 1:
             raise UsageError(f"{path}: {name} must be at least 1. Received {getattr(parameters, name).value}")
@@ -71,7 +79,7 @@ def read_monitoring_config(path: str) -> MonitoringConfig:
     Raises:
       UsageError: not such a file.
     """
-    config = _read(path, MonitoringConfig())
+    config = read_text_proto(path, MonitoringConfig())
     prometheus = config.prometheus_config
     if prometheus.enable:
         prometheus.path = prometheus.path or DEFAULT_METRICS_PATH
@@ -86,7 +94,7 @@ def read_ssl_config(path: str) -> SSLConfig:
     Raises:
       UsageError: not such a file, or key or certificate missing.
     """
-    config = _read(path, SSLConfig())
+    config = read_text_proto(path, SSLConfig())
     for name in ("server_key", "server_cert"):
         if "-----BEGIN" not in getattr(config, name):
             raise UsageError(f"{path}: {name} must be the PEM text itself (-----BEGIN …), with line ends as \\n")

@@ -53,4 +53,9 @@ def invalid_argument(message: str) -> RequestError:
 
 def runtime_error(error: Any) -> RequestError:
     """An error of TensorFlow's runtime (`tf.errors.OpError`), with the same code and text."""
-    return RequestError(_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), error.message)
+    return RequestError(status_code(error.error_code), error.message)
+
+
+def status_code(number: int) -> grpc.StatusCode:
+    """The gRPC status code of a number; UNKNOWN where there is none."""
+    return _CODES.get(number, grpc.StatusCode.UNKNOWN)

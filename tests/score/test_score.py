@@ -167,7 +167,7 @@ def test_serve_tells_wrong_usage_in_one_line(capsys, tmp_path):
     assert main(["serve", "--model_name", "m"]) == 2
     (tmp_path / "1").mkdir()
     assert main(["serve", "--model_name", "m", "--model_base_path", str(tmp_path), "--port", "0"]) == 1
-    assert "wanted a SavedModel" in capsys.readouterr().err
+    assert "Could not find SavedModel .pb" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["serve", "--help"], ["score", "ROWS", "--target", "127.0.0.1:1"]])

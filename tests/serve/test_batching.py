@@ -32,7 +32,7 @@ def parameters(allowed=(), pad=False, **values):
 class Doubling:
     """A servable that doubles; notes the sizes it ran; waits while `open` is not set; a negative value fails the whole run."""
 
-    path, signatures = "", {}
+    path, signatures, check_method_names = "", {}, False
 
     def __init__(self):
         self.sizes, self.open, self.entered = [], threading.Event(), threading.Semaphore(0)

@@ -176,7 +176,7 @@ def test_canary_promotion_and_rollback_with_these_settings(save_linear, tmp_path
         ("model_config_list { config { nam: 'x' } }", '1:30 : .*no field named "nam"'),
         ("", "wanted model_config_list with at least one config. Received none"),
         ("\xff\xfe", "it is not UTF-8 text"),
-        ("model_config_list {", "not a ModelServerConfig in protobuf text form"),
+        ("model_config_list {", "Error parsing text-format tensorflow.serving.ModelServerConfig: "),
     ],
 )
 def test_a_bad_models_config_is_named_with_its_line(tmp_path, text, message):

@@ -88,7 +88,7 @@ def test_refused_and_failed_reloads_leave_everything_as_it_was(save_linear, writ
     (tmp_path / "broken" / "1").mkdir(parents=True)
     broken = write(model("other", other), model("new", tmp_path / "broken"), model("gone", tmp_path / "gone"))
     message = failure(reload, server, broken)
-    assert "UNKNOWN: 2 model(s) did not become available" in message and "broken/1" in message and "no version in" in message
+    assert "UNKNOWN: 2 servable(s) did not become available" in message and "broken/1" in message and "no version in" in message
     assert served(server.target) == 1
     assert "NOT_FOUND" in failure(served, server.target, "other")
 

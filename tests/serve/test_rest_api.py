@@ -114,28 +114,62 @@ def test_large_bodies_are_refused(predict):
     "body, message",
     [
         (b"", "JSON Parse error: The document is empty"),
-        (b'{"instances": [1, 2', "JSON Parse error: Invalid value. "),
+        (b'{"instances": [1, 2', "JSON Parse error: Missing a comma or ] after an array element. at offset: 19"),
+        (b'{"a": "}", "b": "x" "c"}', "JSON Parse error: Missing a comma or } after an object member. at offset: 20"),
+        (b'{"instances": [1.0, ]}', "JSON Parse error: Invalid value. at offset: "),
+        (b"{", "JSON Parse error: Missing a name for object member. at offset: 1"),
+        (b'{"a" 1}', "JSON Parse error: Missing a colon after a name of object member. at offset: 5"),
+        (b'{"a', "JSON Parse error: Missing a closing quotation mark in string. at offset: "),
+        (b'{"instances": [1.0]} {}', "The document root must not be followed by other values. at offset: 21"),
         (b"[" * 100_000, "JSON Parse error: nested too deeply"),
-        (b"[1]", "JSON Value: [1] Is not object"),
+        (b"[1]", "JSON Value: [\n    1\n] Is not object"),
         ({}, "Missing 'inputs' or 'instances' key"),
-        ({"inputs": [1.0], "instances": [1.0]}, "Not formatted correctly expecting only one of"),
-        ({"instances": {}}, "Excepting 'instances' to be an list/array"),
-        ({"instances": []}, "No values in 'instances' array"),
+        (
+            {"inputs": [], "instances": []},
+            'JSON Value: {\n    "inputs": [],\n    "instances": []\n} Not formatted correctly expecting only one of '
+            "'inputs' or 'instances' keys to exist ",
+        ),
+        ({"instances": {}}, "JSON Value: {\n    \"instances\": {}\n} Excepting 'instances' to be an list/array"),
+        ({"instances": []}, "JSON Value: {\n    \"instances\": []\n} No values in 'instances' array"),
+        ({"instances": [1.0] * 1000 + ["x"]}, "of 'instances' list. Error: INVALID_ARGUMENT: JSON Value: \"x\" Type: String"),
+        ({"inputs": 1, "instances": ["x" * 9999]}, "... Not formatted correctly expecting only one of"),
         ({"instances": ["x", "y"]}, "Failed to process element: 0 of 'instances' list. Error: INVALID_ARGUMENT: "),
         ({"instances": ["x"]}, 'JSON Value: "x" Type: String is not of expected type: float'),
-        ({"instances": [1.0, [2.0]]}, "Failed to process element: 1 of 'instances' list. Error: INVALID_ARGUMENT: Expecting"),
-        ({"instances": [[1.0], [[2.0]]]}, "Expecting shape [1] but got: [1, 1]"),
+        (
+            {"instances": [1.0, [2.0, 3.0]]},
+            "Failed to process element: 1 of 'instances' list. Error: INVALID_ARGUMENT: Expecting tensor size: 1 but got: 2",
+        ),
+        (
+            {"instances": [[1.0, 2.0], [3.0]]},
+            "Failed to process element: 1 of 'instances' list. Error: INVALID_ARGUMENT: Expecting tensor size: 2 but got: 1",
+        ),
+        ({"instances": [[1.0], [[2.0]]]}, "Expecting shape [1] but got: [1,1]"),
+        (
+            {"instances": [[[1.0], 2.0]]},
+            "Error: INVALID_ARGUMENT: JSON Value: 2.0 found at incorrect level: 2 in the JSON DOM. Expected at level: 2",
+        ),
         ({"instances": [{"x": 1.0}, 2.0]}, "Expecting object but got list at item 1 of input list"),
         ({"instances": [1.0, {"x": 2.0}]}, "Expecting value/list but got object at item 1 of input list"),
-        ({"instances": [{"z": 2.0}]}, "keys must be equal to: x"),
+        (
+            {"instances": [{"x": 1.0}, {"x": 1.0, "z": 2.0}]},
+            "Failed to process element: 1 key: z of 'instances' list. Error: INVALID_ARGUMENT: JSON object: does not have named "
+            "input: z",
+        ),
+        (
+            {"signature_name": "echo", "instances": [{"text": "a"}]},
+            'Failed to process element: 0 of \'instances\' list. JSON object: {\n    "text": "a"\n} keys must be equal to: '
+            "flag,number,text",
+        ),
         ({"inputs": {"z": 1.0}}, "Missing named input: x in 'inputs' object."),
-        ({"inputs": [16777217]}, "Cannot convert JSON value: 16777217 to float32 without loss of precision."),
-        ({"inputs": [1e39]}, "Cannot convert JSON value: 1e+39 to float32 without loss of precision."),
-        (b'{"inputs": [1' + b"0" * 400 + b"]}", "without loss of precision."),
+        ({"inputs": [16777217]}, "Cannot convert JSON value: 16777217 to float without loss of precision."),
+        ({"inputs": [1e39]}, "Cannot convert JSON value: 1e+39 to float without loss of precision."),
+        (b'{"inputs": [1' + b"0" * 400 + b"]}", "JSON Parse error: Number too big to be stored in double."),
         ({"inputs": [True]}, "Type: True is not of expected type: float"),
         ({"inputs": [None]}, "JSON Value: null Type: Null is not of expected type: float"),
-        ({"inputs": [[1.0], 2.0]}, "that are not all lists of size"),
-        ({"inputs": [[1.0, 2.0], [3.0]]}, "that are not all lists of size"),
+        ({"inputs": [[1.0], 2.0]}, "JSON Value: 2.0 found at incorrect level: 2 in the JSON DOM. Expected at level: 2"),
+        ({"inputs": [1.0, [2.0]]}, "Encountered list at unexpected level: 1 expected < 1"),
+        ({"inputs": [[1.0, 2.0], [3.0]]}, "Encountered list at unexpected size: 1 at level: 1 expected size: 2"),
+        (b'{"inputs": ' + b"[" * 40 + b"]" * 40 + b"}", "Encountered list at unexpected level: 32 expected < 32"),
         ({"signature_name": 100}, "'signature_name' key must be a string value."),
         ({"signature_name": "none", "inputs": [1]}, 'Serving signature name: "none" not found in signature def'),
         ({"signature_name": "echo", "instances": [1]}, "instances is a plain list, but expecting list of objects"),
@@ -170,6 +204,10 @@ def test_wrong_predict_bodies(predict, body, message):
         ("GET", "/v1/models/no", 404, "Could not find any versions of model no"),
         ("GET", "/v1/models", 400, "Missing model name in request."),
         ("GET", "/v1/models/no/metadata", 404, "Servable not found for request: Latest(no)"),
+        ("POST", "/v1/models/m:predict?x=1", 400, "Malformed request: POST /v1/models/m:predict?x=1"),
+        ("GET", "/v1/models/m?x=1", 404, "Could not find any versions of model m?x=1"),
+        ("POST", "/v1/models/m?x=1:predict", 404, "Servable not found for request: Latest(m?x=1)"),
+        ("OPTIONS", "/v1/models/m:predict", 400, "Origin header is missing in CORS preflight"),
         ("GET", "/", 404, "Not found: /"),
         ("GET", "/v2/models/m", 404, "Not found: /v2/models/m"),
     ],
@@ -181,6 +219,18 @@ def test_wrong_routes(call, method, path, status, message):
 
 def test_names_are_percent_decoded_and_the_route_ignores_case(call):
     assert call("POST", "/V1/Models/%6D:Predict", {"instances": [1.0]})[0] == 200
+
+
+def test_text_after_a_zero_byte_is_not_read(predict):
+    assert predict(b'{"instances": [1.0]} \0 and more') == (200, {"predictions": [2.5]})
+
+
+def test_integers_of_more_than_64_bits_are_doubles(predict):
+    assert predict(b'{"inputs": [100000000000000000000]}') == (200, {"outputs": [5e19]})
+
+
+def test_a_status_of_any_label_is_that_of_all_versions(call):
+    assert call("GET", "/v1/models/m/labels/none") == call("GET", "/v1/models/m")
 
 
 def test_status_and_metadata_are_protobuf_json(call):
@@ -207,13 +257,13 @@ def test_classify_and_regress_answer_under_results(call):
 @pytest.mark.parametrize(
     "body, message",
     [
-        ({}, "key 'examples' is expected and was not found"),
-        ({"examples": {}}, "Expecting 'examples' value to be an list/array"),
-        ({"examples": []}, "'examples' value is an empty array"),
-        ({"examples": [1]}, "Example must be JSON object but got JSON 1"),
+        ({}, "\n} When method is classify, key 'examples' is expected and was not found"),
+        ({"examples": {}}, "\n} Expecting 'examples' value to be an list/array"),
+        ({"examples": []}, "\n} 'examples' value is an empty array"),
+        ({"examples": [1]}, "Example must be JSON object but got JSON Number"),
         ({"examples": [{"x": 2}]}, "Data types don't match"),
         ({"examples": [{"x": [1.0, 2]}]}, "Unexpected element type in feature: x expecting type: float"),
-        ({"examples": [{"x": [None]}]}, "Feature: x has element with unexpected JSON type: null"),
+        ({"examples": [{"x": [None]}]}, "Feature: x has element with unexpected JSON type: Null"),
         ({"examples": [{"x": 2**63}]}, "Feature: x has uint64 element. Only int64 is supported."),
         ({"examples": [{"x": 1e39}]}, "without loss of precision."),
     ],

@@ -163,6 +163,7 @@ def test_every_flag_reaches_the_server(save_linear, tmp_path, authority):
     command = [sys.executable, "-m", "dlrm_tf", "serve", "--model_name=dlrm", f"--model_base_path={save_linear(7)}", "--port=0"]
     command += ["--rest_api_port=0", "--enable_batching=true", f"--batching_parameters_file={batching}", "--grpc_max_threads=3"]
     command += [f"--monitoring_config_file={monitoring}", "--enable_model_warmup=false", f"--grpc_socket_path={tmp_path / 's'}"]
+    command += ["--rest_api_num_threads=2", "--tensorflow_session_parallelism=2", "--saved_model_tags=serve", "--enable_profiler"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             ready = dict(word.split("=") for word in process.stdout.readline().split()[1:])

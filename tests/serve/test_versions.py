@@ -7,7 +7,7 @@ import threading
 import pytest
 from serving_models import INPUTS, bias, failure, served
 from tensorflow_serving.apis import model_pb2
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 from dlrm_tf.errors import ServingError, UsageError
 from dlrm_tf.score import Client
@@ -40,7 +40,8 @@ def test_broken_version_never_displaces_the_good_one_and_a_repaired_one_is_tried
         os.mkdir(os.path.join(base, "2"))
         eventually(lambda: states(client).get(2) == "END")
         assert bias(client) == 1 and states(client)[1] == "AVAILABLE"
-        assert "saved_model.pb" in client.status()[0]["error_message"]
+        assert "Could not find SavedModel .pb" in client.status()[0]["error_message"]
+        assert client.status()[0]["error_code"] == 5  # NOT_FOUND
         os.rmdir(os.path.join(base, "2"))
         eventually(lambda: states(client) == {1: "AVAILABLE"})
         save_linear(2)
@@ -98,6 +99,26 @@ def test_a_version_is_kept_until_its_last_request_has_left(save_linear):
         (logit,) = servable.run(feeds, tuple(INPUTS.values()), (signature.outputs["logit"].name,))
         assert logit[0, 0] == 1.0
     eventually(lambda: {v.number: v.state for v in manager.status(spec)} == {2: 30, 1: 50})
+    manager.stop()
+
+
+def test_several_models_load_at_a_time(tmp_path):
+    """Each load waits until the other has begun."""
+    both = threading.Barrier(2, timeout=PATIENCE)
+
+    class Loaded:
+        signatures, close = {}, lambda self: None
+
+    def load(name, version, path):
+        both.wait()
+        return Loaded()
+
+    configs = [ModelConfig(name=name, base_path=str(tmp_path / name), model_platform="tensorflow") for name in ("a", "b")]
+    for config in configs:
+        os.makedirs(os.path.join(config.base_path, "1"))
+    manager = ModelManager(load, poll_seconds=0, load_threads=2)
+    manager.start(configs)
+    assert [manager.status(model_pb2.ModelSpec(name=config.name))[0].state for config in configs] == [30, 30]
     manager.stop()
 
 

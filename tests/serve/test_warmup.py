@@ -1,5 +1,8 @@
 """Warm-up: a version's recorded requests are run before it serves, and a file that can't be run stops it."""
 
+import logging
+
+import numpy as np
 import pytest
 import tensorflow as tf
 from serving_models import INPUTS, example
@@ -48,6 +51,20 @@ def test_warm_up_of_every_kind_of_call(example_model):
         request.input.example_list.examples.append(example(x=1.0))
         assert _ANSWER[kind](loaded, 3, request).result.ByteSize()
     loaded.close()
+
+
+def test_a_request_of_more_rows_than_a_batch_is_left_out(save_linear, tmp_path, monkeypatch, caplog):
+    runs, run = [], Servable.run
+    monkeypatch.setattr(Servable, "run", lambda self, *call: runs.append(len(call[1][0])) or run(self, *call))
+    base, batching, path = save_linear(1), tmp_path / "batching.config", tmp_path / "dlrm" / "1" / WARMUP_FILE
+    sizes = [1, 5, 4, 6]
+    write_warmup(path, [predict_log(**{name: np.repeat(value, n, axis=0) for name, value in INPUTS.items()}) for n in sizes])
+    batching.write_text("max_batch_size { value: 4 }")
+    options = {"enable_batching": True, "batching_parameters_file": str(batching), "num_request_iterations_for_warmup": 2}
+    with caplog.at_level(logging.WARNING, "dlrm_tf.serve"), ModelServer(model_name="dlrm", model_base_path=base, **options):
+        assert runs == [1, 1, 4, 4]
+    reason = "Task size 5 is larger than maximum input batch size 4"
+    assert [record.getMessage() for record in caplog.records] == [f"{path}: 2 of 4 requests left out: {reason}"]
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,31 @@ from dlrm_tf.weights.reader import WeightsReader
 
 tf = tensorflow()
 
-# Each is at most TF Serving's default max_batch_size, 1000: a server that batches refuses a larger request and so the model.
+# Each is at most TF Serving's default max_batch_size, 1000: a C++ server that batches refuses a larger request and so the model.
 WARMUP_BATCHES = (1, 64, 1000)
+
+
+def choose_warmup_batches(batches: Optional[Sequence[int]] = None, max_batch_size: Optional[int] = None) -> tuple[int, ...]:
+    """Batch sizes of warm-up requests that a server takes.
+
+    Args:
+      batches: asked for; None chooses `WARMUP_BATCHES` up to `max_batch_size`, and `max_batch_size` itself.
+      max_batch_size: of the server that batches; None says nothing about it.
+
+    Raises:
+      UsageError: a number below 1, none, or one of `batches` that is over `max_batch_size`.
+    """
+    if max_batch_size is not None and max_batch_size < 1:
+        raise UsageError(f"--max-batch-size: wanted a positive number. Received {max_batch_size}")
+    if batches is None:
+        if max_batch_size is None:
+            return WARMUP_BATCHES
+        return (*(batch for batch in WARMUP_BATCHES if batch < max_batch_size), max_batch_size)
+    if not batches or min(batches) < 1:
+        raise UsageError(f"--warmup-batches: wanted positive numbers. Received {batches}")
+    if max_batch_size is not None and max(batches) > max_batch_size:
+        raise UsageError(f"--warmup-batches: wanted at most --max-batch-size, {max_batch_size}. Received {max(batches)}")
+    return tuple(batches)
 
 
 def export_savedmodel(
@@ -34,7 +57,8 @@ def export_savedmodel(
     version: Optional[int] = None,
     vocabulary: Optional[StrPath] = None,
     spec: Union[None, StrPath, FeatureSpec] = None,
-    warmup_batches: Sequence[int] = WARMUP_BATCHES,
+    warmup_batches: Optional[Sequence[int]] = None,
+    max_batch_size: Optional[int] = None,
 ) -> str:
     """Writes `out_dir/name/version`, servable by TF Serving and `dlrm-tf serve`.
 
@@ -50,7 +74,8 @@ def export_savedmodel(
       spec: the columns of the log, or their JSON file; wanted with a vocabulary where features have several keys, for their
         separators, or where the log has markers of missing cells, which `raw` then takes as ''.
       warmup_batches: batch sizes of the warm-up requests, run by the server before the version becomes available; with
-        batching, its allowed_batch_sizes.
+        batching, its allowed_batch_sizes. By default those of `choose_warmup_batches`.
+      max_batch_size: of the server, where it batches: no warm-up request is larger.
 
     Returns:
       The version's directory.
@@ -69,8 +94,7 @@ def export_savedmodel(
     model_dir = os.path.join(os.fspath(out_dir), name)
     if version is None:
         version = max(versions_on_disk(model_dir), default=0) + 1
-    if not warmup_batches or min(warmup_batches) < 1:
-        raise UsageError(f"--warmup-batches: wanted positive numbers. Received {warmup_batches}")
+    batches = choose_warmup_batches(warmup_batches, max_batch_size)
     weights = os.fspath(weights)
     prediction_log = require("tensorflow_serving.apis.prediction_log_pb2", "serving")
     with WeightsReader(weights) as reader:
@@ -87,7 +111,7 @@ def export_savedmodel(
         tf.saved_model.save(served, folder, signatures=served.signatures())
         write_method_names(folder)
         os.makedirs(os.path.join(folder, "assets.extra"))
-        _write_warmup(os.path.join(folder, WARMUP_FILE), prediction_log, model.config, name, warmup_batches)
+        _write_warmup(os.path.join(folder, WARMUP_FILE), prediction_log, model.config, name, batches)
         if vocabulary is not None:
             shutil.copyfile(vocabulary, os.path.join(folder, VOCABULARY))
         metadata = {

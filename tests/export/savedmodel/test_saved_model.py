@@ -10,9 +10,10 @@ import pytest
 import dlrm_tf
 from dlrm_tf.cli.main import main
 from dlrm_tf.errors import CheckpointError, UsageError
-from dlrm_tf.export.savedmodel.export import export_savedmodel
+from dlrm_tf.export.savedmodel.export import choose_warmup_batches, export_savedmodel
 from dlrm_tf.export.savedmodel.metadata import METADATA
 from dlrm_tf.keras2 import tensorflow
+from dlrm_tf.serve import ModelServer
 from dlrm_tf.versions import WARMUP_FILE, versions_on_disk
 
 tf = tensorflow()
@@ -80,11 +81,36 @@ def test_versions_count_up_and_are_never_overwritten(exported):
     assert sorted(os.listdir(model_dir)) == ["1", "2"]
 
 
-def test_warmup_batches_from_the_command_line(exported, tmp_path):
+def test_warmup_batches_from_the_command_line(exported, tmp_path, capsys):
     command = ["export", "savedmodel", "--weights", str(exported[1]), "-o", str(tmp_path), "--warmup-batches", "2,16"]
     assert main(command) == 0
     assert len(list(tf.data.TFRecordDataset(str(tmp_path / "dlrm" / "1" / WARMUP_FILE)))) == 2
+    said = capsys.readouterr()
+    assert said.out == str(tmp_path / "dlrm" / "1") + "\n"
+    assert (
+        said.err.splitlines()[-1] == "warm-up requests of 2, 16 rows: a server that batches needs max_batch_size of at least 16"
+    )
     assert main([*command[:-1], "2,x"]) == 2
+    assert main([*command, "--max-batch-size", "8"]) == 2
+    assert "--warmup-batches: wanted at most --max-batch-size, 8. Received 16" in capsys.readouterr().err
+    assert os.listdir(tmp_path / "dlrm") == ["1"]
+
+
+@pytest.mark.parametrize(
+    "limit, expected", [(None, (1, 64, 1000)), (2000, (1, 64, 1000, 2000)), (1000, (1, 64, 1000)), (64, (1, 64)), (1, (1,))]
+)
+def test_warmup_batches_follow_the_servers_largest_batch(limit, expected):
+    assert choose_warmup_batches(max_batch_size=limit) == expected
+
+
+def test_no_warmup_request_is_larger_than_the_servers_batch(exported, tmp_path):
+    path = export_savedmodel(exported[1], tmp_path, max_batch_size=8)
+    batching = tmp_path / "batching.config"
+    batching.write_text("max_batch_size { value: 8 }")
+    options = {"model_base_path": os.path.dirname(path), "enable_batching": True, "batching_parameters_file": str(batching)}
+    with ModelServer(model_name="dlrm", **options) as server:
+        warm = server.metrics.page().decode()
+    assert "processed_batch_size_count 2.0" in warm and "processed_batch_size_sum 9.0" in warm
 
 
 def test_warmup_and_metadata(exported):
@@ -108,6 +134,7 @@ def test_warmup_and_metadata(exported):
         ({"name": ".."}, UsageError, "--name"),
         ({"version": 0}, UsageError, "--version"),
         ({"warmup_batches": (1, 0)}, UsageError, "--warmup-batches"),
+        ({"max_batch_size": 0}, UsageError, "--max-batch-size: wanted a positive number. Received 0"),
         ({"weights": "none.weights.h5"}, CheckpointError, "no such file"),
     ],
 )
