@@ -8,7 +8,7 @@ from typing import Any, Optional
 from dlrm_tf.errors import DataError
 
 MAX_SHARE = 0.01
-_FEW = 10  # fewer than so many, and than half of the lines, are not too many: a share of a small log says little
+_FEW = 10  # fewer than so many are too many only where none is allowed: a share of a small log says little
 
 # By a part of what is wrong, what to do about it; the first one that fits.
 _ADVICE = (
@@ -53,10 +53,10 @@ class BadLines:
     def check(self, lines: int, max_share: float) -> None:
         """Raises DataError, with the commonest reason, where more than `max_share` of `lines` are bad.
 
-        Fewer than ten bad lines pass while they are less than half of the lines and `max_share` is not 0.
+        Fewer than ten bad lines pass where `max_share` is not 0.
         """
         bad = sum(count for count, _ in self.reasons.values())
-        if bad <= max_share * lines or (max_share and bad < _FEW and 2 * bad < lines):
+        if bad <= max_share * lines or (max_share and bad < _FEW):
             return
         reason, (count, example) = max(self.reasons.items(), key=lambda item: item[1][0])
         advice = next((text.format(**_unquoted(found)) for form, text in _ADVICE if (found := form.search(example))), "")

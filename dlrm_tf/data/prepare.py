@@ -78,8 +78,8 @@ def prepare(
         (`Vocabulary.last_seen`); keys of `vocabulary` that do not occur keep the day they had. None notes no day.
       engine: where the work is done; None is this process. The data folder has the same bytes.
       max_bad_share: the most bad lines that `"skip"` passes over, as a share of all lines, from 0 to 1. It stops when a
-        larger share of the lines so far is bad, looking after each shard and at the end; above 0, fewer than ten bad lines
-        pass while they are less than half of the lines.
+        larger share of the lines so far is bad, looking after each shard and at the end; fewer than ten bad lines pass
+        whatever the share, unless it is 0.
 
     Raises:
       DataError: the input or the folder is not as it should be.

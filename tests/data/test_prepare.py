@@ -190,7 +190,7 @@ def test_stop_at_a_bad_line(tmp_path, text, message):
 def test_skipped_bad_cells_leave_no_trace(tmp_path):
     log = tmp_path / "log.csv"
     write_log(log, [(0, 1, "a", "x"), (1, "1x", "only here", "x"), ("", 1, "nor here", "x"), (1, 2, "b", "x")])
-    records = prepare(log, tmp_path / "out", spec=SMALL, test_fraction=0.25, max_bad_share=0.5)
+    records = prepare(log, tmp_path / "out", spec=SMALL, test_fraction=0.25)
     assert records.vocabulary().keys("c") == ["a", "b"]
     assert (records.rows("train"), records.rows("test")) == (1, 1)
     assert [example.split(": ", 1)[1] for example in records.manifest["counts"]["bad_examples"]] == [
@@ -199,13 +199,11 @@ def test_skipped_bad_cells_leave_no_trace(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"), [(b"", "no good line among 0: the input is empty"), (bytes(3000), "wanted 40 fields. Received 1")]
-)
+@pytest.mark.parametrize(("content", "message"), [(b"", "the input is empty"), (bytes(3000), "wanted 40 fields. Received 1")])
 def test_input_without_a_good_line(tmp_path, content, message):
     tsv = tmp_path / "log.tsv"
     tsv.write_bytes(content)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=f"no good line among [01]: .*{message}"):
         prepare(tsv, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
