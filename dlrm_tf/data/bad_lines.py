@@ -8,13 +8,13 @@ from typing import Any, Optional
 from dlrm_tf.errors import DataError
 
 MAX_SHARE = 0.01
-_FEW = 10  # fewer than so many are never too many: a share of a small log says little
+_FEW = 10  # fewer than so many are too many only where none is allowed: a share of a small log says little
 
 # By a part of what is wrong, what to do about it; the first one that fits.
 _ADVICE = (
-    (re.compile(r"wanted 0 or 1\. Received '-1(\.0)?'"), "--labels -1/1 takes such labels"),
+    (re.compile(r"wanted 0 or 1\. Received '?-1(\.0)?'?$"), "--labels -1/1 takes such labels"),
     (re.compile(r"Received '\"|wanted no double quotes"), '"quote" in the spec says that fields are quoted'),
-    (re.compile(r"wanted an integer\. Received '[-+]?[0-9]*[.eE]"), '"float" instead of "int" in the spec takes such numbers'),
+    (re.compile(r"wanted an integer\. Received '?[-+]?[0-9]*[.eE]"), '"float" instead of "int" in the spec takes such numbers'),
     (
         re.compile(r"wanted (?:an integer|a finite number)\. Received '(?P<marker>[^0-9']{1,12})'"),
         "--missing '{marker}' takes such cells as empty",
@@ -54,9 +54,12 @@ class BadLines:
             self.reasons[reason] = before + count, first
 
     def check(self, lines: int, max_share: float) -> None:
-        """Raises DataError, with the commonest reason, where ten or more lines and more than `max_share` of `lines` are bad."""
+        """Raises DataError, with the commonest reason, where more than `max_share` of `lines` are bad.
+
+        Fewer than ten bad lines pass where `max_share` is not 0.
+        """
         bad = sum(count for count, _ in self.reasons.values())
-        if bad < _FEW or bad <= max_share * lines:
+        if bad <= max_share * lines or (max_share and bad < _FEW):
             return
         reason, (count, example) = max(self.reasons.items(), key=lambda item: item[1][0])
         raise DataError(

@@ -77,8 +77,9 @@ def prepare(
       last_seen: the day of the log, a date or YYYY-MM-DD. It is kept in the vocabulary for every key that occurs
         (`Vocabulary.last_seen`); keys of `vocabulary` that do not occur keep the day they had. None notes no day.
       engine: where the work is done; None is this process. The data folder has the same bytes.
-      max_bad_share: the most bad lines that `"skip"` passes over, as a share of all lines, from 0 to 1. It stops when ten lines
-        or more and a larger share of the lines so far are bad, looking after each shard and at the end.
+      max_bad_share: the most bad lines that `"skip"` passes over, as a share of all lines, from 0 to 1. It stops when a
+        larger share of the lines so far is bad, looking after each shard and at the end; fewer than ten bad lines pass
+        whatever the share, unless it is 0.
 
     Raises:
       DataError: the input or the folder is not as it should be.
@@ -86,6 +87,8 @@ def prepare(
       SparkError: Spark does not start, or gave up; what is finished stays for the next call.
     """
     out_dir = os.fspath(out_dir)
+    if not out_dir:
+        raise UsageError("out_dir must be a folder to make. Received ''")
     if shard_lines is None:
         shard_lines = bounded_rows(SHARD_LINES, spec, row_dtype(spec).itemsize)
     _check_ranges(test_fraction, on_bad_line, max_bad_share, min_count=min_count, shard_lines=shard_lines, threads=threads)
