@@ -18,7 +18,7 @@ from dlrm_tf.data.encoder import check_features
 from dlrm_tf.data.finish import Finish
 from dlrm_tf.data.pipeline import bounded_rows
 from dlrm_tf.data.readers.open import open_readers
-from dlrm_tf.data.record_files import MANIFEST, row_dtype
+from dlrm_tf.data.record_files import MANIFEST, SHARD_LINES, row_dtype
 from dlrm_tf.data.records import Records
 from dlrm_tf.data.scan import Scan
 from dlrm_tf.data.spark.engine import SparkEngine
@@ -27,11 +27,6 @@ from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.data.workspace import Workspace
 from dlrm_tf.errors import DataError, UsageError
 from dlrm_tf.files import StrPath
-
-# 21 MB of Criteo's rows: what a killed run can lose at most. Longer shards would slow the reader down, because TensorFlow reads
-# what it skips at the start of a file: rows of bags, 912 bytes with MLPerf's hot sizes, are read 1.4 times as fast from shards of
-# 21 MB as from shards of as many lines.
-SHARD_LINES = 1 << 17
 
 
 def prepare(
