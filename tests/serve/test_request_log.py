@@ -228,8 +228,9 @@ def test_a_full_queue_drops_and_waits_for_nothing(tmp_path, monkeypatch):
     log = RequestLog(str(tmp_path), options, metrics)
     messages = predict_pb2.PredictRequest(), predict_pb2.PredictResponse()
     half = QUEUE_BYTES // 2 - OBJECT_BYTES
-    for size in (half, half, 1):  # nothing is written before the start
+    for size in (half, half):  # nothing is written before the start
         log.add("predict_log", "a", size, lambda: messages)
+    log.add("predict_log", "a", 1, lambda: pytest.fail("made though it is dropped"))
     assert logged(metrics) == {("a", "RESOURCE_EXHAUSTED"): 1}
     log.start()
     eventually(lambda: log._waiting_bytes == 0)
