@@ -19,7 +19,10 @@ _ADVICE = (
         re.compile(r"wanted (?:an integer|a finite number)\. Received '(?P<marker>[^0-9']{1,12})'"),
         "--missing '{marker}' takes such cells as empty",
     ),
-    (re.compile(r"wanted \d+ fields"), "see whether separator, quote and columns of the spec are those of the log"),
+    (
+        re.compile(r"wanted \d+ fields"),
+        "separator, quote and columns must be the log's: dlrm-tf spec looks at it and writes them",
+    ),
 )
 
 
@@ -56,11 +59,16 @@ class BadLines:
         if bad < _FEW or bad <= max_share * lines:
             return
         reason, (count, example) = max(self.reasons.items(), key=lambda item: item[1][0])
-        advice = next((text.format(**_unquoted(found)) for form, text in _ADVICE if (found := form.search(example))), "")
         raise DataError(
             f"wanted at most {max_share:.3g} of the lines bad. Received {bad:,} of {lines:,} ({bad / lines:.1%}), "
-            f"{count:,} of them: {reason}. For example {example}; {advice and advice + '; '}--max-bad-share allows more bad lines"
+            f"{count:,} of them: {reason}. For example {advised(example)}; --max-bad-share allows more bad lines"
         )
+
+
+def advised(example: str) -> str:
+    """An example of a bad line, and after it what to do about such lines, where that is known."""
+    advice = next((text.format(**_unquoted(found)) for form, text in _ADVICE if (found := form.search(example))), "")
+    return f"{example}; {advice}" if advice else example
 
 
 def check_notes(notes: Iterable[dict[str, Any]], max_share: float) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Optional, Union
 
 from dlrm_tf.data.admit import Admission, max_ids_by_feature
-from dlrm_tf.data.bad_lines import MAX_SHARE
+from dlrm_tf.data.bad_lines import MAX_SHARE, advised
 from dlrm_tf.data.days import day_number
 from dlrm_tf.data.encoder import check_features
 from dlrm_tf.data.finish import Finish
@@ -172,7 +172,7 @@ def _check_any_row(notes: list[dict[str, Any]]) -> None:
     if not any(note["rows"] for note in notes):
         lines = sum(note["lines"] for note in notes)
         first = next((example for note in notes for example in note["examples"]), "the input is empty")
-        raise DataError(f"no good line among {lines:,}: {first}")
+        raise DataError(f"no good line among {lines:,}: {advised(first)}")
 
 
 def _check_ranges(test_fraction: float, on_bad_line: str, max_bad_share: float, **counts: Optional[int]) -> None:

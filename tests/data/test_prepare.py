@@ -199,7 +199,9 @@ def test_skipped_bad_cells_leave_no_trace(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"", "the input is empty"), (bytes(3000), "wanted 40 fields. Received 1")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "the input is empty"), (bytes(3000), "wanted 40 fields. Received 1; .*dlrm-tf spec")]
+)
 def test_input_without_a_good_line(tmp_path, content, message):
     tsv = tmp_path / "log.tsv"
     tsv.write_bytes(content)
