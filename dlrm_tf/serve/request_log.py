@@ -41,8 +41,8 @@ class RequestLog:
     A request never waits for a disk: one that comes while too much waits is dropped. Its record is made on the request's own
     thread, in about 10 microseconds: a writer that made many at once would hold the interpreter while requests want it.
 
-    Written and dropped ones are counted in `:tensorflow:serving:request_log_count` with the status `OK`, `RESOURCE_EXHAUSTED` (too
-    much waited, or too large) or `UNAVAILABLE` (the disk refused).
+    Written and dropped ones are counted in `:tensorflow:serving:request_log_count` with the status `OK`, `RESOURCE_EXHAUSTED`
+    (too much waited, or too large) or `UNAVAILABLE` (the disk refused).
 
     Args:
       folder: where the files go.
