@@ -30,7 +30,7 @@ class JsonPredict(PredictCall):
 
     def decode(self, signatures: dict[str, SignatureDef]) -> tuple[SignatureDef, dict[str, np.ndarray], tuple]:
         document = parse(self._body)
-        name = signature_name(document) or DEFAULT_SIGNATURE
+        name = self.signature_name = signature_name(document) or DEFAULT_SIGNATURE
         signature = signatures.get(name)
         if signature is None:
             raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')

@@ -13,6 +13,7 @@ from dlrm_tf.serve.manager import ModelManager
 from dlrm_tf.serve.metrics import Metrics
 from dlrm_tf.serve.options import ServerOptions
 from dlrm_tf.serve.ports import allow_many_files, authority, bind
+from dlrm_tf.serve.request_log import RequestLog
 from dlrm_tf.serving_api.config_files import read_model_config
 from dlrm_tf.serving_api.status import RequestError
 
@@ -54,7 +55,9 @@ class ModelServer:
             allow_unavailable_labels=self.options.allow_version_labels_for_unavailable_models,
             load_threads=self.options.num_load_threads,
         )
-        self._core = ServerCore(self._manager, self.metrics)
+        folder = self.options.request_log_dir
+        self._request_log = RequestLog(folder, self.options, self.metrics) if folder else None
+        self._core = ServerCore(self._manager, self.metrics, self._request_log)
         self._grpc: Optional[GrpcServer] = None
         self._http: Optional[HttpServer] = None
         self._stopping, self._stopped = threading.Event(), threading.Event()
@@ -79,7 +82,7 @@ class ModelServer:
           This server.
 
         Raises:
-          ServingError: a model does not load or does not appear in time, or a port is taken.
+          ServingError: a model does not load or does not appear in time, a port is taken, or the request log's folder is refused.
         """
         options, rest_socket = self.options, None
         allow_many_files()
@@ -90,6 +93,8 @@ class ModelServer:
             if options.rest_api_port is not None:
                 rest_socket = bind(options.host, options.rest_api_port, "--rest_api_port")
                 self.rest_api_port = rest_socket.getsockname()[1]
+            if self._request_log is not None:
+                self._request_log.start()
             if self._manager.start(self._config.model_config_list.config, timeout=timeout):
                 reserved.close()
                 self._grpc = GrpcServer(self._core, options, port=self.port)
@@ -138,6 +143,8 @@ class ModelServer:
             self._http.stop(grace)
         if self._grpc is not None:
             self._grpc.wait()
+        if self._request_log is not None:
+            self._request_log.close()
         self._manager.stop()
         self._stopped.set()
 
