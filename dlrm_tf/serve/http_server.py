@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from typing import Optional
 
 from aiohttp import web
@@ -14,11 +13,15 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from dlrm_tf.serve import rest
 from dlrm_tf.serve.core import ServerCore
+from dlrm_tf.serve.json_parsers import BIG_BODY_BYTES, JsonParsers
 from dlrm_tf.serve.metrics import CONTENT_TYPE
 from dlrm_tf.serve.options import ServerOptions
+from dlrm_tf.serve.reception import Workers
 
 # Request bodies in memory at a time may be this many times as large as the limit of one body, all together.
 BODIES_IN_MEMORY = 4
+# Processes that read large bodies, so many large requests are answered at a time; they don't occupy the threads of the others.
+PARSERS = 2
 # Seconds between two looks for connections that have been idle too long.
 IDLE_CHECK_SECONDS = 1.0
 # A compressed body is decompressed to so many bytes at a time.
@@ -31,6 +34,13 @@ log = logging.getLogger("dlrm_tf.serve.http")
 log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 
+class _Body:
+    """A request's body and the bytes it counts for until the request is answered."""
+
+    def __init__(self) -> None:
+        self.data, self.counted = bytearray(), 0
+
+
 class HttpServer:
     """Answers REST and, with a metrics path, Prometheus, on a bound socket.
 
@@ -41,7 +51,9 @@ class HttpServer:
         self._core, self._sock = core, sock
         self._timeout = options.rest_api_timeout_in_ms / 1e3
         self._max_body, self._metrics_path = options.rest_api_max_body_bytes, options.metrics_path
-        self._pool = ThreadPoolExecutor(options.threads(), thread_name_prefix="rest")
+        # Daemon threads: one that a model keeps busy does not keep the process from ending.
+        self._workers, self._big_workers = Workers("rest", options.threads()), Workers("rest large", PARSERS)
+        self._parsers = JsonParsers(count=PARSERS, timeout=self._timeout)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rest loop", daemon=True)
         self._buffered_bytes = 0
@@ -59,7 +71,9 @@ class HttpServer:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        self._pool.shutdown()
+        self._parsers.stop()
+        self._workers.shutdown()
+        self._big_workers.shutdown()
 
     async def _start(self):
         # Bodies are decompressed in `_decompressed`: aiohttp would answer damaged ones with plain text and log a traceback.
@@ -93,19 +107,20 @@ class HttpServer:
         path = request.rel_url.raw_path
         if path == self._metrics_path:
             return web.Response(body=self._core.metrics.page(), headers={"Content-Type": CONTENT_TYPE})
-        body = bytearray()
+        body = _Body()
         try:
             refused = await self._read(request, body)
             if refused is not None:
                 return self._reply(*refused, close=True)
+            workers = self._big_workers if body.counted > BIG_BODY_BYTES else self._workers
             status, answer = await asyncio.get_running_loop().run_in_executor(
-                self._pool, rest.answer, self._core, request.method, path, bytes(body)
+                workers, rest.answer, self._core, self._parsers, request.method, path, body.data
             )
             return self._reply(status, answer)
         finally:
-            self._buffered_bytes -= len(body)
+            self._buffered_bytes -= body.counted
 
-    async def _read(self, request: web.Request, body: bytearray) -> Optional[tuple[int, bytes]]:
+    async def _read(self, request: web.Request, body: _Body) -> Optional[tuple[int, bytes]]:
         """Reads the request's body into `body`; gives `(status, error)` when it is refused."""
         if (request.content_length or 0) > self._max_body:
             return self._too_large()
@@ -115,9 +130,10 @@ class HttpServer:
         pieces = request.content.iter_any()
         try:
             async for piece in pieces if encoding == "identity" else _decompressed(pieces):
-                body += piece
+                body.data += piece
+                body.counted += len(piece)
                 self._buffered_bytes += len(piece)
-                if len(body) > self._max_body:
+                if body.counted > self._max_body:
                     return self._too_large()
                 if self._buffered_bytes > BODIES_IN_MEMORY * self._max_body:
                     return 429, rest.error_body("Too many large requests at a time; try again")

@@ -15,7 +15,7 @@ import grpc
 from dlrm_tf.errors import ServingError
 from dlrm_tf.serve.batching import AnyServable
 from dlrm_tf.serve.model import Model, ModelConfig, ModelSpec, State, Version, check_configs
-from dlrm_tf.serving_api.status import RequestError
+from dlrm_tf.serving_api.errors import RequestError
 from dlrm_tf.versions import versions_on_disk
 
 # Versions with state END are listed in the model's status; this many of them, the newest.
@@ -103,15 +103,30 @@ class ModelManager:
         path = model.config.base_path
         return f"model {model.config.name}: no version in {path} (wanted {os.path.join(path, '1')}/saved_model.pb)"
 
-    def stop(self) -> None:
-        """Stops polling and unloads everything, waiting for requests under way."""
+    def cancel(self) -> None:
+        """Nothing is loaded from now on; what is loading is let go when it has loaded."""
         self._stop.set()
-        if self._poller is not None:
-            self._poller.join()
-        with self._changes:
-            for model in self._models.values():
-                for number in list(model.versions):
-                    self._unload(model.versions[number], wait=True)
+
+    def stop(self, deadline: float) -> bool:
+        """Stops polling and unloads everything, waiting for requests under way.
+
+        Args:
+          deadline: `time.monotonic()` when it stops waiting.
+
+        Returns:
+          Whether everything is unloaded; what is not is unloaded when its last request, or its load, ends.
+        """
+        self._stop.set()
+        if not self._changes.acquire(timeout=max(deadline - time.monotonic(), 0)):
+            return False
+        try:
+            drains = [self._unload(version) for model in self._models.values() for version in list(model.versions.values())]
+        finally:
+            self._changes.release()
+        threads = [thread for thread in (*drains, self._poller) if thread is not None]
+        for thread in threads:
+            thread.join(max(deadline - time.monotonic(), 0))
+        return not any(thread.is_alive() for thread in threads)
 
     @contextlib.contextmanager
     def servable(self, spec: ModelSpec) -> Iterator[tuple[AnyServable, int]]:
@@ -262,17 +277,19 @@ class ModelManager:
             model.versions[version.number] = version
         if replaced is not None:
             self._unload(replaced)
+        if self._stop.is_set():  # meanwhile; `stop` may have given up waiting for it
+            self._unload(version)
         log.info("model %s version %d loaded in %.2f s", name, version.number, time.monotonic() - start)
 
-    def _unload(self, version: Version, wait: bool = False) -> None:
+    def _unload(self, version: Version) -> Optional[threading.Thread]:
+        """Takes a version from new requests; gives the thread that frees it after its last one, None where it is not served."""
         with self._lock:
             if version.state != State.AVAILABLE:
-                return
+                return None
             version.state = State.UNLOADING
         thread = threading.Thread(target=self._drain, args=(version,), name="version unload", daemon=True)
         thread.start()
-        if wait:
-            thread.join()
+        return thread
 
     def _drain(self, version: Version) -> None:
         with self._lock:

@@ -8,7 +8,7 @@ from tensorflow_serving.apis.classification_pb2 import ClassificationRequest, Cl
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResult
 
 from dlrm_tf.serve.rest_json import check_size, decode_base64, dump, parse, shown, signature_name
-from dlrm_tf.serving_api.status import invalid_argument
+from dlrm_tf.serving_api.errors import invalid_argument
 
 _FLOAT_MAX = float(np.finfo(np.float32).max)
 

@@ -1,18 +1,23 @@
-"""JSON values of the REST API to arrays and back, after TensorFlow Serving's json_tensor.cc."""
+"""JSON values of the REST API to arrays and back, after TensorFlow Serving's json_tensor.cc. Needs no TensorFlow."""
 
 import base64
 import binascii
 import json
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple, Optional, Union
 
 import grpc
 import numpy as np
-from tensorflow.core.framework import types_pb2
 
+from dlrm_tf.serving_api.errors import RequestError, invalid_argument
 from dlrm_tf.serving_api.limits import MAX_RANK
-from dlrm_tf.serving_api.status import RequestError, invalid_argument
-from dlrm_tf.serving_api.tensors import numpy_dtype, type_name
+
+
+class ValueType(NamedTuple):
+    """The type of an input: TensorFlow's name (`float`, `string`) and its NumPy dtype, None where JSON has no form for it."""
+
+    name: str
+    dtype: Optional[np.dtype]
 
 
 class Literal(float):
@@ -26,15 +31,21 @@ def parse(body: bytes) -> dict:
       RequestError: not JSON, or not an object.
     """
     if not body:
-        raise invalid_argument("JSON Parse error: The document is empty")
+        raise parse_error("The document is empty")
     try:
         document = json.loads(body, parse_constant=Literal)
     except (ValueError, RecursionError) as e:
-        reason = "nested too deeply" if isinstance(e, RecursionError) else f"Invalid value. {e}"
-        raise invalid_argument(f"JSON Parse error: {reason}") from None
+        raise parse_error(e) from None
     if not isinstance(document, dict):
         raise invalid_argument(f"JSON Value: {shown(document)} Is not object")
     return document
+
+
+def parse_error(reason: Union[str, Exception]) -> RequestError:
+    """The error of a text that is no JSON, from its reason or from what `json.loads` raised."""
+    if isinstance(reason, Exception):
+        reason = "nested too deeply" if isinstance(reason, RecursionError) else f"Invalid value. {reason}"
+    return invalid_argument(f"JSON Parse error: {reason}")
 
 
 def signature_name(document: dict) -> str:
@@ -52,8 +63,8 @@ def is_base64(value: dict) -> bool:
     return len(value) == 1 and isinstance(value.get("b64"), str)
 
 
-def to_array(value: Any, dtype: int) -> np.ndarray:
-    """A JSON value or nested list as an array of a `DataType`; a number that it can't hold exactly is refused.
+def to_array(value: Any, kind: ValueType) -> np.ndarray:
+    """A JSON value or nested list as an array of type `kind`; a number that it can't hold exactly is refused.
 
     Raises:
       RequestError: ragged, or a value of another type.
@@ -71,29 +82,29 @@ def to_array(value: Any, dtype: int) -> np.ndarray:
     for item in level:
         if type(item) is list:
             raise invalid_argument(f"Encountered list at unexpected level: {len(shape)} expected < {len(shape)}")
-    return _leaves(level, dtype).reshape(shape)
+    return _leaves(level, kind).reshape(shape)
 
 
-def _leaves(values: list, dtype: int) -> np.ndarray:
-    target = numpy_dtype(dtype)
-    if target is None or target.kind in "cV" or target.itemsize == 2 and target.kind == "f":
-        raise RequestError(grpc.StatusCode.UNIMPLEMENTED, f"Conversion of JSON Value to type: {types_pb2.DataType.Name(dtype)}")
-    if dtype == types_pb2.DT_STRING:
+def _leaves(values: list, kind: ValueType) -> np.ndarray:
+    target = kind.dtype
+    if target is None:
+        raise RequestError(grpc.StatusCode.UNIMPLEMENTED, f"Conversion of JSON Value to type: DT_{kind.name.upper()}")
+    if target.kind == "O":
         array = np.empty(len(values), object)
-        array[:] = [_string(value) for value in values]
+        array[:] = [_string(value, kind) for value in values]
         return array
-    kinds: dict[str, set[type]] = {"f": {int, float, Literal}, "b": {bool}}
-    wanted = kinds.get(target.kind, {int})
+    classes: dict[str, set[type]] = {"f": {int, float, Literal}, "b": {bool}}
+    wanted = classes.get(target.kind, {int})
     for value in values if set(map(type, values)) - wanted else ():
         if type(value) not in wanted:
-            raise _type_error(value, dtype)
+            raise _type_error(value, kind)
     if target.kind == "f":
         return _floats(values, target)
     try:
         return np.array(values, target)
     except OverflowError:
         limits = np.iinfo(target)
-        raise _type_error(next(v for v in values if not limits.min <= v <= limits.max), dtype) from None
+        raise _type_error(next(v for v in values if not limits.min <= v <= limits.max), kind) from None
 
 
 def _floats(values: list, target: np.dtype) -> np.ndarray:
@@ -117,12 +128,12 @@ def check_size(value: Any) -> None:
         raise invalid_argument("JSON Parse error: Number too big to be stored in double.")
 
 
-def _string(value) -> bytes:
+def _string(value, kind: ValueType) -> bytes:
     if isinstance(value, str):
         return value.encode("utf-8", "surrogatepass")
     if isinstance(value, dict):
         return decode_base64(value)
-    raise _type_error(value, types_pb2.DT_STRING)
+    raise _type_error(value, kind)
 
 
 def decode_base64(value: dict) -> bytes:
@@ -135,16 +146,16 @@ def decode_base64(value: dict) -> bytes:
         raise invalid_argument("Unable to base64 decode") from None
 
 
-def _type_error(value, dtype: int) -> RequestError:
+def _type_error(value, kind: ValueType) -> RequestError:
     numbers = dict.fromkeys((int, float, Literal), "Number")
-    kind = {**numbers, bool: str(value), str: "String", type(None): "Null"}.get(type(value), "Object")
-    return invalid_argument(f"JSON Value: {shown(value)} Type: {kind} is not of expected type: {type_name(dtype)}")
+    found = {**numbers, bool: str(value), str: "String", type(None): "Null"}.get(type(value), "Object")
+    return invalid_argument(f"JSON Value: {shown(value)} Type: {found} is not of expected type: {kind.name}")
 
 
 def shown(value: Any, limit: int = 200) -> str:
-    """`value` as JSON for an error message, cut at `limit` characters."""
+    """`value` as JSON for an error message, cut at `limit` characters; what is not loaded yet is shown by its beginning."""
     try:
-        text = json.dumps(value)
+        text = json.dumps(value, default=str)
     except (ValueError, RecursionError):
         text = f"a {type(value).__name__}"
     return text if len(text) <= limit else text[:limit] + "..."

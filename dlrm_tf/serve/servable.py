@@ -13,7 +13,11 @@ from tensorflow.core.protobuf import config_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
 from dlrm_tf.errors import ServingError, reason
-from dlrm_tf.serving_api.status import invalid_argument, runtime_error
+from dlrm_tf.serve.answer_size import AnswerSize
+from dlrm_tf.serve.version_files import check_version_files
+from dlrm_tf.serving_api.errors import invalid_argument
+from dlrm_tf.serving_api.limits import MAX_ANSWER_BYTES
+from dlrm_tf.serving_api.status import runtime_error
 from dlrm_tf.serving_api.tensors import array_type_name, numpy_dtype, type_name
 
 # Compiled calls kept: a client may ask for any choice of outputs, and each choice is a call of its own.
@@ -31,6 +35,7 @@ class Servable:
       inter_op_threads: operations of one run worked on at a time; 1 runs them one after the other on the caller's thread, which
         is fastest for small graphs (a fifth less time at batch 1 for a DLRM); 0 leaves it to TensorFlow.
       intra_op_threads: threads of one operation; 0 leaves it to TensorFlow.
+      max_answer_bytes: a run whose outputs would be larger, by their shapes in the graph, is refused.
 
     Attributes:
       path: as given.
@@ -40,12 +45,15 @@ class Servable:
       ServingError: no SavedModel, damaged, or without a meta graph for serving.
     """
 
-    def __init__(self, path: str, *, inter_op_threads: int = 1, intra_op_threads: int = 0):
-        self.path = path
+    def __init__(
+        self, path: str, *, inter_op_threads: int = 1, intra_op_threads: int = 0, max_answer_bytes: int = MAX_ANSWER_BYTES
+    ):
+        self.path, self._max_answer_bytes = path, max_answer_bytes
         if not any(os.path.isfile(os.path.join(path, name)) for name in ("saved_model.pb", "saved_model.pbtxt")):
             raise ServingError(f"{path}: wanted a SavedModel (saved_model.pb), there is none")
-        # (feeds, fetches) -> (the session's callable, DataTypes of the feeds)
-        self._calls: dict[tuple, tuple[Callable, list[int]]] = {}
+        check_version_files(path)
+        # (feeds, fetches) -> (the session's callable, DataTypes of the feeds, size of the answer)
+        self._calls: dict[tuple, tuple[Callable, list[int], AnswerSize]] = {}
         self._lock = threading.Lock()
         try:
             try:
@@ -87,23 +95,25 @@ class Servable:
           fetches: names of the tensors to return.
 
         Raises:
-          RequestError: the graph refused the values; code and text are the runtime's.
+          RequestError: the graph refused the values; code and text are the runtime's. RESOURCE_EXHAUSTED when the answer would
+            be too large.
         """
         compiled = self._calls.get((feeds, fetches))
         try:
             if compiled is None:
                 compiled = self._compile(feeds, fetches)
-            call, dtypes = compiled
+            call, dtypes, answer = compiled
             for i, (array, dtype) in enumerate(zip(arrays, dtypes)):
                 # TensorFlow's single-threaded executor does not check types; a wrong one would end the process.
                 if array.dtype != numpy_dtype(dtype):
                     sent, wanted = array_type_name(array), type_name(dtype)
                     raise invalid_argument(f"Expects arg[{i}] to be {wanted} but {sent} is provided")
+            answer.check(arrays)
             return [_as_array(value) for value in call(*arrays)]
         except tf.errors.OpError as e:
             raise runtime_error(e) from None
 
-    def _compile(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> tuple[Callable, list[int]]:
+    def _compile(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> tuple[Callable, list[int], AnswerSize]:
         options = config_pb2.CallableOptions()
         options.feed.extend(feeds)
         options.fetch.extend(fetches)
@@ -111,8 +121,10 @@ class Servable:
             if (feeds, fetches) not in self._calls:
                 if len(self._calls) >= MAX_CALLS:
                     self._calls.pop(next(iter(self._calls)))
-                dtypes = [self._session.graph.get_tensor_by_name(name).dtype.as_datatype_enum for name in feeds]
-                self._calls[feeds, fetches] = self._session._make_callable_from_options(options), dtypes
+                inputs, outputs = ([self._session.graph.get_tensor_by_name(name) for name in names] for names in (feeds, fetches))
+                dtypes = [tensor.dtype.as_datatype_enum for tensor in inputs]
+                size = AnswerSize(inputs, outputs, self._max_answer_bytes)
+                self._calls[feeds, fetches] = self._session._make_callable_from_options(options), dtypes, size
             return self._calls[feeds, fetches]
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from dlrm_tf.errors import ServingError
 from dlrm_tf.serve.batching import AnyServable
 from dlrm_tf.serve.classify import classify, multi_inference, regress
 from dlrm_tf.serve.predict import ProtoPredict, predict
-from dlrm_tf.serving_api.status import RequestError
+from dlrm_tf.serving_api.errors import RequestError
 from dlrm_tf.versions import WARMUP_FILE
 
 MAX_RECORDS = 1000
