@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 import zlib
-from typing import Optional
+from typing import Callable, Optional
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -24,6 +24,8 @@ BODIES_IN_MEMORY = 4
 PARSERS = 2
 # Seconds between two looks for connections that have been idle too long.
 IDLE_CHECK_SECONDS = 1.0
+# Seconds between two looks whether a connection that the client has closed on its side is still owed an answer.
+HALF_CLOSED_SECONDS = 0.05
 # A compressed body is decompressed to so many bytes at a time.
 DECOMPRESSED_BYTES = 1 << 20
 # zlib's number for "gzip or zlib, whichever the data is".
@@ -39,6 +41,35 @@ class _Body:
 
     def __init__(self) -> None:
         self.data, self.counted = bytearray(), 0
+
+
+class HalfClosable(asyncio.Protocol):
+    """aiohttp's protocol of a connection, which stays open for the answer when the client closes its own side after its request.
+
+    Args:
+      inner: aiohttp's.
+      is_owed: function `inner -> bool`: it has a whole request, not answered yet.
+    """
+
+    def __init__(self, inner: asyncio.Protocol, is_owed: Callable[[asyncio.Protocol], bool]):
+        self._inner, self._is_owed = inner, is_owed
+        self.data_received, self.connection_lost = inner.data_received, inner.connection_lost  # type: ignore[method-assign]
+        self.pause_writing, self.resume_writing = inner.pause_writing, inner.resume_writing  # type: ignore[method-assign]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._inner.connection_made(transport)
+
+    def eof_received(self) -> bool:
+        # aiohttp may not have begun with what it received a moment ago.
+        asyncio.get_running_loop().call_later(HALF_CLOSED_SECONDS, self._close_when_answered)
+        return True
+
+    def _close_when_answered(self) -> None:
+        if self._is_owed(self._inner):
+            asyncio.get_running_loop().call_later(HALF_CLOSED_SECONDS, self._close_when_answered)
+        else:
+            self._transport.close()
 
 
 class HttpServer:
@@ -57,6 +88,8 @@ class HttpServer:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rest loop", daemon=True)
         self._buffered_bytes = 0
+        # Connection -> the request it is owed an answer to.
+        self._requests: dict[asyncio.Protocol, web.Request] = {}
         # Connection -> time of its last answer (or when it was first seen); None while a request is being answered.
         self._idle_since: dict[asyncio.Protocol, Optional[float]] = {}
 
@@ -66,7 +99,7 @@ class HttpServer:
         asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
 
     def stop(self, grace: float) -> None:
-        """Accepts no new connections, gives requests under way `grace` seconds; returns when all have ended."""
+        """Accepts no new connections, gives requests under way `grace` seconds; returns when all are answered or given up."""
         asyncio.run_coroutine_threadsafe(self._stop(grace), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -82,19 +115,25 @@ class HttpServer:
         limits = {"keepalive_timeout": self._timeout, "shutdown_timeout": 1.0}
         self._runner = web.AppRunner(server, access_log=None, logger=log, auto_decompress=False, handle_signals=False, **limits)
         await self._runner.setup()
-        self._site = web.SockSite(self._runner, self._sock, backlog=4096)
-        await self._site.start()
+        self._listener = await asyncio.get_running_loop().create_server(
+            lambda: HalfClosable(self._runner.server(), self._has_whole_request), sock=self._sock, backlog=4096
+        )
         self._idle_check = asyncio.ensure_future(self._close_idle())
 
     async def _stop(self, grace: float):
         self._idle_check.cancel()
-        await self._site.stop()
+        self._listener.close()
         deadline = time.monotonic() + grace
         while None in self._idle_since.values() and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         await self._runner.cleanup()
 
+    def _has_whole_request(self, connection: asyncio.Protocol) -> bool:
+        request = self._requests.get(connection)
+        return request is not None and request.content.is_eof()
+
     async def _handle(self, request: web.Request) -> web.Response:
+        self._requests[request.protocol] = request
         self._idle_since[request.protocol] = None
         try:
             return await asyncio.wait_for(self._answer(request), self._timeout)
@@ -102,6 +141,7 @@ class HttpServer:
             return self._reply(504, rest.error_body(f"The request took longer than {self._timeout:g} s"), close=True)
         finally:
             self._idle_since[request.protocol] = time.monotonic()
+            del self._requests[request.protocol]
 
     async def _answer(self, request: web.Request) -> web.Response:
         path = request.rel_url.raw_path
