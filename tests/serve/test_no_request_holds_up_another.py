@@ -122,7 +122,12 @@ def test_a_body_of_many_values_takes_little_memory_and_holds_up_nobody(process, 
     post(rest, json.dumps({"inputs": {"dense": [[0.0] * 13] * 9000, "categorical": [[0] * 26] * 9000}}).encode())  # warm
     before = peak_bytes(server.pid)
     element = ELEMENTS[kind]
-    body = b'{"inputs": {"dense": [' + (element + b",") * (12_000_000 // (len(element) + 1)) + element + b'], "categorical": [[1]]}}'
+    body = (
+        b'{"inputs": {"dense": ['
+        + (element + b",") * (12_000_000 // (len(element) + 1))
+        + element
+        + b'], "categorical": [[1], [1]]}}'
+    )
     with innocent(target) as answers:
         count = len(answers)
         status, answer = post(rest, body)
@@ -204,11 +209,12 @@ def test_health_of_what_the_server_has_not(start, linear_model):
         assert next(stub.Watch(request)).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_process_while_a_model_runs(slow_model):
     with serving(slow_model) as (process, target, rest), Client(target, retries=0) as client:
         running = [threading.Thread(target=failure, args=(client.predict, {"x": np.zeros(1, np.float32)})) for _ in range(2)]
         body = json.dumps({"instances": [0.0]}).encode()
-        running.append(threading.Thread(target=lambda: contextlib.suppress(Exception).__enter__() or _ignore(post, rest, body)))
+        running.append(threading.Thread(target=_ignore, args=(post, rest, body)))
         for thread in running:
             thread.start()
         with contextlib.suppress(subprocess.TimeoutExpired):
