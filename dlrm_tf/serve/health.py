@@ -11,13 +11,12 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 SERVICE_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-Response = health_pb2.HealthCheckResponse
 
 
 class _Watcher:
     """A caller of Watch, told a service's status when it is not the one told before."""
 
-    def __init__(self, status: Callable[[], int], send: Callable[[Response], None]):
+    def __init__(self, status: Callable[[], int], send: Callable[[health_pb2.HealthCheckResponse], None]):
         self._status, self._send = status, send
         self._told: Optional[int] = None
         self._lock = threading.Lock()  # for the order of what it is told
@@ -27,7 +26,7 @@ class _Watcher:
             status = self._status()
             if status != self._told:
                 self._told = status
-                self._send(Response(status=status))
+                self._send(health_pb2.HealthCheckResponse(status=status))
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
@@ -49,23 +48,23 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     def enter_graceful_shutdown(self) -> None:
         """Every service is NOT_SERVING from now on; returns at once, watchers are told meanwhile: one may read nothing."""
         with self._lock:
-            self._statuses = dict.fromkeys(self._statuses, Response.NOT_SERVING)
+            self._statuses = dict.fromkeys(self._statuses, health_pb2.HealthCheckResponse.NOT_SERVING)
             watchers = list(self._watchers)
         for watcher in watchers:
             threading.Thread(target=watcher.tell, name="grpc health", daemon=True).start()
 
-    def Check(self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext) -> Response:
+    def Check(self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext) -> health_pb2.HealthCheckResponse:
         """Answers a probe; NOT_FOUND for an unknown service."""
         status = self._statuses.get(request.service)
         if status is None:
             context.set_code(grpc.StatusCode.NOT_FOUND)
-            return Response()
-        return Response(status=status)
+            return health_pb2.HealthCheckResponse()
+        return health_pb2.HealthCheckResponse(status=status)
 
     def Watch(self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext, send: Callable) -> None:
         """Sends the service's status now and whenever it changes, until the caller leaves; occupies no thread."""
         service = request.service
-        watcher = _Watcher(lambda: self._statuses.get(service, Response.SERVICE_UNKNOWN), send)
+        watcher = _Watcher(lambda: self._statuses.get(service, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN), send)
         with self._lock:
             self._watchers[watcher] = service
         if context.add_callback(lambda: self._forget(watcher)):

@@ -12,7 +12,7 @@ import signal
 import struct
 import sys
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
@@ -83,7 +83,7 @@ def main() -> None:
     os.nice(NICENESS)
     gc.disable()  # JSON's values are no cycles, and each collection would walk through all of them
     connection = Connection(int(sys.argv[1]))
-    jobs = {"decode": _decode, "encode": _encode}
+    jobs: dict[str, Callable] = {"decode": _decode, "encode": _encode}
     while True:
         try:
             kind, *arguments = connection.recv()

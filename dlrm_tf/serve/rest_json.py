@@ -24,7 +24,7 @@ class Literal(float):
     """NaN, Infinity or -Infinity written as a literal. An infinity of any other class was a number too large for a double."""
 
 
-def parse(body: bytes) -> dict:
+def parse(body: Union[bytes, bytearray]) -> dict:
     """A request's JSON object; NaN, Infinity and -Infinity are numbers, of class `Literal`.
 
     Raises:

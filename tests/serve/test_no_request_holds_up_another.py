@@ -1,4 +1,4 @@
-"""Legal but hostile requests: others are answered meanwhile, the server's memory stays bounded, and it ends when it is told to."""
+"""Legal but hostile requests: others are answered meanwhile, the server's memory stays bounded, it ends when it is told to."""
 
 import contextlib
 import json
