@@ -107,17 +107,18 @@ class ModelManager:
         """Nothing is loaded from now on; what is loading is let go when it has loaded."""
         self._stop.set()
 
-    def stop(self, deadline: float) -> bool:
+    def stop(self, timeout: Optional[float] = None) -> bool:
         """Stops polling and unloads everything, waiting for requests under way.
 
         Args:
-          deadline: `time.monotonic()` when it stops waiting.
+          timeout: seconds after which it stops waiting; None waits without limit.
 
         Returns:
           Whether everything is unloaded; what is not is unloaded when its last request, or its load, ends.
         """
         self._stop.set()
-        if not self._changes.acquire(timeout=max(deadline - time.monotonic(), 0)):
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self._changes.acquire(timeout=-1 if timeout is None else timeout):
             return False
         try:
             drains = [self._unload(version) for model in self._models.values() for version in list(model.versions.values())]
@@ -125,7 +126,7 @@ class ModelManager:
             self._changes.release()
         threads = [thread for thread in (*drains, self._poller) if thread is not None]
         for thread in threads:
-            thread.join(max(deadline - time.monotonic(), 0))
+            thread.join(None if deadline is None else max(deadline - time.monotonic(), 0))
         return not any(thread.is_alive() for thread in threads)
 
     @contextlib.contextmanager

@@ -175,7 +175,7 @@ class ModelServer:
         if self._http is not None:
             self._http.stop(grace)
         ended = self._grpc is None or self._grpc.wait(max(deadline - time.monotonic(), 0))
-        self._ended = self._manager.stop(deadline) and ended
+        self._ended = self._manager.stop(max(deadline - time.monotonic(), 0)) and ended
         self._stopped.set()
         return self._ended
 
