@@ -250,6 +250,8 @@ def test_classify_and_regress_answer_under_results(call):
     code, answer = call("POST", "/v1/models/examples:classify", {"signature_name": "classify", "examples": examples})
     assert code == 200 and [[label for label, _ in row] for row in answer["results"]] == [["no", "yes"]] * 2
     np.testing.assert_allclose(answer["results"][0][1][1], 1 / (1 + np.exp(-2)), rtol=1e-6)
+    many = {"signature_name": "regress", "examples": [{"x": 0.5 * i, "bias": [1.0]} for i in range(4000)], "more": [{}] * 9000}
+    assert call("POST", "/v1/models/examples:regress", many) == (200, {"results": [i + 1.0 for i in range(4000)]})
     with_context = {"signature_name": "regress", "context": {"bias": 5.0}, "examples": examples}
     assert call("POST", "/v1/models/examples:regress", with_context) == (200, {"results": [7.0, -3.0]})
 
