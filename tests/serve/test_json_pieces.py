@@ -52,6 +52,32 @@ def bodies(draw):
     return text.encode()
 
 
+VALUES = st.recursive(
+    NUMBERS | STRINGS | st.sampled_from([None, True, -1, 2**63, 2**70, 1e300, 16777217, {}, {"b64": 1}, {"b64": "?"}]),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def wrong_bodies(draw):
+    """A body whose values are, more often than not, of wrong types, shapes, names."""
+    names = st.sampled_from(["a", "b", "s", "x"])
+    value = draw(st.sampled_from([VALUES, st.lists(NUMBERS, min_size=2, max_size=2) | VALUES, NUMBERS | VALUES]))
+    row = st.fixed_dictionaries({"a": value, "b": st.integers(0, 3) | value, "s": STRINGS | value}) | st.dictionaries(
+        names, value
+    )
+    rows = st.lists(draw(st.sampled_from([row, value, row | value])), max_size=5)
+    document = {
+        **draw(st.sampled_from([{}, {"signature_name": "one"}, {"signature_name": "x"}, {"signature_name": 1}, {"x": [[]]}])),
+        **draw(st.sampled_from(["instances", "inputs"]).flatmap(lambda name: st.fixed_dictionaries({name: rows | row | value}))),
+        **draw(st.sampled_from([{}, {}, {"inputs": 1}, {"examples": []}])),
+    }
+    return json.dumps(document, indent=draw(st.sampled_from([None, 1]))).encode() + draw(
+        st.sampled_from([b"", b"", b" ", b"x", b"\0x"])
+    )
+
+
 @contextlib.contextmanager
 def loaded(body):
     yield rest_json.parse(body)
@@ -70,8 +96,8 @@ def read(document):
     return name, in_rows, shapes, repr({name: np.concatenate(values[name]).tolist() if name in values else [] for name in shapes})
 
 
-@settings(deadline=None, max_examples=300)
-@given(bodies(), st.sampled_from([1, 5, 20, 60]), st.sampled_from([1, 7, 64, 1000]))
+@settings(deadline=None, max_examples=400)
+@given(bodies() | wrong_bodies(), st.sampled_from([1, 5, 20, 60]), st.sampled_from([1, 7, 64, 1000]))
 def test_pieces_are_read_as_the_whole(body, piece, scan):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_pieces, "PIECE_BYTES", piece)

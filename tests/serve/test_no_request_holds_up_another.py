@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -15,12 +16,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from serving_models import INPUTS, failure, save, served
+from serving_models import INPUTS, failure, predict_log, save, served, write_warmup
 from waiting import PATIENCE, eventually
 
 from dlrm_tf.score import Client
 from dlrm_tf.serve import ModelServer
 from dlrm_tf.serve.version_files import check_version_files
+from dlrm_tf.versions import WARMUP_FILE
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
@@ -223,6 +225,20 @@ def test_sigterm_ends_the_process_while_a_model_runs(slow_model):
         assert process.wait(PATIENCE) == 0
         for thread in running:
             thread.join(PATIENCE)
+
+
+@pytest.mark.slow
+def test_sigterm_ends_the_process_while_a_version_loads(slow_model, tmp_path):
+    base = tmp_path / "models"
+    shutil.copytree(slow_model, base)
+    with serving(base) as (process, target, _), Client(target) as client:
+        shutil.copytree(base / "1", tmp_path / "2")
+        # Its warm-up is a step of many seconds, so it stays in this state.
+        write_warmup(tmp_path / "2" / WARMUP_FILE, [predict_log(x=np.zeros(1, np.float32))])
+        os.rename(tmp_path / "2", base / "2")
+        eventually(lambda: (2, "LOADING") in [(version["version"], version["state"]) for version in client.status()])
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
 
 
 def _ignore(call, *arguments):
