@@ -19,7 +19,7 @@ QUEUE_BYTES, OBJECT_BYTES = 64 << 20, 256
 # The writer looks so often: woken for each request it would take the interpreter from the next one.
 PAUSE_SECONDS = 0.1
 # Of a stop; a disk that hangs must not hold up the end of the process.
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 2.0
 
 # Gives a request and its response, as gRPC has them.
 Messages = Callable[[], tuple[Any, Any]]
