@@ -17,7 +17,7 @@ from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
 from dlrm_tf.fresh.side import BATCH_ROWS, Rows, Side, joined
 from dlrm_tf.fresh.tfrecord import count_records, read_records, record_files
-from dlrm_tf.serving_api.status import RequestError
+from dlrm_tf.serving_api.errors import RequestError
 from dlrm_tf.serving_api.tensors import to_array
 
 _PREDICT, _EXAMPLES = "predict_log", ("classify_log", "regress_log", "multi_inference_log")

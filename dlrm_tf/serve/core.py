@@ -21,7 +21,7 @@ from dlrm_tf.serve.manager import ModelManager
 from dlrm_tf.serve.metrics import Metrics
 from dlrm_tf.serve.predict import PredictCall, model_spec, predict
 from dlrm_tf.serve.request_log import RequestLog
-from dlrm_tf.serving_api.status import RequestError, invalid_argument
+from dlrm_tf.serving_api.errors import RequestError, invalid_argument
 
 log = logging.getLogger("dlrm_tf.serve")
 

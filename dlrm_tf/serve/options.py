@@ -14,7 +14,7 @@ from dlrm_tf.serving_api.config_files import (
     read_ssl_config,
 )
 from dlrm_tf.serving_api.config_protos import BatchingParameters
-from dlrm_tf.serving_api.limits import MAX_BATCH_SIZE, MAX_REPEATED_VALUES
+from dlrm_tf.serving_api.limits import MAX_ANSWER_BYTES, MAX_BATCH_SIZE, MAX_REPEATED_VALUES
 
 # Flag -> its least value, when it is given.
 _LEAST = {
@@ -25,6 +25,7 @@ _LEAST = {
     "rest_api_timeout_in_ms": 1,
     "rest_api_max_body_bytes": 1,
     "max_repeated_values": 0,
+    "max_answer_bytes": 1,
     "num_load_threads": 0,
     "num_tflite_pools": 1,
     "num_request_iterations_for_warmup": 0,
@@ -132,6 +133,7 @@ class ServerOptions:
     max_repeated_values: int = _flag(
         MAX_REPEATED_VALUES, "values of an input that a request may leave out, because they repeat the last one sent", "N"
     )
+    max_answer_bytes: int = _flag(MAX_ANSWER_BYTES, "a request whose outputs would be larger is refused before it runs", "BYTES")
     enable_serialization_as_tensor_content: bool = _flag(False, "outputs as raw bytes, not in the typed field")
 
     def __post_init__(self) -> None:

@@ -11,8 +11,8 @@ from tensorflow_serving.apis import model_pb2, predict_pb2
 
 from dlrm_tf.serve.any_servable import AnyServable
 from dlrm_tf.serve.request_log import RequestLog
+from dlrm_tf.serving_api.errors import RequestError, invalid_argument
 from dlrm_tf.serving_api.limits import MAX_REPEATED_VALUES
-from dlrm_tf.serving_api.status import RequestError, invalid_argument
 from dlrm_tf.serving_api.tensors import to_array, to_proto
 
 DEFAULT_SIGNATURE = "serving_default"

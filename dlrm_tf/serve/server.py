@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from typing import Any, Optional
 
 from dlrm_tf.errors import ServingError, UsageError
@@ -15,7 +16,10 @@ from dlrm_tf.serve.options import ServerOptions
 from dlrm_tf.serve.ports import allow_many_files, authority, bind
 from dlrm_tf.serve.request_log import RequestLog
 from dlrm_tf.serving_api.config_files import read_model_config
-from dlrm_tf.serving_api.status import RequestError
+from dlrm_tf.serving_api.errors import RequestError
+
+# Seconds that `stop` takes after its grace, at most, for what ends then.
+STOP_SECONDS = 3.0
 
 log = logging.getLogger("dlrm_tf.serve")
 
@@ -61,6 +65,8 @@ class ModelServer:
         self._grpc: Optional[GrpcServer] = None
         self._http: Optional[HttpServer] = None
         self._stopping, self._stopped = threading.Event(), threading.Event()
+        self._stop_lock = threading.Lock()
+        self._stop_begun = self._ended = False
 
     @property
     def target(self) -> str:
@@ -130,23 +136,35 @@ class ModelServer:
         """Returns when the server has stopped."""
         self._stopped.wait()
 
-    def stop(self, grace: float = 5.0) -> None:
+    def stop(self, grace: float = 5.0) -> bool:
         """Answers NOT_SERVING to health checks, refuses new requests, waits for those under way, unloads the models.
+
+        A second call waits for the first one.
 
         Args:
           grace: seconds that requests under way may still take.
+
+        Returns:
+          False when, `grace` and `STOP_SECONDS` later, a model still runs or a version still loads: TensorFlow can't be
+          interrupted. Its thread and its memory then stay until it has ended.
         """
+        deadline = time.monotonic() + grace + STOP_SECONDS
+        with self._stop_lock:
+            first, self._stop_begun = not self._stop_begun, True
+        if not first:
+            return self._stopped.wait(max(deadline - time.monotonic(), 0)) and self._ended
         self._stopping.set()
+        self._manager.cancel()
         if self._grpc is not None:
             self._grpc.stop(grace)
         if self._http is not None:
             self._http.stop(grace)
-        if self._grpc is not None:
-            self._grpc.wait()
+        ended = self._grpc is None or self._grpc.wait(max(deadline - time.monotonic(), 0))
         if self._request_log is not None:
             self._request_log.close()
-        self._manager.stop()
+        self._ended = self._manager.stop(max(deadline - time.monotonic(), 0)) and ended
         self._stopped.set()
+        return self._ended
 
     def __enter__(self) -> "ModelServer":
         return self if self._grpc is not None else self.start()

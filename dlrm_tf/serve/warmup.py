@@ -14,8 +14,8 @@ from dlrm_tf.serve.any_servable import AnyServable
 from dlrm_tf.serve.batching import TooManyRows
 from dlrm_tf.serve.classify import classify, multi_inference, regress
 from dlrm_tf.serve.predict import ProtoPredict, predict
+from dlrm_tf.serving_api.errors import RequestError
 from dlrm_tf.serving_api.limits import MAX_WARMUP_RECORDS
-from dlrm_tf.serving_api.status import RequestError
 from dlrm_tf.versions import WARMUP_FILE
 
 log = logging.getLogger("dlrm_tf.serve")

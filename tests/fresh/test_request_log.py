@@ -19,7 +19,7 @@ from dlrm_tf.data.features import log_dense  # noqa: E402
 from dlrm_tf.errors import DataError, UsageError  # noqa: E402
 from dlrm_tf.export.savedmodel.export import _write_warmup  # noqa: E402
 from dlrm_tf.fresh.request_log import RequestLogSide  # noqa: E402
-from dlrm_tf.serving_api.status import RequestError  # noqa: E402
+from dlrm_tf.serving_api.errors import RequestError  # noqa: E402
 
 COLUMNS = (("y", "label"), ("n", "float"), ("m", "float"), ("c", "categorical"), ("d", "categorical"))
 PLAIN = FeatureSpec(COLUMNS, separator=",")
