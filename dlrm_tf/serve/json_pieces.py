@@ -182,6 +182,108 @@ class Span:
             raise NotJson
 
 
+def check(value: Any) -> None:
+    """Checks the syntax of a value that nobody wants, loaded in part or not at all; raises NotJson."""
+    if isinstance(value, Span):
+        value = value.resolve()
+    for part in value.parts() if isinstance(value, Span) else [list(value.values())] if isinstance(value, dict) else ():
+        for inner in part:
+            if isinstance(inner, (Span, Document)):
+                check(inner)
+
+
+def parts(self) -> Iterator[list]:
+        """The elements of a list, in lists; one that is too large to be loaded comes alone, as `resolve` has it."""
+        for start, end in self._cuts():
+            if end - start > PIECE_BYTES:
+                yield [Span(self._text, start, end).resolve()]
+            else:
+                yield self._load(start, end, "[]")
+
+    def members(self, wanted: Optional[Collection[str]] = None) -> dict[str, Any]:
+        """An object's members by name, large values as Spans; of those not `wanted` only the syntax is checked."""
+        members: dict[str, Any] = {}
+        for start, end in self._cuts():
+            found = self._member(start, end) if end - start > PIECE_BYTES else self._load(start, end, "{}")
+            for name, value in found.items():
+                used = wanted is None or name in wanted
+                unused = members.get(name) if used else value
+                if isinstance(unused, Span):
+                    check(unused)
+                if used:
+                    members[name] = value
+        return members
+
+    def _member(self, start: int, end: int) -> dict[str, "Span"]:
+        start = Span(self._text, start, end)._start
+        key = _KEY.match(self._text, start, end)
+        colon = _KEY_END.match(self._text, key.end(), end) if key else None
+        if key is None or colon is None:
+            raise NotJson
+        return {self._load(start, key.end(), ""): Span(self._text, colon.end(), end)}
+
+    def _load(self, start: int, end: int, brackets: str) -> Any:
+        """The value, or the comma-separated elements, of bytes `start` to `end`, which are at least one."""
+        try:
+            text = str(self._text[start:end], "utf-8", "surrogatepass")
+            value = json.loads(brackets[:1] + text + brackets[1:], parse_constant=Literal)
+        except RecursionError:
+            raise TooDeep from None
+        except ValueError:
+            raise NotJson from None
+        if brackets and not value:  # nothing between two commas
+            raise NotJson
+        return value
+
+    def _cuts(self) -> Iterator[tuple[int, int]]:
+        """The elements between the brackets: as many at a time as `PIECE_BYTES` hold, or a larger one alone."""
+        begin, end = self._start + 1, self._end - 1
+        if not len(Span(self._text, begin, end)):
+            return
+        last: Optional[int] = None  # a comma where the current piece may end
+        for commas, scanned in self._commas(begin, end):
+            i = 0
+            while i < len(commas):
+                fitting = int(np.searchsorted(commas, begin + PIECE_BYTES, "right"))
+                if fitting == len(commas) and begin + PIECE_BYTES >= scanned:
+                    last = int(commas[-1])
+                    break
+                cut = int(commas[fitting - 1]) if fitting > i else last if last is not None else int(commas[i])
+                yield begin, cut
+                begin, last = cut + 1, None
+                i = int(np.searchsorted(commas, begin))
+        if last is not None and end - begin > PIECE_BYTES:
+            yield begin, last
+            begin = last + 1
+        yield begin, end
+
+    def _commas(self, begin: int, end: int) -> Iterator[tuple[np.ndarray, int]]:
+        """Positions of the commas outside of strings and inner containers, and how far the text was looked at."""
+        depth, in_string, backslashes = 0, np.uint8(0), 0
+        for start in range(begin, end, SCAN_BYTES):
+            codes = np.frombuffer(self._text[start : min(start + SCAN_BYTES, end)], np.uint8)
+            quotes = codes == ord('"')
+            if backslashes or (codes == ord("\\")).any():
+                place = np.arange(len(codes))
+                before = np.maximum.accumulate(np.where(codes != ord("\\"), place, -1 - backslashes))
+                run = place - before  # backslashes up to here, this one included
+                quotes &= np.concatenate([[backslashes], run[:-1]]) % 2 == 0
+                backslashes = int(run[-1]) & 1
+            inside = np.bitwise_xor.accumulate(quotes.view(np.uint8)) ^ in_string
+            in_string = inside[-1]
+            codes = np.where(inside, np.uint8(0), codes)
+            bracket = codes | 0x20  # [ and { differ in this bit, ] and } too
+            level = np.cumsum((bracket == ord("{")).view(np.int8) - (bracket == ord("}")).view(np.int8), dtype=np.int32) + depth
+            if level.min() < 0:
+                raise NotJson
+            if level.max() > MAX_DEPTH:
+                raise TooDeep
+            depth = int(level[-1])
+            yield np.flatnonzero((codes == ord(",")) & (level == 0)) + start, start + len(codes)
+        if depth or in_string:
+            raise NotJson
+
+
 def check(span: Span) -> None:
     """Checks the syntax of a value that nobody wants; raises NotJson."""
     value = span.resolve()

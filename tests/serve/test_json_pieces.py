@@ -115,6 +115,7 @@ def test_pieces_are_read_as_the_whole(body, piece, scan):
         (b'{"inputs": 1]}', "JSON Parse error: Missing a comma or } after an object member. at offset: 12"),
         (b'{"inputs": "}', "JSON Parse error: Missing a closing quotation mark in string. at offset: 11"),
         (b'{"inputs": 1,, "x": 2}', "JSON Parse error: Missing a name for object member. at offset: 13"),
+        (b'{"x": [{"a":: 1}, 2]}', "JSON Parse error: Invalid value. at offset: 12"),
         (b'{"inputs": 1, "x": [2, y]}', "JSON Parse error: Invalid value. at offset: 23"),
     ],
 )
