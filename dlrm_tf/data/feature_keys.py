@@ -187,7 +187,7 @@ class FeatureKeys:
         if b"" not in self._others and empty.any():
             other_first[b""] = int(np.argmax(empty))
         rows = unknown[numeric_row[unknown]]
-        new, first, row, number = _first_rows(keys[rows], rows)
+        new, first, sorted_rows, number = _first_rows(keys[rows], rows)
         others = sorted(other_first.items(), key=lambda item: item[1])
         other_rows = np.array([row for _, row in others], np.int64)
         rank = np.arange(first.size) + np.searchsorted(other_rows, first)
@@ -200,7 +200,7 @@ class FeatureKeys:
         self._others.update(numbered)
         self._new_others += numbered
         self.size += first.size + len(others)
-        found[row] = ids[number]
+        found[sorted_rows] = ids[number]
         if others:
             found[empty] = self._others.get(b"", -1)
             for row, key in odd:
