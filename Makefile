@@ -102,7 +102,7 @@ $(TORCH_VENV)/.done: Makefile setup.py pyproject.toml
 	touch $@
 
 test-spark: $(VENV)/.test
-	DLRM_TF_SPARK_CLUSTER=1 $(BIN)/python -m pytest tests/data/spark/test_cluster.py
+	DLRM_TF_SPARK_CLUSTER=1 $(BIN)/python -m pytest tests/data/spark/test_spark_cluster.py
 
 fuzz: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet 'atheris>=3,<4'

@@ -4,6 +4,7 @@
     python benchmarks/serving.py --callers 16 --rows 1 --seconds 20
     python benchmarks/serving.py --rate 500 --rows 1                # open loop: 500 requests a second, whatever the answers
     python benchmarks/serving.py --target 127.0.0.1:8500            # a server that runs already, the real TF Serving too
+    python benchmarks/serving.py --target 127.0.0.1:8500 --replay requests/dlrm    # the requests of a request log, in its order
 
 Closed loop: each caller sends its next request when the last is answered. Open loop: requests leave at random times of the given
 rate and a latency counts from the time the request should have left, so a slow server can't hide its queue. Requests are
@@ -12,6 +13,7 @@ serialized once, and answers are not parsed: the generator costs as little as it
 
 import argparse
 import contextlib
+import itertools
 import os
 import random
 import subprocess
@@ -21,9 +23,10 @@ import threading
 import time
 
 import numpy as np
+from logged_requests import PREDICTION_SERVICE, LoggedRequest, read_requests
 
 WARMUP_SECONDS = 1.0
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
+PREDICT = PREDICTION_SERVICE + "Predict"
 # The settings of serving/batching.config, and the same with a timeout, to show what it costs.
 BATCHING = {
     "off": None,
@@ -35,23 +38,24 @@ BATCHING = {
 
 
 class Load:
-    """Sends one request over and over; collects latencies (seconds) and errors by status.
+    """Sends requests over and over; collects latencies (seconds) and errors by status.
 
     Args:
       target: `host:port`.
-      request: serialized `PredictRequest`.
+      requests: sent one after the other, then again from the first one on.
       channels: connections the calls are spread over.
     """
 
-    def __init__(self, target: str, request: bytes, channels: int):
+    def __init__(self, target: str, requests: list[LoggedRequest], channels: int):
         import grpc
 
         options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
         self._channels = [grpc.insecure_channel(target, options) for _ in range(channels)]
-        self._calls = [channel.unary_unary(PREDICT) for channel in self._channels]
+        methods = {request.method for request in requests}
+        self._calls = [{method: channel.unary_unary(method) for method in methods} for channel in self._channels]
         for channel in self._channels:
             grpc.channel_ready_future(channel).result(30)
-        self._request = request
+        self._requests = itertools.cycle(requests)
         self._lock = threading.Lock()
         self.latencies, self.errors = [], {}
 
@@ -61,7 +65,9 @@ class Load:
             channel.close()
 
     def _send(self, number: int, due: float, then) -> None:
-        future = self._calls[number % len(self._calls)].future(self._request, timeout=60)
+        with self._lock:
+            request = next(self._requests)
+        future = self._calls[number % len(self._calls)][request.method].future(request.message, timeout=60)
 
         def done(future):
             latency = time.perf_counter() - due
@@ -171,11 +177,15 @@ def server(base_path: str, *flags: str):
 
 
 def measure(target: str, args, label: str) -> None:
-    """Prints a line a combination of callers (or the rate) and rows."""
-    for rows in args.rows:
-        request = predict_request(rows, args.model_name)
+    """Prints a line a combination of callers (or the rate) and rows; of callers alone where a log is replayed."""
+    if args.replay:
+        loads = [read_requests(args.replay, args.model_name)]
+    else:
+        loads = [[LoggedRequest(PREDICT, predict_request(rows, args.model_name or "dlrm"), rows)] for rows in args.rows]
+    for requests in loads:
+        rows = sum(request.rows for request in requests) / len(requests)
         for callers in [None] if args.rate else args.callers:
-            load = Load(target, request, min(callers or 8, 8))
+            load = Load(target, requests, min(callers or 8, 8))
             seconds = [WARMUP_SECONDS, args.seconds]
             for duration in seconds:
                 load.latencies.clear()
@@ -187,7 +197,9 @@ def measure(target: str, args, label: str) -> None:
             who = f"{args.rate:g}/s" if args.rate else str(callers)
             p50, p99, p999 = percentiles(load.latencies)
             errors = ", ".join(f"{count} {code}" for code, count in load.errors.items()) or "0"
-            print(f"{label:<14}{who:>8}{rows:>7}{rate:>12,.0f}{rate * rows:>12,.0f}{p50:>9.2f}{p99:>9.2f}{p999:>9.2f}  {errors}")
+            print(
+                f"{label:<14}{who:>8}{rows:>7.4g}{rate:>12,.0f}{rate * rows:>12,.0f}{p50:>9.2f}{p99:>9.2f}{p999:>9.2f}  {errors}"
+            )
             if args.histogram and load.latencies:
                 print(histogram(load.latencies))
 
@@ -201,7 +213,10 @@ def main():
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", help="host:port of a server that runs already (default: starts ours)")
-    parser.add_argument("--model_name", default="dlrm")
+    parser.add_argument("--model_name", help="(default: dlrm, with --replay the log's)")
+    parser.add_argument(
+        "--replay", metavar="PATH", help="with --target: send the requests of this log, a file or a folder of them"
+    )
     parser.add_argument("--callers", type=numbers, default=[1, 4, 16, 64], help="closed loop (default: 1,4,16,64)")
     parser.add_argument("--rate", type=float, help="open loop: requests a second, instead of callers")
     parser.add_argument("--rows", type=numbers, default=[1, 64, 1024], help="rows a request (default: 1,64,1024)")
@@ -210,6 +225,8 @@ def main():
     parser.add_argument("--share", type=float, default=0.01, help="of Criteo Kaggle's vocabulary (default: 0.01)")
     parser.add_argument("--histogram", action="store_true", help="latencies by bucket under each line")
     args = parser.parse_args()
+    if args.replay and not args.target:
+        parser.error("--replay: wanted --target, a server with the models of the log. Received none")
     unknown = [name for name in args.batching.split(",") if name not in BATCHING]
     if unknown:
         parser.error(f"--batching: wanted some of {', '.join(BATCHING)}. Received {unknown[0]!r}")

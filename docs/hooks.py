@@ -58,7 +58,8 @@ def _linked(text: str, source: str) -> str:
 
 def _cli() -> str:
     os.environ["COLUMNS"] = "110"  # argparse's
-    parts = ["# Command line\n\nExit codes: 0 done, 1 failed (one line says why), 2 wrong usage.\n"]
+    codes = "0 done, 1 failed (one line says why), 2 wrong usage, 3 a bound that was given is exceeded"
+    parts = [f"# Command line\n\nExit codes: {codes}.\n"]
     for verb, line in main.VERBS.items():
         parts.append(f"## {verb}\n\n{line[0].upper()}{line[1:]}.\n\n```text\n{main.make_parser(verb).format_help()}```\n")
     return "\n".join(parts)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow_serving.apis import prediction_log_pb2
 from waiting import PATIENCE
 
 from dlrm_tf.errors import ServingError
@@ -139,6 +140,24 @@ def example_model(tmp_path_factory):
 def example(**features):
     """A tf.Example of float features."""
     return tf.train.Example(features={"feature": {name: {"float_list": {"value": [value]}} for name, value in features.items()}})
+
+
+def write_warmup(path, records):
+    """Writes a warm-up file of serialized PredictionLogs."""
+    path.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in records:
+            writer.write(record)
+
+
+def predict_log(signature="serving_default", **inputs):
+    """A serialized PredictionLog of a Predict request, of `INPUTS` unless others are given."""
+    log = prediction_log_pb2.PredictionLog()
+    request = log.predict_log.request
+    request.model_spec.name, request.model_spec.signature_name = "dlrm", signature
+    for name, value in (inputs or INPUTS).items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    return log.SerializeToString()
 
 
 def model(name, base, labels=(), policy="", platform='model_platform: "tensorflow"'):

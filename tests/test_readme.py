@@ -1,4 +1,4 @@
-"""What the pages tell a user to type: README's recipes run as they stand, and every `dlrm-tf` command of every page is one."""
+"""What the pages tell a user to type: recipes of README and docs/logs.md run as they stand, every `dlrm-tf` command exists."""
 
 import contextlib
 import importlib
@@ -32,17 +32,17 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-@pytest.mark.slow
-def test_the_recipes_run_top_to_bottom(tmp_path):
+def run(name: str, tmp_path: pathlib.Path) -> pathlib.Path:
+    """Runs the blocks of a page, one after the other in one folder, which is returned."""
     script = ["set -euo pipefail"]
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / name).read_text(encoding="utf-8")
     for block in BLOCK.finditer(page):
         why, language, text = block.groups()
         if why is None:
             line = page.count("\n", 0, block.start()) + 1
-            script.append(f'echo "--- README.md:{line} after $SECONDS s" >&2')
+            script.append(f'echo "--- {name}:{line} after $SECONDS s" >&2')
             script.append(text if language == "bash" else f"python - << 'END_OF_PYTHON'\n{text}END_OF_PYTHON")
-    assert len(script) > 20
+    assert len(script) > 10
     text = "\n".join(script)
     for port in ("8500", "8501"):  # may be taken on this machine
         text = text.replace(port, str(free_port()))
@@ -68,11 +68,23 @@ def test_the_recipes_run_top_to_bottom(tmp_path):
         log.seek(0)
         said = log.read()
     assert code == 0, said[-5000:]
+    return folder
+
+
+@pytest.mark.slow
+def test_the_recipes_run_top_to_bottom(tmp_path):
+    folder = run("README.md", tmp_path)
     # The three ways to a probability of day 2 agree: server, device.
     served = (folder / "served.csv").read_text().split()[1:]
     device = (folder / "device.csv").read_text().split()[1:]
     assert len(served) == len(device) == 14_000
     assert max(abs(float(a) - float(b)) for a, b in zip(served, device)) < 0.05
+
+
+@pytest.mark.slow
+def test_the_page_about_logs_runs_top_to_bottom(tmp_path):
+    folder = run("docs/logs.md", tmp_path)
+    assert (folder / "drift.json").exists()
 
 
 @pytest.mark.parametrize("page", PAGES)

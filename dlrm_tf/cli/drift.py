@@ -7,7 +7,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `dlrm-tf drift`."""
     parser.add_argument("a", metavar="A", help="the reference, such as the data a model was trained on: a data folder")
     parser.add_argument(
-        "b", metavar="B", help="a data folder, or a request log: a TFRecord file of PredictionLog, plain or gzip, with A's ids"
+        "b",
+        metavar="B",
+        help="a data folder, or a request log: TFRecord files of PredictionLog, one or a folder, plain or gzip, with A's ids",
     )
     for side in ("a", "b"):
         parser.add_argument(

@@ -151,9 +151,12 @@ def _max_ids(text: Optional[str]) -> Union[None, int, dict[str, int]]:
         if "=" not in text:
             return int(text)
         pairs = [part.rsplit("=", 1) for part in text.split(",")]
-        return {name: int(number) for name, number in pairs}
+        numbers = {name: int(number) for name, number in pairs}
     except ValueError:
         raise UsageError(f"--max-ids must be a number, or features with theirs as C3=1000,C4=500. Received {text!r}") from None
+    if len(numbers) < len(pairs):
+        raise UsageError(f"--max-ids must have each feature once. Received {text!r}")
+    return numbers
 
 
 def _engine(args: argparse.Namespace) -> Any:
@@ -194,6 +197,8 @@ def _named(option: str, texts: list[str], read: Callable[[str], Any], example: s
     values = {}
     for text in texts:
         name, sign, value = text.partition("=") if first else text.rpartition("=")
+        if name in values:
+            raise UsageError(f"{option} must be given once for {name!r}. Received it twice")
         try:
             values[name] = read(value)
         except ValueError:

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import logging
+import os
 import signal
 import sys
 import threading
@@ -79,7 +80,11 @@ def run(args: argparse.Namespace) -> None:
             pass
         if failure:
             raise failure[0]
-        server.stop()
+        if not server.stop():
+            # TensorFlow still works on something, which nothing can interrupt, and would hold up or crash an orderly end.
+            logging.shutdown()
+            sys.stdout.flush()
+            os._exit(0)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

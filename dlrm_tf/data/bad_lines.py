@@ -8,18 +8,21 @@ from typing import Any, Optional
 from dlrm_tf.errors import DataError
 
 MAX_SHARE = 0.01
-_FEW = 10  # fewer than so many are never too many: a share of a small log says little
+_FEW = 10  # fewer than so many are too many only where none is allowed: a share of a small log says little
 
 # By a part of what is wrong, what to do about it; the first one that fits.
 _ADVICE = (
-    (re.compile(r"wanted 0 or 1\. Received '-1(\.0)?'"), "--labels -1/1 takes such labels"),
+    (re.compile(r"wanted 0 or 1\. Received '?-1(\.0)?'?$"), "--labels -1/1 takes such labels"),
     (re.compile(r"Received '\"|wanted no double quotes"), '"quote" in the spec says that fields are quoted'),
-    (re.compile(r"wanted an integer\. Received '[-+]?[0-9]*[.eE]"), '"float" instead of "int" in the spec takes such numbers'),
+    (re.compile(r"wanted an integer\. Received '?[-+]?[0-9]*[.eE]"), '"float" instead of "int" in the spec takes such numbers'),
     (
         re.compile(r"wanted (?:an integer|a finite number)\. Received '(?P<marker>[^0-9']{1,12})'"),
         "--missing '{marker}' takes such cells as empty",
     ),
-    (re.compile(r"wanted \d+ fields"), "see whether separator, quote and columns of the spec are those of the log"),
+    (
+        re.compile(r"wanted \d+ fields"),
+        "separator, quote and columns must be the log's: dlrm-tf spec looks at it and writes them",
+    ),
 )
 
 
@@ -51,16 +54,24 @@ class BadLines:
             self.reasons[reason] = before + count, first
 
     def check(self, lines: int, max_share: float) -> None:
-        """Raises DataError, with the commonest reason, where ten or more lines and more than `max_share` of `lines` are bad."""
+        """Raises DataError, with the commonest reason, where more than `max_share` of `lines` are bad.
+
+        Fewer than ten bad lines pass where `max_share` is not 0.
+        """
         bad = sum(count for count, _ in self.reasons.values())
-        if bad < _FEW or bad <= max_share * lines:
+        if bad <= max_share * lines or (max_share and bad < _FEW):
             return
         reason, (count, example) = max(self.reasons.items(), key=lambda item: item[1][0])
-        advice = next((text.format(**_unquoted(found)) for form, text in _ADVICE if (found := form.search(example))), "")
         raise DataError(
             f"wanted at most {max_share:.3g} of the lines bad. Received {bad:,} of {lines:,} ({bad / lines:.1%}), "
-            f"{count:,} of them: {reason}. For example {example}; {advice and advice + '; '}--max-bad-share allows more bad lines"
+            f"{count:,} of them: {reason}. For example {advised(example)}; --max-bad-share allows more bad lines"
         )
+
+
+def advised(example: str) -> str:
+    """An example of a bad line, and after it what to do about such lines, where that is known."""
+    advice = next((text.format(**_unquoted(found)) for form, text in _ADVICE if (found := form.search(example))), "")
+    return f"{example}; {advice}" if advice else example
 
 
 def check_notes(notes: Iterable[dict[str, Any]], max_share: float) -> None:

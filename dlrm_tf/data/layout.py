@@ -69,5 +69,7 @@ def _find(name: str, names: Sequence[str]) -> int:
         quoted = '"quote" in the spec says that fields are quoted'
         advice = quoted if names[0].startswith('"') else '"header": "skip" in the spec passes over the line unread'
         count = "one" if name in names else "a"
-        raise DataError(f"header: wanted {count} column {name!r}. Received {', '.join(names)[:500]}; {advice}")
+        # Spaces around a name are part of it, and must be seen.
+        shown = ", ".join(repr(name) if name != name.strip() else name for name in names)
+        raise DataError(f"header: wanted {count} column {name!r}. Received {shown[:500]}; {advice}")
     return names.index(name)

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from typing import Any, Optional, Union
 
 from dlrm_tf.data.admit import Admission, max_ids_by_feature
-from dlrm_tf.data.bad_lines import MAX_SHARE
+from dlrm_tf.data.bad_lines import MAX_SHARE, advised
 from dlrm_tf.data.days import day_number
 from dlrm_tf.data.encoder import check_features
 from dlrm_tf.data.finish import Finish
 from dlrm_tf.data.pipeline import bounded_rows
 from dlrm_tf.data.readers.open import open_readers
-from dlrm_tf.data.record_files import MANIFEST, row_dtype
+from dlrm_tf.data.record_files import MANIFEST, SHARD_LINES, row_dtype
 from dlrm_tf.data.records import Records
 from dlrm_tf.data.scan import Scan
 from dlrm_tf.data.spark.engine import SparkEngine
@@ -27,11 +27,6 @@ from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.data.workspace import Workspace
 from dlrm_tf.errors import DataError, UsageError
 from dlrm_tf.files import StrPath
-
-# 21 MB of Criteo's rows: what a killed run can lose at most. Longer shards would slow the reader down, because TensorFlow reads
-# what it skips at the start of a file: rows of bags, 912 bytes with MLPerf's hot sizes, are read 1.4 times as fast from shards of
-# 21 MB as from shards of as many lines.
-SHARD_LINES = 1 << 17
 
 
 def prepare(
@@ -77,8 +72,9 @@ def prepare(
       last_seen: the day of the log, a date or YYYY-MM-DD. It is kept in the vocabulary for every key that occurs
         (`Vocabulary.last_seen`); keys of `vocabulary` that do not occur keep the day they had. None notes no day.
       engine: where the work is done; None is this process. The data folder has the same bytes.
-      max_bad_share: the most bad lines that `"skip"` passes over, as a share of all lines, from 0 to 1. It stops when ten lines
-        or more and a larger share of the lines so far are bad, looking after each shard and at the end.
+      max_bad_share: the most bad lines that `"skip"` passes over, as a share of all lines, from 0 to 1. It stops when a
+        larger share of the lines so far is bad, looking after each shard and at the end; fewer than ten bad lines pass
+        whatever the share, unless it is 0.
 
     Raises:
       DataError: the input or the folder is not as it should be.
@@ -86,6 +82,8 @@ def prepare(
       SparkError: Spark does not start, or gave up; what is finished stays for the next call.
     """
     out_dir = os.fspath(out_dir)
+    if not out_dir:
+        raise UsageError("out_dir must be a folder to make. Received ''")
     if shard_lines is None:
         shard_lines = bounded_rows(SHARD_LINES, spec, row_dtype(spec).itemsize)
     _check_ranges(test_fraction, on_bad_line, max_bad_share, min_count=min_count, shard_lines=shard_lines, threads=threads)
@@ -172,7 +170,7 @@ def _check_any_row(notes: list[dict[str, Any]]) -> None:
     if not any(note["rows"] for note in notes):
         lines = sum(note["lines"] for note in notes)
         first = next((example for note in notes for example in note["examples"]), "the input is empty")
-        raise DataError(f"no good line among {lines:,}: {first}")
+        raise DataError(f"no good line among {lines:,}: {advised(first)}")
 
 
 def _check_ranges(test_fraction: float, on_bad_line: str, max_bad_share: float, **counts: Optional[int]) -> None:

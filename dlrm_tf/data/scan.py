@@ -12,7 +12,7 @@ from dlrm_tf.data.bad_lines import BadLines
 from dlrm_tf.data.block import Block
 from dlrm_tf.data.encoder import Encoder
 from dlrm_tf.data.readers.reader import Piece, Reader
-from dlrm_tf.data.record_files import describe_rows, row_dtype
+from dlrm_tf.data.record_files import SHARD_LINES, describe_rows, row_dtype
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.data.workspace import Workspace
@@ -47,14 +47,22 @@ class Stretch:
 class _Shard:
     """A shard that is being filled."""
 
+    memory: np.ndarray  # the first `good` rows of it
+    good: int = 0
     lines: int = 0
-    rows: list[np.ndarray] = dataclasses.field(default_factory=list)
     bad_lines: list[int] = dataclasses.field(default_factory=list)
     examples: list[str] = dataclasses.field(default_factory=list)
     bad: BadLines = dataclasses.field(default_factory=BadLines)
     missing: Union[int, np.ndarray] = 0  # both: a count for each feature, int64, once there are rows
     out_of_vocabulary: Union[int, np.ndarray] = 0
     bags: Union[int, np.ndarray] = 0  # int64 [bags, 2]: keys, and rows with too many
+
+    def more_rows(self, count: int) -> np.ndarray:
+        """Rows `[count]` to be written to, after those that are there."""
+        while self.good + count > len(self.memory):
+            self.memory = np.concatenate((self.memory, np.empty_like(self.memory)))
+        self.good += count
+        return self.memory[self.good - count : self.good]
 
 
 class Scan:
@@ -96,6 +104,7 @@ class Scan:
         self.notes: list[dict[str, Any]] = []
         self.vocabulary = known.copy()
         self.encoder = Encoder(spec, self.vocabulary)
+        self._spare: list[np.ndarray] = []
 
     def resume(self) -> None:
         """Takes up the shards that the workspace already has: `run` goes on after them."""
@@ -125,7 +134,7 @@ class Scan:
         first, end = (stretch.first, stretch.shards) if stretch else (0, None)
         file, line, skip, read = place["file"], place["line"], place["skip"], place["read"]
         lines = sum(note["lines"] for note in self.notes)
-        shard, saving = _Shard(), None
+        shard, saving = self._new_shard(), None
         progress = Progress("prepare", sum(reader.size for reader in self.readers) or None, "B", quiet=quiet)
         with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as writer, progress:
             progress.update(read)
@@ -142,7 +151,7 @@ class Scan:
                     if shard.lines == self.shard_lines:
                         following = {"file": file, "offset": piece.offset, "line": line, "skip": at, "read": read}
                         saving = self._finish_shard(shard, following, writer, saving, first)
-                        shard = _Shard()
+                        shard = self._new_shard()
                 line += block.lines
                 lines += block.lines
                 progress.update(piece.read, f"{lines:,} lines")
@@ -151,6 +160,11 @@ class Scan:
                 saving = self._finish_shard(shard, following, writer, saving, first)
             if saving:
                 saving.result()
+
+    def _new_shard(self) -> _Shard:
+        """An empty shard, in the memory of a written one where there is any: fresh memory costs more than filling it."""
+        rows = min(self.shard_lines, SHARD_LINES)
+        return _Shard(self._spare.pop() if self._spare else np.empty(rows, row_dtype(self.spec)))
 
     def _pieces(self, parts: Sequence[tuple[int, int, Optional[int]]], offset: int) -> Iterator[_Numbered]:
         """The pieces of parts with their reader's number; the first part begins at `offset`."""
@@ -168,7 +182,7 @@ class Scan:
                 shard.examples.append(example)
             shard.bad.add(what, example)
             shard.bad_lines.append(shard.lines + line)
-        rows = np.empty(len(block.label), row_dtype(self.spec))
+        rows = shard.more_rows(len(block.label))
         rows["label"], rows["dense"] = block.label, block.dense
         weights = rows["weights"] if self.spec.weighted else None
         shard.out_of_vocabulary += self.encoder.write_ids(
@@ -177,7 +191,6 @@ class Scan:
         if block.bags:
             shard.bags += np.array([[bag.lengths.sum(), bag.truncated.sum()] for bag in block.bags.values()], np.int64)
         shard.missing += np.concatenate((block.dense_missing.sum(0), block.empty.sum(1)))
-        shard.rows.append(rows)
         shard.lines += block.lines
 
     def _finish_shard(
@@ -186,7 +199,7 @@ class Scan:
         """Hands the shard to the writing thread, after the one before (`saving`) is on the disk; returns what to wait for."""
         if saving:
             saving.result()
-        rows = np.concatenate(shard.rows)
+        rows = shard.memory[: shard.good]
         note = {
             "lines": shard.lines,
             "bad_lines": len(shard.bad_lines),
@@ -208,6 +221,7 @@ class Scan:
         def save(number: int) -> None:
             note.update(describe_rows(rows))
             self.workspace.save_shard(number, rows, new_keys=new_keys, bad_lines=bad_lines, note=note)
+            self._spare.append(shard.memory)
 
         return writer.submit(save, first + len(self.notes) - 1)
 

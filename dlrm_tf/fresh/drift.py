@@ -6,6 +6,7 @@ from typing import Optional, Union
 import numpy as np
 
 from dlrm_tf.config import UNUSED_PLACE
+from dlrm_tf.data.record_files import MANIFEST
 from dlrm_tf.data.records import Records
 from dlrm_tf.errors import DataError, UsageError, require
 from dlrm_tf.files import StrPath
@@ -15,6 +16,7 @@ from dlrm_tf.fresh.figures import Drift
 from dlrm_tf.fresh.sample import Sample
 from dlrm_tf.fresh.score_drift import open_model, score_drift
 from dlrm_tf.fresh.side import FolderSide, Rows, Side
+from dlrm_tf.fresh.tfrecord import record_files
 from dlrm_tf.progress import Progress
 
 _SPLITS = ("all", "train", "test")
@@ -39,8 +41,8 @@ def drift(
 
     Args:
       a: a data folder.
-      b: a data folder of the same features; or a request log, a TFRecord file of PredictionLog, plain or gzip, whose ids are of
-        A's vocabulary.
+      b: a data folder of the same features; or a request log, a TFRecord file of PredictionLog, plain or gzip, or a folder of
+        them, whose ids are of A's vocabulary.
       a_split: rows of A: `"all"`, `"train"` or `"test"`.
       b_split: rows of B, where it is a folder.
       weights: also score rows with this model, trained with A's vocabulary: what `open_target` takes but a server.
@@ -103,7 +105,7 @@ def drift(
 
 def _other_side(b: Union[StrPath, Records], split: str, reference: FolderSide) -> Side:
     """B, checked to have A's features."""
-    if not isinstance(b, Records) and os.path.isfile(b):
+    if not isinstance(b, Records) and _is_request_log(os.fspath(b)):
         if split != "all":
             raise UsageError(f"b_split must be all with a request log. Received {split!r}")
         require("tensorflow_serving.apis", "serving")
@@ -116,6 +118,12 @@ def _other_side(b: Union[StrPath, Records], split: str, reference: FolderSide) -
         if wanted != received:
             raise DataError(f"{other.name}: wanted the features of {reference.name}, {kind} {wanted}. Received {received}")
     return other
+
+
+def _is_request_log(path: str) -> bool:
+    if os.path.isdir(path):
+        return not os.path.exists(os.path.join(path, MANIFEST)) and bool(record_files(path))
+    return os.path.isfile(path)
 
 
 def _no_rows(side: Side) -> None:

@@ -16,8 +16,8 @@ from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import DataError
 from dlrm_tf.fresh.side import BATCH_ROWS, Rows, Side, joined
-from dlrm_tf.fresh.tfrecord import count_records, read_records
-from dlrm_tf.serving_api.status import RequestError
+from dlrm_tf.fresh.tfrecord import count_records, read_records, record_files
+from dlrm_tf.serving_api.errors import RequestError
 from dlrm_tf.serving_api.tensors import to_array
 
 _PREDICT, _EXAMPLES = "predict_log", ("classify_log", "regress_log", "multi_inference_log")
@@ -25,15 +25,15 @@ _SIGNATURES = ("", "serving_default", "raw")
 
 
 class RequestLogSide(Side):
-    """The rows of a request log: a TFRecord file of `tensorflow.serving.PredictionLog`, plain or gzip.
+    """The rows of a request log: TFRecord files of `tensorflow.serving.PredictionLog`, plain or gzip.
 
     Requests of the signatures `serving_default` (ids of the reference's vocabulary), `raw` (numbers and keys as in the log), and
     those that carry tf.Examples. A request of another signature, or with other inputs than the columns say, is passed over and
     counted. There are no labels. Which dense numbers are missing is known where they come as in the log, not as logarithms, and
-    at least one of the whole file is NaN: a client may send 0 for a missing number, which is the same to the model.
+    at least one of the whole log is NaN: a client may send 0 for a missing number, which is the same to the model.
 
     Args:
-      path: the file.
+      path: a file, or a folder of such files, as `record_files` finds them.
       spec: the reference's columns.
       vocabulary: the reference's.
 
@@ -45,19 +45,21 @@ class RequestLogSide(Side):
         self.name, self.spec, self.vocabulary = path, spec, vocabulary
         self._encoder = Encoder(spec, vocabulary, source="request")
         self._some_missing = self._logarithms = False
-        count_records(path)
+        self._files = record_files(path)
+        for file in self._files:
+            count_records(file)
 
     def batches(self) -> Iterator[Rows]:
         """See `Side`."""
         self.skipped, self._some_missing, self._logarithms = (0, ""), False, False
         waiting: list[Rows] = []
         count = 0
-        for number, record in enumerate(read_records(self.name), 1):
+        for file, number, record in self._records():
             try:
                 waiting.append(self._rows(PredictionLog.FromString(record)))
                 count += len(waiting[-1].label)
             except DecodeError:
-                raise DataError(f"{self.name}: record {number} is no PredictionLog") from None
+                raise DataError(f"{file}: record {number} is no PredictionLog") from None
             except (DataError, RequestError) as e:
                 skipped, first = self.skipped
                 self.skipped = skipped + 1, first or f"record {number}: {str(e)[:300]}"  # a client may have sent long names
@@ -67,6 +69,11 @@ class RequestLogSide(Side):
         self.missing_known = self._some_missing and not self._logarithms
         if waiting:
             yield joined(waiting)
+
+    def _records(self) -> Iterator[tuple[str, int, bytes]]:
+        """File, number in it from 1 on, and bytes of each record."""
+        for file in self._files:
+            yield from ((file, number, record) for number, record in enumerate(read_records(file), 1))
 
     def _rows(self, log: PredictionLog) -> Rows:
         kind = log.WhichOneof("log_type")

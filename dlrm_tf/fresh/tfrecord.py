@@ -1,9 +1,10 @@
-"""Records of a TFRecord file, plain or gzip, in bounded memory however hostile the file is.
+"""Records of TFRecord files, plain or gzip, in bounded memory however hostile the file is.
 
 TensorFlow's reader checks all checksums, but takes memory for whatever length a record states. So the lengths are checked first.
 """
 
 import gzip
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -15,6 +16,18 @@ from dlrm_tf.keras2 import any_keras_tensorflow
 MAX_RECORD_BYTES = 256 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 _HEADER, _FOOTER_BYTES = struct.Struct("<QI"), 4  # length, its checksum; the record; its checksum
+
+
+def record_files(path: str) -> list[str]:
+    """The TFRecord files of a path, sorted by name: itself where it is a file, else its `.tfrecord` and `.tfrecord.gz` files.
+
+    Args:
+      path: a file or a folder. A folder's hidden files, which are not finished, are left out.
+    """
+    if not os.path.isdir(path):
+        return [path]
+    names = sorted(name for name in os.listdir(path) if name.endswith((".tfrecord", ".tfrecord.gz")) and name[0] != ".")
+    return [os.path.join(path, name) for name in names]
 
 
 def count_records(path: str) -> int:

@@ -27,8 +27,8 @@ class Client:
       version: a version number; None asks for the latest the server has.
       label: a version label instead of a number.
       timeout: deadline of one request in seconds, its retries included.
-      retries: further attempts while the server is unavailable (gRPC UNAVAILABLE, HTTP 503, no connection). No other error is
-        retried: the request would fail again, or the server is overloaded already.
+      retries: further attempts while the server is unavailable (gRPC UNAVAILABLE or CANCELLED, HTTP 503, no connection). No other
+        error is retried: the request would fail again, or the server is overloaded already.
       batch_size: most rows of one request; `score` sends several requests for more.
       tls: files for an encrypted connection; None is gRPC without encryption, or https with the system's authorities.
 

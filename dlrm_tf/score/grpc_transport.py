@@ -88,5 +88,7 @@ class GrpcTransport(Transport):
         try:
             return method(request, timeout=timeout)
         except grpc.RpcError as e:
-            kind = Unavailable if e.code() == grpc.StatusCode.UNAVAILABLE else ServingError
+            # CANCELLED comes from the server only: a call it has not run, as it had too many.
+            unrun = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+            kind = Unavailable if e.code() in unrun else ServingError
             raise kind(f"{self._target}, model {self._model_name}: {e.code().name}: {e.details()}") from e

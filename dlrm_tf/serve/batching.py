@@ -14,8 +14,8 @@ import numpy as np
 
 from dlrm_tf.serve.any_servable import AnyServable
 from dlrm_tf.serving_api.config_protos import BatchingParameters
+from dlrm_tf.serving_api.errors import RequestError, invalid_argument
 from dlrm_tf.serving_api.limits import MAX_BATCH_SIZE, MAX_ENQUEUED_BATCHES
-from dlrm_tf.serving_api.status import RequestError, invalid_argument
 
 
 class TooManyRows(RequestError):

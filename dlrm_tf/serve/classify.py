@@ -13,7 +13,7 @@ from tensorflow_serving.apis.regression_pb2 import RegressionRequest, Regression
 
 from dlrm_tf.serve.any_servable import AnyServable
 from dlrm_tf.serve.predict import CLASSIFY, DEFAULT_SIGNATURE, REGRESS, fill_model_spec
-from dlrm_tf.serving_api.status import RequestError, invalid_argument
+from dlrm_tf.serving_api.errors import RequestError, invalid_argument
 from dlrm_tf.serving_api.tensors import array_type_name
 
 INPUTS, CLASSES, SCORES, OUTPUTS = "inputs", "classes", "scores", "outputs"

@@ -20,41 +20,42 @@ from dlrm_tf.serve.any_servable import AnyServable
 from dlrm_tf.serve.manager import ModelManager
 from dlrm_tf.serve.metrics import Metrics
 from dlrm_tf.serve.predict import PredictCall, model_spec, predict
-from dlrm_tf.serving_api.status import RequestError, invalid_argument
+from dlrm_tf.serve.request_log import RequestLog
+from dlrm_tf.serving_api.errors import RequestError, invalid_argument
 
 log = logging.getLogger("dlrm_tf.serve")
 
 
 class ServerCore:
-    """Answers requests of both transports with the models of `manager`, counted in `metrics`.
+    """Answers requests of both transports with the models of `manager`, counted in `metrics`, and logged in `request_log`.
 
     Every method raises RequestError with TensorFlow Serving's code and message.
     """
 
-    def __init__(self, manager: ModelManager, metrics: Metrics):
+    def __init__(self, manager: ModelManager, metrics: Metrics, request_log: Optional[RequestLog] = None):
         self.metrics = metrics
-        self._manager = manager
+        self._manager, self._request_log = manager, request_log
 
     def predict(self, call: PredictCall) -> Any:
         """Answers a Predict call; gives what the call encodes."""
         with self._serving("Predict", call.entrypoint, call.model_spec) as (servable, version):
-            return predict(servable, version, call)
+            return predict(servable, version, call, self._request_log)
 
     def classify(self, request: ClassificationRequest, entrypoint: str = "GRPC") -> ClassificationResponse:
         """Answers a Classify call; `entrypoint` is `GRPC` or `REST`, for the metrics."""
         with self._serving("Classify", entrypoint, model_spec(request)) as (servable, version):
-            return classify.classify(servable, version, request)
+            return self._logged("classify_log", request.model_spec, request, classify.classify(servable, version, request))
 
     def regress(self, request: RegressionRequest, entrypoint: str = "GRPC") -> RegressionResponse:
         """Answers a Regress call; `entrypoint` is `GRPC` or `REST`, for the metrics."""
         with self._serving("Regress", entrypoint, model_spec(request)) as (servable, version):
-            return classify.regress(servable, version, request)
+            return self._logged("regress_log", request.model_spec, request, classify.regress(servable, version, request))
 
     def multi_inference(self, request: MultiInferenceRequest) -> MultiInferenceResponse:
         """Answers a MultiInference call; the first task says which model."""
         spec = request.tasks[0].model_spec if request.tasks else ModelSpec()
         with self._serving("MultiInference", "GRPC", spec) as (servable, version):
-            return classify.multi_inference(servable, version, request)
+            return self._logged("multi_inference_log", spec, request, classify.multi_inference(servable, version, request))
 
     def get_model_metadata(self, request: GetModelMetadataRequest) -> GetModelMetadataResponse:
         """Answers a GetModelMetadata call: the signatures of a loaded version."""
@@ -89,6 +90,12 @@ class ServerCore:
             )
         self._manager.reload(request.config.model_config_list.config)
         return ReloadConfigResponse()
+
+    def _logged(self, kind: str, spec: ModelSpec, request: Any, response: Any) -> Any:
+        """`response`, once the request log has taken it with its request."""
+        if self._request_log is not None and self._request_log.sampled():
+            self._request_log.add(kind, spec.name, request.ByteSize() + response.ByteSize(), lambda: (request, response))
+        return response
 
     @contextlib.contextmanager
     def _serving(self, api: str, entrypoint: str, spec: Optional[ModelSpec]) -> Iterator[tuple[AnyServable, int]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Optional
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from tensorflow_serving.apis import (
     model_service_pb2,
@@ -17,12 +17,13 @@ from tensorflow_serving.apis import (
 )
 
 from dlrm_tf.errors import ServingError
+from dlrm_tf.serve import health
 from dlrm_tf.serve.core import ServerCore, internal_error
 from dlrm_tf.serve.options import ServerOptions
 from dlrm_tf.serve.ports import authority, server_credentials
 from dlrm_tf.serve.predict import ProtoPredict
 from dlrm_tf.serve.reception import Reception
-from dlrm_tf.serving_api.status import RequestError
+from dlrm_tf.serving_api.errors import RequestError
 
 _PREDICTION, _MODEL = (
     file.DESCRIPTOR.services_by_name[name].full_name
@@ -30,6 +31,9 @@ _PREDICTION, _MODEL = (
 )
 # No limit on a message's size unless asked for, as in TF Serving; no second server may share the port.
 _CHANNEL_ARGUMENTS = {"grpc.max_receive_message_length": -1, "grpc.max_send_message_length": -1, "grpc.so_reuseport": 0}
+# Calls under way on one connection, at least; its next ones wait at the client. Without a limit, calls that send headers only or
+# are taken back at once (resets) make one connection's work so much that all others wait: RFC 9113 wants 100 or more.
+CALLS_A_CONNECTION = 100
 # Calls that may wait for a thread; the next one is refused with RESOURCE_EXHAUSTED.
 WAITING_CALLS = 4096
 
@@ -44,10 +48,11 @@ class GrpcServer:
     def __init__(self, core: ServerCore, options: ServerOptions, *, port: int):
         threads = options.threads()
         self._reception = Reception(_PREDICTION, threads)
+        arguments = {**_CHANNEL_ARGUMENTS, "grpc.max_concurrent_streams": max(CALLS_A_CONNECTION, threads)}
         self._server = grpc.server(
             self._reception.workers,
             interceptors=(self._reception,),
-            options=list({**_CHANNEL_ARGUMENTS, **options.channel_arguments}.items()),
+            options=list({**arguments, **options.channel_arguments}.items()),
             maximum_concurrent_rpcs=threads + WAITING_CALLS,
         )
         as_content, max_repeated = options.enable_serialization_as_tensor_content, options.max_repeated_values
@@ -104,10 +109,11 @@ class GrpcServer:
             self._health.enter_graceful_shutdown()
         self._ended = self._server.stop(grace)
 
-    def wait(self) -> None:
-        """Returns when all calls have ended after `stop`."""
-        self._ended.wait()
+    def wait(self, timeout: Optional[float] = None) -> bool:
+        """Returns when all calls have ended after `stop`, or after `timeout` seconds; gives whether they have."""
+        ended = self._ended.wait(timeout)
         self._reception.stop()
+        return ended
 
 
 def _servicer(**methods: Callable) -> Any:

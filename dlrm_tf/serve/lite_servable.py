@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from typing import Any, Callable
 
 import numpy as np
+import tensorflow as tf
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 from tensorflow.python.framework import dtypes
 
 from dlrm_tf.errors import ServingError, reason, require
+from dlrm_tf.serve.answer_size import AnswerSize
 from dlrm_tf.serve.predict import DEFAULT_SIGNATURE, PREDICT
-from dlrm_tf.serving_api.status import invalid_argument
+from dlrm_tf.serve.version_files import check_version_files
+from dlrm_tf.serving_api.errors import invalid_argument
+from dlrm_tf.serving_api.limits import MAX_ANSWER_BYTES
 from dlrm_tf.serving_api.tensors import array_type_name, numpy_dtype, type_name
 
 # What TensorFlow Serving looks for in a version folder.
@@ -30,6 +34,7 @@ class LiteServable:
       pools: interpreters, which is how many calls run at a time.
       threads: threads of one interpreter.
       check_method_names: as of `Servable`.
+      max_answer_bytes: as of `Servable`.
 
     Attributes:
       path: as given.
@@ -41,9 +46,19 @@ class LiteServable:
       ServingError: not a TFLite model, or one with a type that TensorFlow lacks.
     """
 
-    def __init__(self, path: str, *, pools: int, threads: int = 1, check_method_names: bool = False):
+    def __init__(
+        self,
+        path: str,
+        *,
+        pools: int,
+        threads: int = 1,
+        check_method_names: bool = False,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+    ):
         self._litert = require("ai_edge_litert.interpreter", "lite")
         self.path, self.check_method_names, self._threads = path, check_method_names, threads
+        self._max_answer_bytes = max_answer_bytes
+        check_version_files(path)
         file = os.path.join(path, LITE_FILE)
         self.signatures: dict[str, SignatureDef] = {}
         # Name of a tensor in `signatures` -> signature, name of the input or output.
@@ -106,20 +121,28 @@ class LiteServable:
             alias = self._aliases[name][1]
             _check(f"arg[{i}]", array, self.signatures[signature].inputs[alias])
             values[alias] = array
+        definition = self.signatures[signature]
+        inputs = [_spec(definition.inputs[self._aliases[name][1]]) for name in feeds]
+        outputs = [_spec(definition.outputs[self._aliases[name][1]]) for name in fetches]
+        AnswerSize(inputs, outputs, self._max_answer_bytes).check(arrays)
         calls = self._free.get()
         try:
-            outputs = calls[signature](**values)
+            results = calls[signature](**values)
         except (ValueError, RuntimeError) as e:
             calls = self._calls()  # the old one keeps the text of every error and gives them all with the next
             raise invalid_argument(reason(e)) from None
         finally:
             self._free.put(calls)
-        return [outputs[self._aliases[name][1]] for name in fetches]
+        return [results[self._aliases[name][1]] for name in fetches]
 
     def close(self) -> None:
         """Frees the model's memory; no call may be under way."""
         while not self._free.empty():
             self._free.get()
+
+
+def _spec(info: TensorInfo) -> tf.TensorSpec:
+    return tf.TensorSpec(tf.TensorShape(info.tensor_shape), info.dtype)
 
 
 def _check(name: str, array: np.ndarray, info: TensorInfo) -> None:

@@ -81,6 +81,7 @@ class Loader:
                 pools=options.lite_pools(),
                 threads=intra or 1,
                 check_method_names=options.enable_signature_method_name_check,
+                max_answer_bytes=options.max_answer_bytes,
             )
         return Servable(
             path,
@@ -89,4 +90,5 @@ class Loader:
             session_config=self._session_config,
             tags=options.tags,
             check_method_names=options.enable_signature_method_name_check,
+            max_answer_bytes=options.max_answer_bytes,
         )

@@ -16,7 +16,8 @@ import grpc
 from dlrm_tf.errors import ServingError
 from dlrm_tf.serve.any_servable import AnyServable, NotThereError
 from dlrm_tf.serve.model import Model, ModelConfig, ModelSpec, State, Version, check_configs
-from dlrm_tf.serving_api.status import RequestError, status_code
+from dlrm_tf.serving_api.errors import RequestError
+from dlrm_tf.serving_api.status import status_code
 from dlrm_tf.versions import versions_on_disk
 
 # Versions with state END are listed in the model's status; this many of them, the newest.
@@ -114,15 +115,31 @@ class ModelManager:
         reasons = "".join(f"{{{self._why_unavailable(model)}}}, " for model in models)
         return f"{len(models)} servable(s) did not become available: {{{reasons}}}"
 
-    def stop(self) -> None:
-        """Stops polling and unloads everything, waiting for requests under way."""
+    def cancel(self) -> None:
+        """Nothing is loaded from now on; what is loading is let go when it has loaded."""
         self._stop.set()
-        if self._poller is not None:
-            self._poller.join()
-        with self._changes:
-            for model in self._models.values():
-                for number in list(model.versions):
-                    self._unload(model.versions[number], wait=True)
+
+    def stop(self, timeout: Optional[float] = None) -> bool:
+        """Stops polling and unloads everything, waiting for requests under way.
+
+        Args:
+          timeout: seconds after which it stops waiting; None waits without limit.
+
+        Returns:
+          Whether everything is unloaded; what is not is unloaded when its last request, or its load, ends.
+        """
+        self._stop.set()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self._changes.acquire(timeout=-1 if timeout is None else timeout):
+            return False
+        try:
+            drains = [self._unload(version) for model in self._models.values() for version in list(model.versions.values())]
+        finally:
+            self._changes.release()
+        threads = [thread for thread in (*drains, self._poller) if thread is not None]
+        for thread in threads:
+            thread.join(None if deadline is None else max(deadline - time.monotonic(), 0))
+        return not any(thread.is_alive() for thread in threads)
 
     @contextlib.contextmanager
     def servable(self, spec: ModelSpec) -> Iterator[tuple[AnyServable, int]]:
@@ -284,17 +301,19 @@ class ModelManager:
             model.versions[version.number] = version
         if replaced is not None:
             self._unload(replaced)
+        if self._stop.is_set():  # meanwhile; `stop` may have given up waiting for it
+            self._unload(version)
         log.info("model %s version %d loaded in %.2f s", name, version.number, time.monotonic() - start)
 
-    def _unload(self, version: Version, wait: bool = False) -> None:
+    def _unload(self, version: Version) -> Optional[threading.Thread]:
+        """Takes a version from new requests; gives the thread that frees it after its last one, None where it is not served."""
         with self._lock:
             if version.state != State.AVAILABLE:
-                return
+                return None
             version.state = State.UNLOADING
         thread = threading.Thread(target=self._drain, args=(version,), name="version unload", daemon=True)
         thread.start()
-        if wait:
-            thread.join()
+        return thread
 
     def _drain(self, version: Version) -> None:
         with self._lock:

@@ -12,20 +12,20 @@ _LATENCY_BUCKETS = tuple(10 * 1.8**i for i in range(33))
 _BATCH_BUCKETS = tuple(2**i for i in range(14))
 
 
-class _RequestCount:
-    """`:tensorflow:serving:request_count`, without the `_total` that prometheus_client's own Counter appends."""
+class _Count:
+    """A count by model and status, without the `_total` that prometheus_client's own Counter appends."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, text: str, status: str) -> None:
+        self._name, self._text, self._labels = name, text, ("model_name", status)
         self._counts: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
 
-    def add(self, model: str, status: str) -> None:
+    def add(self, model: str, status: str, count: int = 1) -> None:
         with self._lock:
-            self._counts[model, status] += 1
+            self._counts[model, status] += count
 
     def collect(self):
-        name, text = ":tensorflow:serving:request_count", "The total number of requests."
-        metric = UnknownMetricFamily(name, text, labels=("model_name", "status"))
+        metric = UnknownMetricFamily(self._name, self._text, labels=self._labels)
         with self._lock:
             for labels, count in self._counts.items():
                 metric.add_metric(labels, count)
@@ -37,8 +37,12 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._count = _RequestCount()
-        self._registry.register(self._count)
+        self._count = _Count(":tensorflow:serving:request_count", "The total number of requests.", "status")
+        self._logged = _Count(
+            ":tensorflow:serving:request_log_count", "Requests for the request log, by what became of them.", "status_code"
+        )
+        for count in (self._count, self._logged):
+            self._registry.register(count)
         ProcessCollector(registry=self._registry)
         self._latency = Histogram(
             ":tensorflow:serving:request_latency",
@@ -62,6 +66,10 @@ class Metrics:
         self._count.add(model, status)
         if status == "OK":
             self._latency.labels(model, api, entrypoint).observe(seconds * 1e6)
+
+    def logged(self, model: str, status: str, count: int) -> None:
+        """Counts `count` requests of the request log: written (`OK`) or dropped (any other status)."""
+        self._logged.add(model, status, count)
 
     def batch(self, rows: int) -> None:
         """Counts a batch of `rows` rows, padding included."""

@@ -10,7 +10,7 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.config import model_server_config_pb2
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig
 
-from dlrm_tf.serving_api.status import RequestError, invalid_argument
+from dlrm_tf.serving_api.errors import RequestError, invalid_argument
 
 State = get_model_status_pb2.ModelVersionStatus.State
 

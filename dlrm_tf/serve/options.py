@@ -14,15 +14,18 @@ from dlrm_tf.serving_api.config_files import (
     read_ssl_config,
 )
 from dlrm_tf.serving_api.config_protos import BatchingParameters
-from dlrm_tf.serving_api.limits import MAX_BATCH_SIZE, MAX_REPEATED_VALUES
+from dlrm_tf.serving_api.limits import MAX_ANSWER_BYTES, MAX_BATCH_SIZE, MAX_REPEATED_VALUES
 
 # Flag -> its least value, when it is given.
 _LEAST = {
+    "request_log_file_bytes": 1,
+    "request_log_file_seconds": 0,
     "grpc_max_threads": 1,
     "rest_api_num_threads": 1,
     "rest_api_timeout_in_ms": 1,
     "rest_api_max_body_bytes": 1,
     "max_repeated_values": 0,
+    "max_answer_bytes": 1,
     "num_load_threads": 0,
     "num_tflite_pools": 1,
     "num_request_iterations_for_warmup": 0,
@@ -112,6 +115,13 @@ class ServerOptions:
     enable_model_warmup: bool = _flag(True, "run assets.extra/tf_serving_warmup_requests before a version serves")
     num_request_iterations_for_warmup: int = _flag(0, "times that each of these requests is run; 0 is once", "N")
     monitoring_config_file: Optional[str] = _flag(None, "MonitoringConfig: Prometheus metrics on the REST port", "FILE", str)
+    request_log_dir: Optional[str] = _flag(
+        None, "log answered requests as TFRecord files of PredictionLog, in a folder a model of this one", "DIR", str
+    )
+    request_log_sampling_rate: float = _flag(1.0, "part of the requests that is logged", "PART")
+    request_log_file_bytes: int = _flag(64 << 20, "of a file of the request log, at most; it has 1000 records at most", "BYTES")
+    request_log_file_seconds: float = _flag(600.0, "a file of the request log is finished at this age", "S")
+    request_log_max_bytes: int = _flag(1 << 30, "of the request log's files together, at most; the oldest leave", "BYTES")
     enable_grpc_healthcheck_service: bool = _flag(True, "answer grpc.health.v1")
     file_system_poll_wait_seconds: float = _flag(1.0, "seconds between two looks for new versions; 0 looks once", "S")
     num_load_threads: int = _flag(0, "models loaded at a time; 0 loads one after the other", "N")
@@ -123,6 +133,7 @@ class ServerOptions:
     max_repeated_values: int = _flag(
         MAX_REPEATED_VALUES, "values of an input that a request may leave out, because they repeat the last one sent", "N"
     )
+    max_answer_bytes: int = _flag(MAX_ANSWER_BYTES, "a request whose outputs would be larger is refused before it runs", "BYTES")
     enable_serialization_as_tensor_content: bool = _flag(False, "outputs as raw bytes, not in the typed field")
 
     def __post_init__(self) -> None:
@@ -149,6 +160,13 @@ class ServerOptions:
             )
         if self.monitoring_config_file and self.rest_api_port is None:
             raise UsageError("--monitoring_config_file needs --rest_api_port: metrics are answered there")
+        if not 0 <= self.request_log_sampling_rate <= 1:
+            raise UsageError(f"--request_log_sampling_rate: wanted 0 to 1. Received {self.request_log_sampling_rate}")
+        if self.request_log_max_bytes < self.request_log_file_bytes:
+            raise UsageError(
+                f"--request_log_max_bytes: wanted at least --request_log_file_bytes, {self.request_log_file_bytes}. "
+                f"Received {self.request_log_max_bytes}"
+            )
         self.batching: Optional[BatchingParameters] = None
         if self.enable_batching:
             file = self.batching_parameters_file

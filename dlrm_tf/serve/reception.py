@@ -52,10 +52,11 @@ class Workers(Executor):
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             future, fn, args, kwargs = job
-            try:
-                future.set_result(fn(*args, **kwargs))
-            except BaseException as e:
-                future.set_exception(e)
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(fn(*args, **kwargs))
+                except BaseException as e:
+                    future.set_exception(e)
             del job, future, fn, args, kwargs  # a request's memory is freed before the next one comes
             if self._alive > self._wanted:
                 with self._lock:

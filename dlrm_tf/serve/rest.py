@@ -17,8 +17,9 @@ from tensorflow_serving.apis import (
 
 from dlrm_tf.serve import rest_examples, rest_json
 from dlrm_tf.serve.core import ServerCore, internal_error
+from dlrm_tf.serve.json_parsers import JsonParsers
 from dlrm_tf.serve.rest_predict import JsonPredict
-from dlrm_tf.serving_api.status import RequestError, invalid_argument
+from dlrm_tf.serving_api.errors import RequestError, invalid_argument
 
 _WHICH = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _CALL = re.compile(rf"/v1/models/(?P<name>[^/:]+){_WHICH}:(?P<method>classify|regress|predict)", re.IGNORECASE | re.ASCII)
@@ -56,10 +57,13 @@ CORS_HEADERS = {
 }
 
 
-def answer(core: ServerCore, method: str, path: str, body: bytes, origin: str = "") -> tuple[int, bytes]:
+def answer(
+    core: ServerCore, parsers: JsonParsers, method: str, path: str, body: bytearray, origin: str = ""
+) -> tuple[int, bytes]:
     """Answers one HTTP request by `core`.
 
     Args:
+      parsers: processes for large JSON.
       method: `GET` or `POST`; a browser asks with `OPTIONS` first.
       path: as sent, percent-encoded. A query is a part of it, as in TensorFlow Serving: of a model's name or of a malformed path.
       body: of a POST, decompressed.
@@ -81,7 +85,7 @@ def answer(core: ServerCore, method: str, path: str, body: bytes, origin: str = 
         spec = _model_spec(match)
         if method == "GET":
             return 200, _metadata(core, spec) if match["metadata"] else _status(core, spec)
-        return 200, _inference(core, match["method"].lower(), spec, body)
+        return 200, _inference(core, parsers, match["method"].lower(), spec, body)
     except RequestError as e:
         return HTTP_STATUS.get(e.code, 500), error_body(e.message)
     except Exception as e:
@@ -107,9 +111,9 @@ def _model_spec(match: re.Match) -> model_pb2.ModelSpec:
     return spec
 
 
-def _inference(core: ServerCore, method: str, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
+def _inference(core: ServerCore, parsers: JsonParsers, method: str, spec: model_pb2.ModelSpec, body: bytearray) -> bytes:
     if method == "predict":
-        return core.predict(JsonPredict(spec, body))
+        return core.predict(JsonPredict(spec, body, parsers))
     make_request, answer_to, to_json = _EXAMPLES[method]
     request = make_request(model_spec=spec)
     rest_examples.fill_request(body, request)

@@ -7,10 +7,10 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any, Callable, Optional, Union
 
+from dlrm_tf.serving_api.errors import RequestError, invalid_argument
 from dlrm_tf.serving_api.limits import MAX_RANK
-from dlrm_tf.serving_api.status import RequestError, invalid_argument
 
 # Characters of a value that an error shows: the message goes on after it, and must fit a status message.
 SHOWN = 512
@@ -34,11 +34,20 @@ _MISSING_COMMA = {
 }
 
 
+class NotJson(Exception):
+    """A text, read a piece at a time, that is no JSON."""
+
+
+class TooDeep(NotJson):
+    """Containers in more containers than a text may have."""
+
+
 def shown(value: Any) -> str:
-    """`value` as rapidjson's PrettyWriter prints it, cut at `SHOWN` characters."""
+    """`value` as rapidjson's PrettyWriter prints it, cut at `SHOWN` characters; a text that is not loaded prints itself."""
+    printed = getattr(value, "printed", None)
     pieces, length = [], 0
     try:
-        for piece in json.JSONEncoder(indent=4, ensure_ascii=False).iterencode(value):
+        for piece in printed() if printed else json.JSONEncoder(indent=4, ensure_ascii=False).iterencode(value):
             pieces.append(piece)
             length += len(piece)
             if length > SHOWN:
@@ -50,6 +59,8 @@ def shown(value: Any) -> str:
 
 def kind_name(value: Any) -> str:
     """A JSON value's type: Null, True, False, Number, String, Array, Object."""
+    if hasattr(value, "is_list"):  # not loaded
+        return "Array" if value.is_list else "Object"
     if value is None or isinstance(value, bool):
         return {None: "Null", True: "True", False: "False"}[value]
     return next(
@@ -77,17 +88,22 @@ def too_big_error() -> RequestError:
     return invalid_argument("JSON Parse error: Number too big to be stored in double.")
 
 
-def parse_error(body: bytes) -> RequestError:
+def too_deep_error() -> RequestError:
+    """The error of a text whose containers are nested too deeply."""
+    return invalid_argument("JSON Parse error: nested too deeply")
+
+
+def parse_error(body: Union[bytes, bytearray, memoryview]) -> RequestError:
     """The error of a `body` that is no JSON."""
     if len(body) > MAX_EXPLAINED:
         return invalid_argument("JSON Parse error: Invalid value.")
     try:
-        text = body.decode("utf-8-sig")
+        text = bytes(body).decode("utf-8-sig")
         json.loads(text)
     except UnicodeDecodeError as e:
         return invalid_argument(f"JSON Parse error: Invalid encoding in string. at offset: {e.start}")
     except RecursionError:
-        return invalid_argument("JSON Parse error: nested too deeply")
+        return too_deep_error()
     except json.JSONDecodeError as e:
         before = text[: e.pos]
         words = next((words for pattern, words in _PARSE_ERRORS if re.search(pattern, e.msg)), None)
@@ -116,28 +132,37 @@ def shape_of(value: Any) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def shape_error(value: Any, shape: Sequence[int], level: int = 0) -> Optional[RequestError]:
-    """The first place where a nested list is not of `shape`; None when it is.
+def list_error(size: int, shape: Sequence[int], level: int) -> Optional[RequestError]:
+    """The error of a list of `size` elements, with `level` lists around it, in a tensor of `shape`; None when it fits."""
+    deepest = min(len(shape), MAX_RANK)
+    if level >= deepest:
+        return invalid_argument(f"Encountered list at unexpected level: {level} expected < {deepest}")
+    if size != shape[level]:
+        return invalid_argument(f"Encountered list at unexpected size: {size} at level: {level} expected size: {shape[level]}")
+    return None
+
+
+def shape_error(
+    value: Any, shape: Sequence[int], level: int = 0, leaf_error: Callable[[Any], Optional[RequestError]] = lambda leaf: None
+) -> Optional[RequestError]:
+    """The first place where a nested list is not of `shape` or has a wrong leaf; None when it is right.
 
     Args:
-      value: of JSON, without the type of its leaves looked at.
-      shape: as of `shape_of`.
+      value: of JSON.
+      shape: as of `shape_of`; of the outer lists, too, when there are any.
       level: lists around `value`.
+      leaf_error: the error of a leaf; None for a right one.
     """
     rank = len(shape)
     if not isinstance(value, list):
         if level == rank:
-            return None
+            return leaf_error(value)
         return format_error(value, f"found at incorrect level: {level + 1} in the JSON DOM. Expected at level: {rank}")
-    if level >= min(rank, MAX_RANK):
-        return invalid_argument(f"Encountered list at unexpected level: {level} expected < {min(rank, MAX_RANK)}")
-    if len(value) != shape[level]:
-        return invalid_argument(
-            f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: {shape[level]}"
-        )
-    # Leaves in their place are passed over without a call each: a large body is nearly all leaves.
-    inner = value if level + 1 < rank else (item for item in value if isinstance(item, list))
-    return next((error for error in (shape_error(item, shape, level + 1) for item in inner) if error is not None), None)
+    error = list_error(len(value), shape, level)
+    if error is not None:
+        return error
+    inner = (shape_error(item, shape, level + 1, leaf_error) for item in value)
+    return next((error for error in inner if error is not None), None)
 
 
 def unlike_error(shape: Sequence[int], first: Sequence[int]) -> Optional[RequestError]:

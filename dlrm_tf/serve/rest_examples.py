@@ -1,5 +1,7 @@
 """JSON of REST's classify and regress to tf.Examples, and their results to JSON, after TensorFlow Serving's json_tensor.cc."""
 
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any, Union
 
 import numpy as np
@@ -7,34 +9,46 @@ from tensorflow.core.example import example_pb2, feature_pb2
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest, ClassificationResult
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResult
 
+from dlrm_tf.serve.json_parsers import BIG_BODY_BYTES
+from dlrm_tf.serve.json_pieces import Span, parts, read_object
 from dlrm_tf.serve.rest_errors import format_error, kind_name, lossy_error
 from dlrm_tf.serve.rest_json import check_size, decode_base64, dump, is_base64, is_integer, parse, signature_name
-from dlrm_tf.serving_api.status import invalid_argument
+from dlrm_tf.serving_api.errors import invalid_argument
 
+# The members of a body that are read.
+MEMBERS = ("signature_name", "examples", "context")
 _FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
-def fill_request(body: bytes, request: Union[ClassificationRequest, RegressionRequest]) -> None:
+def fill_request(body: bytearray, request: Union[ClassificationRequest, RegressionRequest]) -> None:
     """Fills in the signature name and the examples from a JSON body.
 
     Raises:
       RequestError: INVALID_ARGUMENT saying where.
     """
-    document = parse(body)
+    if len(body) > BIG_BODY_BYTES:
+        with read_object(body, MEMBERS) as document:
+            _fill_request(document, request)
+    else:
+        _fill_request(parse(body), request)
+
+
+def _fill_request(document: dict[str, Any], request: Union[ClassificationRequest, RegressionRequest]) -> None:
     request.model_spec.signature_name = signature_name(document)
     examples = document.get("examples")
     if "examples" not in document:
         raise format_error(document, "When method is classify, key 'examples' is expected and was not found")
-    if not isinstance(examples, list):
+    if not isinstance(examples, (list, Span)):
         raise format_error(document, "Expecting 'examples' value to be an list/array")
-    if not examples:
-        raise format_error(document, "'examples' value is an empty array")
     if "context" in document:
         target = request.input.example_list_with_context
         target.context.CopyFrom(_example(document["context"]))
     else:
         target = request.input.example_list
-    target.examples.extend(_example(example) for example in examples)
+    for part in parts(examples):
+        target.examples.extend(_example(example) for example in part)
+    if not target.examples:
+        raise format_error(document, "'examples' value is an empty array")
 
 
 def _example(document: Any) -> example_pb2.Example:
@@ -43,13 +57,19 @@ def _example(document: Any) -> example_pb2.Example:
     example = example_pb2.Example()
     for name, content in document.items():
         try:
-            example.features.feature[name].CopyFrom(_feature(name, content if isinstance(content, list) else [content]))
+            example.features.feature[name].CopyFrom(_feature(name, _values(content)))
         except UnicodeEncodeError:
             raise invalid_argument(f"Feature name {name!r} is not valid UTF-8") from None
     return example
 
 
-def _feature(name: str, values: list) -> feature_pb2.Feature:
+def _values(content: Any) -> Iterable:
+    if isinstance(content, Span):
+        content = content.resolve()
+    return chain.from_iterable(parts(content)) if isinstance(content, (list, Span)) else [content]
+
+
+def _feature(name: str, values: Iterable) -> feature_pb2.Feature:
     """The literal 2 makes an int64 feature, 2.0 a float one; a list must be of one kind."""
     feature = feature_pb2.Feature()
     for value in values:

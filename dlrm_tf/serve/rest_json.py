@@ -1,27 +1,33 @@
-"""JSON values of the REST API to arrays and back, after TensorFlow Serving's json_tensor.cc."""
+"""JSON values of the REST API to arrays and back, after TensorFlow Serving's json_tensor.cc. Needs no TensorFlow."""
 
 import base64
 import binascii
 import json
 import math
+from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple, Optional, Union
 
 import grpc
 import numpy as np
-from tensorflow.core.framework import types_pb2
 
 from dlrm_tf.serve.rest_errors import format_error, lossy_error, parse_error, shape_error, shape_of, too_big_error, type_error
+from dlrm_tf.serving_api.errors import RequestError, invalid_argument
 from dlrm_tf.serving_api.limits import MAX_RANK
-from dlrm_tf.serving_api.status import RequestError, invalid_argument
-from dlrm_tf.serving_api.tensors import numpy_dtype, type_name
+
+
+class ValueType(NamedTuple):
+    """The type of an input: TensorFlow's name (`float`, `string`) and its NumPy dtype, None where JSON has no form for it."""
+
+    name: str
+    dtype: Optional[np.dtype]
 
 
 class Literal(float):
     """NaN, Infinity or -Infinity written as a literal. An infinity of any other class was a number too large for a double."""
 
 
-def parse(body: bytes) -> dict:
+def parse(body: Union[bytes, bytearray]) -> dict:
     """A request's JSON object; NaN, Infinity and -Infinity are numbers, of class `Literal`.
 
     The text ends at a zero byte, as it does for the C++ server's parser: what follows may be anything.
@@ -55,45 +61,63 @@ def is_base64(value: dict) -> bool:
     return len(value) == 1 and isinstance(value.get("b64"), str)
 
 
-def to_array(value: Any, dtype: int) -> np.ndarray:
-    """A JSON value or nested list as an array of a `DataType`; a number that it can't hold exactly is refused.
+def to_array(value: Any, kind: ValueType, *, shape: Optional[Sequence[int]] = None, level: int = 0) -> np.ndarray:
+    """A JSON value or nested list as an array of type `kind`; a number that it can't hold exactly is refused.
+
+    Args:
+      value: of JSON.
+      kind: the type of the array.
+      shape: that the array must have; None takes it from the first elements.
+      level: lists around `value`, for messages.
 
     Raises:
-      RequestError: ragged, or a value of another type.
+      RequestError: the first place where it is ragged or has a value of another type.
     """
-    shape = shape_of(value)
-    level = [value]
-    for size in shape[:MAX_RANK]:
-        if set(map(type, level)) != {list} or set(map(len, level)) != {size}:
+    wanted = shape_of(value) if shape is None else shape
+    items = [value]
+    for size in wanted[:MAX_RANK]:
+        if set(map(type, items)) != {list} or set(map(len, items)) != {size}:
             break
-        level = list(chain.from_iterable(level))
-    whole = len(shape) <= MAX_RANK and len(level) == math.prod(shape) and list not in set(map(type, level))
-    error = None if whole else shape_error(value, shape)
-    if error is not None:
-        raise error
-    return _leaves(level, dtype).reshape(shape)
+        items = list(chain.from_iterable(items))
+    fits = level + len(wanted) <= MAX_RANK and len(items) == math.prod(wanted) and list not in set(map(type, items))
+    whole = (*(0 for _ in range(level)), *wanted)
+
+    def leaf_error(leaf: Any) -> Optional[RequestError]:
+        try:
+            _leaves([leaf], kind)
+        except RequestError as error:
+            return error
+        return None
+
+    first = None if fits else shape_error(value, whole, level, leaf_error)
+    if first is not None:
+        raise first
+    try:
+        return _leaves(items, kind).reshape(wanted)
+    except RequestError as error:
+        raise shape_error(value, whole, level, leaf_error) or error from None
 
 
-def _leaves(values: list, dtype: int) -> np.ndarray:
-    target = numpy_dtype(dtype)
-    if target is None or target.kind in "cV" or target.itemsize == 2 and target.kind == "f":
-        raise RequestError(grpc.StatusCode.UNIMPLEMENTED, f"Conversion of JSON Value to type: {types_pb2.DataType.Name(dtype)}")
-    if dtype == types_pb2.DT_STRING:
+def _leaves(values: list, kind: ValueType) -> np.ndarray:
+    target = kind.dtype
+    if target is None:
+        raise RequestError(grpc.StatusCode.UNIMPLEMENTED, f"Conversion of JSON Value to type: DT_{kind.name.upper()}")
+    if target.kind == "O":
         array = np.empty(len(values), object)
-        array[:] = [_string(value) for value in values]
+        array[:] = [_string(value, kind) for value in values]
         return array
     kinds: dict[str, set[type]] = {"f": {int, float, Literal}, "b": {bool}}
     wanted = kinds.get(target.kind, {int})
     for value in values if set(map(type, values)) - wanted else ():
         if type(value) not in wanted:
-            raise type_error(value, type_name(dtype))
+            raise type_error(value, kind.name)
     if target.kind == "f":
-        return _floats(values, target, type_name(dtype))
+        return _floats(values, target, kind.name)
     try:
         return np.array(values, target)
     except OverflowError:
         limits = np.iinfo(target)
-        raise type_error(next(v for v in values if not limits.min <= v <= limits.max), type_name(dtype)) from None
+        raise type_error(next(v for v in values if not limits.min <= v <= limits.max), kind.name) from None
 
 
 def _floats(values: list, target: np.dtype, wanted: str) -> np.ndarray:
@@ -125,12 +149,12 @@ def is_integer(value: Any) -> bool:
     return type(value) is int and -(2**63) <= value < 2**64
 
 
-def _string(value) -> bytes:
+def _string(value: Any, kind: ValueType) -> bytes:
     if isinstance(value, str):
         return value.encode("utf-8", "surrogatepass")
     if isinstance(value, dict):
         return decode_base64(value)
-    raise type_error(value, type_name(types_pb2.DT_STRING))
+    raise type_error(value, kind.name)
 
 
 def decode_base64(value: dict) -> bytes:

@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -13,8 +13,12 @@ from tensorflow.core.protobuf import config_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
 from dlrm_tf.errors import ServingError, reason
+from dlrm_tf.serve.answer_size import AnswerSize
 from dlrm_tf.serve.any_servable import NotThereError
-from dlrm_tf.serving_api.status import invalid_argument, runtime_error
+from dlrm_tf.serve.version_files import check_version_files
+from dlrm_tf.serving_api.errors import invalid_argument
+from dlrm_tf.serving_api.limits import MAX_ANSWER_BYTES
+from dlrm_tf.serving_api.status import runtime_error
 from dlrm_tf.serving_api.tensors import array_type_name, numpy_dtype, type_name
 
 # Compiled calls kept: a client may ask for any choice of outputs, and each choice is a call of its own.
@@ -35,6 +39,7 @@ class Servable:
       session_config: what the session is made with; the two numbers of threads above replace its own unless they are None.
       tags: those of the meta graph to load.
       check_method_names: whether a call must be of the kind that the signature's method name says.
+      max_answer_bytes: a run whose outputs would be larger, by their shapes in the graph, is refused.
 
     Attributes:
       path: as given.
@@ -54,10 +59,13 @@ class Servable:
         session_config: Optional[config_pb2.ConfigProto] = None,
         tags: Collection[str] = (tf.saved_model.SERVING,),
         check_method_names: bool = False,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ):
         self.path, self.check_method_names, self._tags = path, check_method_names, list(tags)
+        self._max_answer_bytes = max_answer_bytes
         if not any(os.path.isfile(os.path.join(path, name)) for name in ("saved_model.pb", "saved_model.pbtxt")):
             raise NotThereError(f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}")
+        check_version_files(path)
         config = config_pb2.ConfigProto()
         if session_config is not None:
             config.CopyFrom(session_config)
@@ -65,8 +73,8 @@ class Servable:
             config.inter_op_parallelism_threads = inter_op_threads
         if intra_op_threads is not None:
             config.intra_op_parallelism_threads = intra_op_threads
-        # (feeds, fetches) -> (the session's callable, DataTypes of the feeds)
-        self._calls: dict[tuple, tuple[Callable, list[int]]] = {}
+        # (feeds, fetches) -> (the session's callable, DataTypes of the feeds, size of the answer)
+        self._calls: dict[tuple, tuple[Callable, list[int], AnswerSize]] = {}
         self._lock = threading.Lock()
         try:
             try:
@@ -112,23 +120,25 @@ class Servable:
           fetches: names of the tensors to return.
 
         Raises:
-          RequestError: the graph refused the values; code and text are the runtime's.
+          RequestError: the graph refused the values; code and text are the runtime's. RESOURCE_EXHAUSTED when the answer would
+            be too large.
         """
         compiled = self._calls.get((feeds, fetches))
         try:
             if compiled is None:
                 compiled = self._compile(feeds, fetches)
-            call, dtypes = compiled
+            call, dtypes, answer = compiled
             for i, (array, dtype) in enumerate(zip(arrays, dtypes)):
                 # TensorFlow's single-threaded executor does not check types; a wrong one would end the process.
                 if array.dtype != numpy_dtype(dtype):
                     sent, wanted = array_type_name(array), type_name(dtype)
                     raise invalid_argument(f"Expects arg[{i}] to be {wanted} but {sent} is provided")
+            answer.check(arrays)
             return [_as_array(value) for value in call(*arrays)]
         except tf.errors.OpError as e:
             raise runtime_error(e) from None
 
-    def _compile(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> tuple[Callable, list[int]]:
+    def _compile(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> tuple[Callable, list[int], AnswerSize]:
         options = config_pb2.CallableOptions()
         options.feed.extend(feeds)
         options.fetch.extend(fetches)
@@ -136,13 +146,15 @@ class Servable:
             if (feeds, fetches) not in self._calls:
                 if len(self._calls) >= MAX_CALLS:
                     self._calls.pop(next(iter(self._calls)))
-                dtypes = [self._dtype(name) for name in feeds]
-                self._calls[feeds, fetches] = self._session._make_callable_from_options(options), dtypes
+                inputs, outputs = ([self._tensor(name) for name in names] for names in (feeds, fetches))
+                dtypes = [tensor.dtype.as_datatype_enum for tensor in inputs]
+                size = AnswerSize(inputs, outputs, self._max_answer_bytes)
+                self._calls[feeds, fetches] = self._session._make_callable_from_options(options), dtypes, size
             return self._calls[feeds, fetches]
 
-    def _dtype(self, name: str) -> int:
+    def _tensor(self, name: str) -> Any:
         try:
-            return self._session.graph.get_tensor_by_name(name).dtype.as_datatype_enum
+            return self._session.graph.get_tensor_by_name(name)
         except (KeyError, ValueError):  # a sparse tensor, or a signature that names what the graph does not have
             raise invalid_argument(
                 f"Tensor {name}, specified in either feed_devices or fetch_devices was not found in the Graph"

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from typing import Any, Optional
 
 from dlrm_tf.errors import ServingError, UsageError
@@ -13,8 +14,12 @@ from dlrm_tf.serve.manager import ModelManager
 from dlrm_tf.serve.metrics import Metrics
 from dlrm_tf.serve.options import ServerOptions
 from dlrm_tf.serve.ports import allow_many_files, authority, bind
+from dlrm_tf.serve.request_log import RequestLog
 from dlrm_tf.serving_api.config_files import read_model_config
-from dlrm_tf.serving_api.status import RequestError
+from dlrm_tf.serving_api.errors import RequestError
+
+# Seconds that `stop` takes after its grace, at most, for what ends then.
+STOP_SECONDS = 3.0
 
 log = logging.getLogger("dlrm_tf.serve")
 
@@ -54,10 +59,14 @@ class ModelServer:
             allow_unavailable_labels=self.options.allow_version_labels_for_unavailable_models,
             load_threads=self.options.num_load_threads,
         )
-        self._core = ServerCore(self._manager, self.metrics)
+        folder = self.options.request_log_dir
+        self._request_log = RequestLog(folder, self.options, self.metrics) if folder else None
+        self._core = ServerCore(self._manager, self.metrics, self._request_log)
         self._grpc: Optional[GrpcServer] = None
         self._http: Optional[HttpServer] = None
         self._stopping, self._stopped = threading.Event(), threading.Event()
+        self._stop_lock = threading.Lock()
+        self._stop_begun = self._ended = False
 
     @property
     def target(self) -> str:
@@ -79,7 +88,7 @@ class ModelServer:
           This server.
 
         Raises:
-          ServingError: a model does not load or does not appear in time, or a port is taken.
+          ServingError: a model does not load or does not appear in time, a port is taken, or the request log's folder is refused.
         """
         options, rest_socket = self.options, None
         allow_many_files()
@@ -90,6 +99,8 @@ class ModelServer:
             if options.rest_api_port is not None:
                 rest_socket = bind(options.host, options.rest_api_port, "--rest_api_port")
                 self.rest_api_port = rest_socket.getsockname()[1]
+            if self._request_log is not None:
+                self._request_log.start()
             if self._manager.start(self._config.model_config_list.config, timeout=timeout):
                 reserved.close()
                 self._grpc = GrpcServer(self._core, options, port=self.port)
@@ -125,21 +136,35 @@ class ModelServer:
         """Returns when the server has stopped."""
         self._stopped.wait()
 
-    def stop(self, grace: float = 5.0) -> None:
+    def stop(self, grace: float = 5.0) -> bool:
         """Answers NOT_SERVING to health checks, refuses new requests, waits for those under way, unloads the models.
+
+        A second call waits for the first one.
 
         Args:
           grace: seconds that requests under way may still take.
+
+        Returns:
+          False when, `grace` and `STOP_SECONDS` later, a model still runs or a version still loads: TensorFlow can't be
+          interrupted. Its thread and its memory then stay until it has ended.
         """
+        deadline = time.monotonic() + grace + STOP_SECONDS
+        with self._stop_lock:
+            first, self._stop_begun = not self._stop_begun, True
+        if not first:
+            return self._stopped.wait(max(deadline - time.monotonic(), 0)) and self._ended
         self._stopping.set()
+        self._manager.cancel()
         if self._grpc is not None:
             self._grpc.stop(grace)
         if self._http is not None:
             self._http.stop(grace)
-        if self._grpc is not None:
-            self._grpc.wait()
-        self._manager.stop()
+        ended = self._grpc is None or self._grpc.wait(max(deadline - time.monotonic(), 0))
+        if self._request_log is not None:
+            self._request_log.close()
+        self._ended = self._manager.stop(max(deadline - time.monotonic(), 0)) and ended
         self._stopped.set()
+        return self._ended
 
     def __enter__(self) -> "ModelServer":
         return self if self._grpc is not None else self.start()

@@ -14,10 +14,9 @@ from dlrm_tf.serve.any_servable import AnyServable
 from dlrm_tf.serve.batching import TooManyRows
 from dlrm_tf.serve.classify import classify, multi_inference, regress
 from dlrm_tf.serve.predict import ProtoPredict, predict
-from dlrm_tf.serving_api.status import RequestError
+from dlrm_tf.serving_api.errors import RequestError
+from dlrm_tf.serving_api.limits import MAX_WARMUP_RECORDS
 from dlrm_tf.versions import WARMUP_FILE
-
-MAX_RECORDS = 1000
 
 log = logging.getLogger("dlrm_tf.serve")
 
@@ -46,7 +45,7 @@ def warm_up(servable: AnyServable, version: int, *, iterations: int = 1) -> int:
       iterations: times that each is run.
 
     Raises:
-      ServingError: not a TFRecord file of PredictionLogs, more than `MAX_RECORDS`, or a request the model refuses.
+      ServingError: not a TFRecord file of PredictionLogs, more than `MAX_WARMUP_RECORDS`, or a request the model refuses.
     """
     path = os.path.join(servable.path, WARMUP_FILE)
     if not os.path.isfile(path):
@@ -55,8 +54,8 @@ def warm_up(servable: AnyServable, version: int, *, iterations: int = 1) -> int:
     try:
         for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
             records += 1
-            if records > MAX_RECORDS:
-                raise ServingError(f"{path}: wanted at most {MAX_RECORDS} warm-up records, there are more")
+            if records > MAX_WARMUP_RECORDS:
+                raise ServingError(f"{path}: wanted at most {MAX_WARMUP_RECORDS} warm-up records, there are more")
             recorded = prediction_log_pb2.PredictionLog.FromString(record)
             kind = recorded.WhichOneof("log_type")
             if kind not in _ANSWER:

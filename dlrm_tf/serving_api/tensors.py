@@ -10,8 +10,8 @@ import numpy as np
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.python.framework import dtypes
 
+from dlrm_tf.serving_api.errors import invalid_argument
 from dlrm_tf.serving_api.limits import MAX_RANK, MAX_REPEATED_VALUES
-from dlrm_tf.serving_api.status import invalid_argument
 
 # DataType -> field of TensorProto with its values.
 _FIELDS = {

@@ -126,6 +126,9 @@ def test_command_line(tmp_path, capsys):
     for wrong in ("x", "c=x", "c", "c=1,2"):
         assert main([*arguments, "--max-ids", wrong]) == 2
         assert "--max-ids must be a number, or features with theirs" in capsys.readouterr().err
+    for twice in (["--max-ids", "c=1,c=2"], ["--hash", "c=5", "--hash", "c=6"]):
+        assert main([*arguments, *twice]) == 2
+        assert capsys.readouterr().err.startswith(f"dlrm-tf: {twice[0]} must ")
     assert main([*arguments, "--max-ids", "c=2", "--last-seen", "2026-11-25"]) == 0
     assert main(["inspect", str(out / "vocabulary.npz")]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -117,10 +117,12 @@ def test_too_many_bad_lines(rows, count, bad, said, tmp_path):
 
 
 def test_few_bad_lines_are_passed_over(tmp_path):
-    """Up to the share, and up to nine whatever the share."""
+    """Up to the share, and up to nine whatever the share; none with a share of 0."""
     for rows, count in (([GOOD] * 99 + [b"bad"], 1000), ([GOOD, b"bad"], 18), ([GOOD, b"bad"], 3)):
         counts = prepare(log_of(tmp_path / "log", rows, count), tmp_path / f"out{count}", spec=SPEC).manifest["counts"]
         assert counts["bad_lines"] == count // len(rows)
+    with pytest.raises(DataError, match="wanted at most 0 of the lines bad. Received 1 of 3 "):
+        prepare(tmp_path / "log", tmp_path / "none", spec=SPEC, max_bad_share=0)
     half = log_of(tmp_path / "log", [GOOD, b"bad"], 40)
     assert prepare(half, tmp_path / "half", spec=SPEC, max_bad_share=0.5).manifest["counts"]["bad_lines"] == 20
 

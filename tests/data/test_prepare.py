@@ -199,7 +199,9 @@ def test_skipped_bad_cells_leave_no_trace(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"", "the input is empty"), (bytes(3000), "wanted 40 fields. Received 1")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "the input is empty"), (bytes(3000), "wanted 40 fields. Received 1; .*dlrm-tf spec")]
+)
 def test_input_without_a_good_line(tmp_path, content, message):
     tsv = tmp_path / "log.tsv"
     tsv.write_bytes(content)
@@ -254,9 +256,22 @@ def test_folder_in_use(golden_tsv, tmp_path):
 def test_arguments_out_of_range(golden_tsv, tmp_path, arguments):
     with pytest.raises(UsageError):
         prepare(golden_tsv, tmp_path / "out", **arguments)
-    with pytest.raises(UsageError):
-        prepare([], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("inputs", [[], 5, None])
+def test_inputs_that_are_none(inputs, tmp_path):
+    with pytest.raises(UsageError, match=r"^inputs must be .*\. Received "):
+        prepare(inputs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_a_name(golden_tsv, tmp_path, monkeypatch):
+    """`-o "$UNSET"` must not mean the current folder."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="out_dir must be a folder to make. Received ''"):
+        prepare(golden_tsv, "")
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -274,6 +274,7 @@ SMALL = FeatureSpec((("y", "label"), ("n", "int"), ("s", "skip"), ("c", "categor
     [
         ("y,n,d\n1,2,a\n", r"log.csv: header: wanted a column 'c'. Received y, n, d; \"header\": \"skip\" in the spec passes"),
         ("y,c,n,c\n1,2,a,b\n", "log.csv: header: wanted one column 'c'. Received y, c, n, c"),
+        ("y, n, c\n1,2,a\n", r"log.csv: header: wanted a column 'n'. Received y, ' n', ' c'; "),
         ("c,n\na,2\n", "log.csv: header: wanted a column 'y'. Received c, n"),
         ('"y","n","c"\n1,2,"a"\n', r"log.csv: header: wanted a column 'n'. Received .*; \"quote\" in the spec says"),
     ],

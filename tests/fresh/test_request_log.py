@@ -19,7 +19,7 @@ from dlrm_tf.data.features import log_dense  # noqa: E402
 from dlrm_tf.errors import DataError, UsageError  # noqa: E402
 from dlrm_tf.export.savedmodel.export import _write_warmup  # noqa: E402
 from dlrm_tf.fresh.request_log import RequestLogSide  # noqa: E402
-from dlrm_tf.serving_api.status import RequestError  # noqa: E402
+from dlrm_tf.serving_api.errors import RequestError  # noqa: E402
 
 COLUMNS = (("y", "label"), ("n", "float"), ("m", "float"), ("c", "categorical"), ("d", "categorical"))
 PLAIN = FeatureSpec(COLUMNS, separator=",")
@@ -172,6 +172,22 @@ def test_our_warm_up_file_is_such_a_log(tmp_path, plain):
 
     _write_warmup(str(tmp_path / "warmup"), prediction_log_pb2, config, "dlrm", (1, 4))
     assert drift(plain, tmp_path / "warmup").rows[1] == 5
+
+
+def test_a_folder_of_files(tmp_path, plain):
+    dense, keys = raw(PLAIN_ROWS)
+    folder = tmp_path / "log"
+    folder.mkdir()
+    for name, rows in (("2.tfrecord", 4), ("1.tfrecord.gz", 12), (".3.tfrecord.part", 12), (".4.tfrecord", 12)):
+        log = predict("raw", dense=dense[:rows], categorical=keys[:rows])
+        write(folder / name, [log], "GZIP" if name.endswith("gz") else None)
+    assert drift(plain, folder).rows[1] == 16
+    write(folder / "5.tfrecord", [PredictionLog(), b"\xff\xff"])
+    with pytest.raises(DataError, match="5.tfrecord: record 2 is no PredictionLog"):
+        drift(plain, folder)
+    (folder / "manifest.json").write_text("{}")  # a data folder, whatever else it holds
+    with pytest.raises(DataError, match="manifest.json"):
+        drift(plain, folder)
 
 
 def test_requests_of_other_signatures_or_inputs_are_passed_over(tmp_path, plain):

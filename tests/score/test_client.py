@@ -1,4 +1,4 @@
-"""The client: deadlines, retries on UNAVAILABLE only, batches split to a limit."""
+"""The client: deadlines, retries of calls that were not run, batches split to a limit."""
 
 import json
 import os
@@ -74,8 +74,9 @@ def test_batch_size_of_the_command_line_is_the_rows_of_a_request(scripted, tmp_p
     np.testing.assert_array_equal(np.load(tmp_path / "p.npy"), dense.sum(1))
 
 
-def test_unavailable_is_tried_again_within_the_deadline(scripted):
-    scripted.failures = [grpc.StatusCode.UNAVAILABLE] * 2
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "CANCELLED"])
+def test_a_call_that_was_not_run_is_tried_again_within_the_deadline(scripted, code):
+    scripted.failures = [grpc.StatusCode[code]] * 2
     with Client(scripted.target, timeout=120, retries=3) as client:
         timeouts, predict = [], client._transport.predict
 

@@ -16,7 +16,7 @@ from dlrm_tf.score import Client
 from dlrm_tf.serve import ModelServer
 from dlrm_tf.serve.batching import BatchedServable
 from dlrm_tf.serving_api.config_protos import BatchingParameters
-from dlrm_tf.serving_api.status import RequestError, invalid_argument
+from dlrm_tf.serving_api.errors import RequestError, invalid_argument
 
 FEEDS, FETCHES = ("x:0",), ("y:0",)
 POOL = ThreadPoolExecutor(64)

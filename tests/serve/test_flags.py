@@ -23,7 +23,8 @@ from dlrm_tf.serve.unused_flags import UNUSED_FLAGS
 
 HERE = pathlib.Path(__file__).parent
 MAIN_CC = [line for line in (HERE / "main_cc_flags.txt").read_text().splitlines() if not line.startswith("#")]
-OURS = {"host", "rest_api_max_body_bytes", "max_repeated_values"}
+OURS = {"host", "rest_api_max_body_bytes", "max_repeated_values", "max_answer_bytes", "request_log_dir"}
+OURS |= {"request_log_sampling_rate", "request_log_file_bytes", "request_log_file_seconds", "request_log_max_bytes"}
 
 
 def parsed(*arguments):

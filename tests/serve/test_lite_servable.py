@@ -14,7 +14,7 @@ from dlrm_tf.lite import Scorer
 from dlrm_tf.score import Client
 from dlrm_tf.serve import ModelServer
 from dlrm_tf.serve.lite_servable import LITE_FILE, LiteServable
-from dlrm_tf.serving_api.status import RequestError
+from dlrm_tf.serving_api.errors import RequestError
 
 
 class Products(tf.Module):

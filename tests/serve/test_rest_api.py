@@ -11,7 +11,7 @@ import urllib3
 from serving_models import config_text, model
 
 from dlrm_tf.score import Client
-from dlrm_tf.serve import ModelServer
+from dlrm_tf.serve import ModelServer, http_server, rest_examples, rest_predict
 
 
 class Shapes(tf.Module):
@@ -36,8 +36,9 @@ class Shapes(tf.Module):
         return {"double": x, "half": tf.cast(x, tf.float16)}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory, example_model):
+@pytest.fixture(scope="module", params=["small bodies", "large bodies"])
+def server(request, tmp_path_factory, example_model):
+    """A server that takes every body for a small one, which it loads whole, or for a large one, which it reads in pieces."""
     base = tmp_path_factory.mktemp("shapes")
     module = Shapes()
     signatures = {"serving_default": module.half_plus_two, "echo": module.echo, "double": module.double}
@@ -45,8 +46,11 @@ def server(tmp_path_factory, example_model):
     config = base / "models.config"
     config.write_text(config_text(model("m", base, [("stable", 123)]), model("examples", example_model)))
     options = {"model_config_file": str(config), "allow_version_labels_for_unavailable_models": True}
-    with ModelServer(rest_api_port=0, rest_api_max_body_bytes=1 << 20, **options) as server:
-        yield server
+    with pytest.MonkeyPatch.context() as patch:
+        for room in (http_server, rest_examples, rest_predict):
+            patch.setattr(room, "BIG_BODY_BYTES", 0 if request.param == "large bodies" else 1 << 20)
+        with ModelServer(rest_api_port=0, rest_api_max_body_bytes=1 << 20, **options) as server:
+            yield server
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +254,8 @@ def test_classify_and_regress_answer_under_results(call):
     code, answer = call("POST", "/v1/models/examples:classify", {"signature_name": "classify", "examples": examples})
     assert code == 200 and [[label for label, _ in row] for row in answer["results"]] == [["no", "yes"]] * 2
     np.testing.assert_allclose(answer["results"][0][1][1], 1 / (1 + np.exp(-2)), rtol=1e-6)
+    many = {"signature_name": "regress", "examples": [{"x": 0.5 * i, "bias": [1.0]} for i in range(4000)], "more": [{}] * 9000}
+    assert call("POST", "/v1/models/examples:regress", many) == (200, {"results": [i + 1.0 for i in range(4000)]})
     with_context = {"signature_name": "regress", "context": {"bias": 5.0}, "examples": examples}
     assert call("POST", "/v1/models/examples:regress", with_context) == (200, {"results": [7.0, -3.0]})
 

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlrm_tf.serve.rest_errors import MAX_EXPLAINED, SHOWN, kind_name, parse_error, shape_error, shape_of, shown, unlike_error
-from dlrm_tf.serve.rest_json import to_array
-from dlrm_tf.serving_api.status import RequestError
+from dlrm_tf.serve.rest_json import ValueType, to_array
+from dlrm_tf.serving_api.errors import RequestError
 
+FLOAT = ValueType("float", np.dtype(np.float32))
 LISTS = st.recursive(st.floats(-8, 8, width=16), lambda inner: st.lists(inner, max_size=3), max_leaves=8)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x), max_leaves=20
@@ -59,7 +60,7 @@ def test_a_tensor_is_what_numpy_takes_as_one(value):
     error = shape_error(value, shape_of(value))
     assert (error is None) == (expected is not None)
     try:
-        array = to_array(value, 1)
+        array = to_array(value, FLOAT)
     except RequestError as e:
         assert error is not None and e.message == error.message
     else:

@@ -12,7 +12,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from dlrm_tf.errors import ServingError
 from dlrm_tf.serve.servable import MAX_CALLS, Servable
-from dlrm_tf.serving_api.status import RequestError
+from dlrm_tf.serving_api.errors import RequestError
 
 v1 = tf.compat.v1
 

@@ -164,6 +164,7 @@ def test_every_flag_reaches_the_server(save_linear, tmp_path, authority):
     command += ["--rest_api_port=0", "--enable_batching=true", f"--batching_parameters_file={batching}", "--grpc_max_threads=3"]
     command += [f"--monitoring_config_file={monitoring}", "--enable_model_warmup=false", f"--grpc_socket_path={tmp_path / 's'}"]
     command += ["--rest_api_num_threads=2", "--tensorflow_session_parallelism=2", "--saved_model_tags=serve", "--enable_profiler"]
+    command += [f"--request_log_dir={tmp_path / 'log'}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             ready = dict(word.split("=") for word in process.stdout.readline().split()[1:])
@@ -172,5 +173,7 @@ def test_every_flag_reaches_the_server(save_linear, tmp_path, authority):
             assert "processed_batch_size_count 3.0" in page
             process.terminate()
             assert process.wait(120) == 0
+            (log,) = (tmp_path / "log" / "dlrm").iterdir()  # named at the end, though it is young
+            assert len(list(tf.data.TFRecordDataset(str(log)).as_numpy_iterator())) == 3
         finally:
             process.kill()

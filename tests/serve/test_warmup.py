@@ -4,8 +4,7 @@ import logging
 
 import numpy as np
 import pytest
-import tensorflow as tf
-from serving_models import INPUTS, example
+from serving_models import INPUTS, example, predict_log, write_warmup
 from tensorflow_serving.apis import prediction_log_pb2
 
 from dlrm_tf.errors import ServingError
@@ -13,22 +12,6 @@ from dlrm_tf.serve import ModelServer
 from dlrm_tf.serve.servable import Servable
 from dlrm_tf.serve.warmup import _ANSWER
 from dlrm_tf.versions import WARMUP_FILE
-
-
-def write_warmup(path, records):
-    path.parent.mkdir(exist_ok=True)
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for record in records:
-            writer.write(record)
-
-
-def predict_log(signature="serving_default", **inputs):
-    log = prediction_log_pb2.PredictionLog()
-    request = log.predict_log.request
-    request.model_spec.name, request.model_spec.signature_name = "dlrm", signature
-    for name, value in (inputs or INPUTS).items():
-        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
-    return log.SerializeToString()
 
 
 def test_warm_up_runs_before_a_version_serves(save_linear, tmp_path, monkeypatch):

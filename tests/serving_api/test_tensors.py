@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
-from dlrm_tf.serving_api.status import RequestError
+from dlrm_tf.serving_api.errors import RequestError
 from dlrm_tf.serving_api.tensors import to_array, to_proto
 
 DTYPES = ["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"]

@@ -94,7 +94,7 @@ def _guess(sample: Sample, source: str) -> SpecGuess:
         if i == label:
             counts = {value: cells.count(value) for value in set(cells)}
             positives = sum(n for value, n in counts.items() if float(value) == 1) / len(cells)
-            why = "the name of a label" if name.lower() in LABEL_NAMES else f"{labels} in every row"
+            why = "the name of a label" if name.strip().lower() in LABEL_NAMES else f"{labels} in every row"
             distinct = estimate_distinct([2] * len(counts), len(cells), sample.rows)
             columns.append(ColumnGuess(name, "label", why, distinct, 0.0, tuple(sorted(counts))))
         else:
@@ -108,7 +108,7 @@ def _guess(sample: Sample, source: str) -> SpecGuess:
     spec = _preset(sample, columns) or FeatureSpec(
         tuple((column.name, column.kind) for column in columns),
         separator,
-        header=bool(sample.format and sample.format.names),
+        header=sample.format.header if sample.format else False,
         quote=sample.format.quote if sample.format else None,
         missing=tuple(sorted({marker for column in columns for marker in column.markers})),
         labels=labels,
@@ -137,7 +137,7 @@ def _label(sample: Sample) -> tuple[Optional[int], str]:
                 found[i] = labels, sum(cells.count(value) for value, number in numbers.items() if number == 1)
     if not found:
         return None, "0/1"
-    names = [name.lower() for name in sample.names]
+    names = [name.strip().lower() for name in sample.names]
     named = [names.index(name) for name in LABEL_NAMES if name in names and names.index(name) in found]
     label = named[0] if named else 0 if 0 in found else min(found, key=lambda i: found[i][1])
     return label, found[label][0]

@@ -5,7 +5,7 @@ import contextlib
 import csv
 import io
 import re
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Union
 
 from dlrm_tf.errors import DataError
 
@@ -21,12 +21,14 @@ class TextFormat(NamedTuple):
       separator: between two columns.
       quote: around cells, None where there is none.
       names: of the columns, as the first line has them; None without a header.
+      header: as a spec has it: `"skip"` where the first line leaves columns without a name of their own.
       width: number of columns.
     """
 
     separator: str
     quote: Optional[str]
     names: Optional[list[str]]
+    header: Union[bool, str]
     width: int
 
 
@@ -60,7 +62,11 @@ def guess_format(head: str, source: str) -> TextFormat:
             f"{head[:60]!r}"
         )
     separator, quote, rows, width = found
-    return TextFormat(separator, quote, _header([row for row in rows if len(row) == width]), width)
+    names = _header([row for row in rows if len(row) == width])
+    if names is None:
+        return TextFormat(separator, quote, None, False, width)
+    own = [name if name and names.count(name) == 1 else f"column_{i + 1}" for i, name in enumerate(names)]
+    return TextFormat(separator, quote, own, True if own == names else "skip", width)
 
 
 def cells_of(text: str, separator: str, quote: Optional[str]) -> list[list[str]]:
@@ -76,13 +82,14 @@ def cells_of(text: str, separator: str, quote: Optional[str]) -> list[list[str]]
 def _header(rows: list[list[str]]) -> Optional[list[str]]:
     """The first row, where it has names and the column of at least one has something else below."""
     first, rest = rows[0], rows[1:]
-    if len(set(first)) < len(first) or not all(_NAME.fullmatch(name) for name in first):
+    if not any(first) or not all(_NAME.fullmatch(name.strip()) for name in first if name):
         return None
     below = list(zip(*rest))
-    different = [name not in column and any(map(_is_number, column)) for name, column in zip(first, below)]
-    unseen = all(name not in column for name, column in zip(first, below))
+    # A column without a name, as a table's row numbers have none, says nothing.
+    different = [name not in column and any(map(_is_number, column)) for name, column in zip(first, below) if name]
+    unseen = all(name not in column for name, column in zip(first, below) if name)
     return first if any(different) or (unseen and len(rest) > 20) else None
 
 
 def _is_number(cell: str) -> bool:
-    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", cell) is not None
+    return re.fullmatch(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", cell) is not None

@@ -1,6 +1,7 @@
 """open_readers: the readers of what a user names as input."""
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from dlrm_tf.data.readers.frames import open_frames
@@ -26,6 +27,8 @@ def open_readers(inputs: Any, spec: FeatureSpec) -> list[Reader]:
     frames = open_frames(inputs, spec)
     if frames is not None:
         return [frames]
+    if not isinstance(inputs, (str, os.PathLike, Iterable)):
+        raise UsageError(f"inputs must be files or tables. Received {inputs!r}")
     paths = [os.fspath(path) for path in ([inputs] if isinstance(inputs, (str, os.PathLike)) else inputs)]
     if not paths:
         raise UsageError("inputs must be at least one file. Received none")

@@ -190,6 +190,23 @@ def test_what_is_no_log_of_categories(tmp_path, text, message):
     assert main(["spec", str(tmp_path / "log"), "-o", str(tmp_path / "s.json")]) == 1 and not (tmp_path / "s.json").exists()
 
 
+@pytest.mark.parametrize(
+    "header, expected, option",
+    [
+        (",click,site", ("column_1", "click", "site"), "skip"),  # row numbers, as pandas writes them
+        ("a,click,a", ("column_1", "click", "column_3"), "skip"),
+        ("n, click, site", ("n", " click", " site"), True),
+    ],
+)
+def test_headers_with_odd_names(tmp_path, header, expected, option):
+    """A header is never taken for a row; names that can't be found by are replaced, and the line passed over."""
+    (tmp_path / "log").write_text(header + "\n" + "".join(f"{n}, {n % 2}, s{n % 3}\n" for n in range(30)))
+    spec = dlrm_tf.guess_spec(tmp_path / "log").spec
+    assert spec == FeatureSpec(tuple(zip(expected, ("int", "label", CATEGORICAL))), ",", header=option)
+    records = dlrm_tf.prepare(tmp_path / "log", tmp_path / "out", spec=spec, test_fraction=0)
+    assert records.rows("train") == 30 and records.vocabulary().keys(expected[2]) == [" s0", " s1", " s2"]
+
+
 def test_pipes_are_refused():
     with pytest.raises(UsageError, match="no pipe: prepare reads it again. Received -"):
         dlrm_tf.guess_spec("-")
