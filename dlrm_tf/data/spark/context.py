@@ -45,15 +45,17 @@ def spark_context(master: str, conf: Mapping[str, str], *, debug: bool = False) 
     settings.setAppName("dlrm-tf prepare").set("spark.ui.showConsoleProgress", "false").set("spark.ui.enabled", "false")
     if master.startswith("local"):
         settings.set("spark.driver.host", "127.0.0.1").set("spark.driver.bindAddress", "127.0.0.1")
-        settings.set("spark.pyspark.python", sys.executable)
     for name, value in conf.items():
         settings.set(name, value)
+    # Only spark-submit reads this setting; a context made in Python takes the variable, and else `python3` of PATH.
+    python = conf.get("spark.pyspark.python", sys.executable if master.startswith("local") else None)
     handle, log = tempfile.mkstemp(prefix="dlrm_tf_spark_", suffix=".log")
     os.close(handle)
     context, kept = None, False
     try:
         with spark_errors(master, log):
-            with _environment("JAVA_HOME", home), contextlib.nullcontext() if debug else _stderr_to(log):
+            environment = _environment("JAVA_HOME", home), _environment("PYSPARK_PYTHON", python)
+            with environment[0], environment[1], contextlib.nullcontext() if debug else _stderr_to(log):
                 context = pyspark.SparkContext(conf=settings)
             with contextlib.nullcontext() if master.startswith("local") else _shipped_package(context):
                 yield context

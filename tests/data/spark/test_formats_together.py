@@ -121,7 +121,7 @@ def test_the_same_bytes(forms, expected, form, tmp_path):
 def test_the_same_bytes_with_spark(request, forms, expected, form, tmp_path):
     pytest.importorskip("pyspark", reason="needs Python 3.11")
     inputs, spec = forms[form]
-    engine = dlrm_tf.SparkEngine(context=request.getfixturevalue("context"), part_bytes=500)
+    engine = dlrm_tf.SparkEngine(context=request.getfixturevalue("context"), part_bytes=4000)
     dlrm_tf.prepare(inputs, tmp_path / "out", spec=spec, engine=engine, **OPTIONS)
     assert tree(tmp_path / "out") == expected
 
