@@ -136,7 +136,8 @@ def test_a_body_of_many_values_takes_little_memory_and_holds_up_nobody(process, 
         assert status == 400 and answer["error"]
         # Before, calls stood still while a body was loaded: one or two were answered.
         assert len(answers) - count >= 10
-    assert peak_bytes(server.pid) - before < 4 * len(body)
+    # The calls beside it take some, too: threads keep arenas of their own.
+    assert peak_bytes(server.pid) - before < 4 * len(body) + (16 << 20)
 
 
 def test_large_rows_are_scored_as_small_ones(process):
