@@ -1,15 +1,16 @@
 """guess_spec of Parquet and Arrow files: their types say most."""
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.feather
-import pyarrow.parquet
 import pytest
 from test_guess_spec import KINDS, ROWS, columns
 
 import dlrm_tf
 from dlrm_tf.data.guess import tables
 from dlrm_tf.errors import DataError
+
+pa = pytest.importorskip("pyarrow")
+feather = pytest.importorskip("pyarrow.feather")
+parquet = pytest.importorskip("pyarrow.parquet")
 
 
 def typed(rows=ROWS):
@@ -25,7 +26,7 @@ def typed(rows=ROWS):
 
 
 def write(path, table, **options):
-    (pa.parquet.write_table if path.suffix == ".parquet" else pa.feather.write_feather)(table, path, **options)
+    (parquet.write_table if path.suffix == ".parquet" else feather.write_feather)(table, path, **options)
     return path
 
 
