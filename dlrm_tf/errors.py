@@ -76,12 +76,12 @@ def pip_command(extra: str = "") -> str:
 
 
 def _expanded(groups: dict[str, list[str]], extra: str) -> Iterator[str]:
-    """The requirements of an extra, with those of the extras it names, as in `dlrm_tf[lite,report]`."""
+    """The requirements of an extra, with those of the extras it names, as in `dlrm_tf[lite,report]; python_version >= "3.11"`."""
     for requirement in groups.get(extra, []):
-        others = re.fullmatch(r"dlrm[-_]tf\[(.+)\]", requirement)
+        others = re.fullmatch(r"dlrm[-_]tf\[(.+?)\](\s*;.*)?", requirement)
         if others:
             for name in others[1].split(","):
-                yield from _expanded(groups, name)
+                yield from (inner + (others[2] or "") for inner in _expanded(groups, name))
         else:
             yield requirement
 

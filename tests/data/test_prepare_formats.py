@@ -258,12 +258,17 @@ def test_a_file_named_twice_or_not_at_all(tmp_path):
         (["-", "-"], "-: wanted each input once"),
         (folder, r"empty: wanted files. Received none \(names that begin with . or _ are left out\)"),
         (f"{tmp_path}/*.csv", r"\*.csv: wanted files. Received none"),
-        ("memory://none/*", r"memory://none/\*: wanted files. Received none"),
     ):
         with pytest.raises(DataError, match=message):
             prepare(inputs, tmp_path / "out")
     (tmp_path / "day[1].tsv").write_bytes(b"0\t" + b"\t" * 38 + b"\n")  # a file of that name, not a pattern
     assert prepare(tmp_path / "day[1].tsv", tmp_path / "out", test_fraction=0).rows("train") == 1
+
+
+def test_a_pattern_of_urls_without_files(tmp_path):
+    pytest.importorskip("fsspec")
+    with pytest.raises(DataError, match=r"memory://none/\*: wanted files. Received none"):
+        prepare("memory://none/*", tmp_path / "out")
 
 
 SMALL = FeatureSpec((("y", "label"), ("n", "int"), ("s", "skip"), ("c", "categorical")), ",", True)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 
 import pytest
 from hypothesis import example, given, settings
@@ -104,7 +105,13 @@ def test_reads_what_pythons_csv_module_writes(rows, quoting, style, ended):
     writer = csv.writer(file, quoting=style, doublequote=quoting.escape is None, **marks)
     writer.writerows([[cell.decode("latin-1") for cell in row] for row in rows])
     text = file.getvalue().encode("latin-1")
-    if quoting.quote.encode() in text:
+    # Python 3.9 does not escape the escape character (bpo-12178).
+    unescaped = (
+        sys.version_info < (3, 10)
+        and quoting.escape is not None
+        and any(quoting.escape.encode() in b"".join(row) for row in rows)
+    )
+    if quoting.quote.encode() in text and not unescaped:
         assert rows_of(quoting, text if ended else text[: -len(ending)]) == rows
 
 
