@@ -23,6 +23,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SPEC",
         help="columns of the log: criteo_kaggle (the default), criteo_1tb, avazu, or a JSON file, which dlrm-tf spec writes",
     )
+    _add_id_arguments(parser)
+    parser.add_argument(
+        "--test-fraction", default="1/7", metavar="F", help="share of the lines, from the end, for test (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--on-bad-line", choices=("skip", "stop"), default="skip", help="count bad lines, or stop at one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--engine", choices=("local", "spark"), default="local", help="work here, or on Spark: the same bytes (default: local)"
+    )
+    parser.add_argument("--master", metavar="URL", help="where Spark is: spark://HOST:PORT, yarn, local[4] …; default: local[*]")
+    parser.add_argument(
+        "--spark-conf",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of Spark, such as spark.executor.memory=8g; may be given several times",
+    )
+    parser.add_argument(
+        "--max-bad-share",
+        type=float,
+        default=MAX_SHARE,
+        metavar="F",
+        help="stop when more than this share of the lines is bad, with the commonest reason (default: %(default)s)",
+    )
+    add_text_arguments(parser)
+    parser.add_argument("--threads", type=int, metavar="N", help="number of threads, without --engine; default: one for each CPU")
+    parser.add_argument(
+        "--report", metavar="PAGE", help="also write a page (.html or .png) with figures of the data (needs matplotlib)"
+    )
+
+
+def _add_id_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that say which keys get which ids."""
     parser.add_argument(
         "--vocabulary",
         metavar="FILE",
@@ -62,35 +96,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="TABLE=C3,C4",
         help="one embedding table for these hashed features, each with a hash of its own; may be given several times",
-    )
-    parser.add_argument(
-        "--test-fraction", default="1/7", metavar="F", help="share of the lines, from the end, for test (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--on-bad-line", choices=("skip", "stop"), default="skip", help="count bad lines, or stop at one (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--engine", choices=("local", "spark"), default="local", help="work here, or on Spark: the same bytes (default: local)"
-    )
-    parser.add_argument("--master", metavar="URL", help="where Spark is: spark://HOST:PORT, yarn, local[4] …; default: local[*]")
-    parser.add_argument(
-        "--spark-conf",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a setting of Spark, such as spark.executor.memory=8g; may be given several times",
-    )
-    parser.add_argument(
-        "--max-bad-share",
-        type=float,
-        default=MAX_SHARE,
-        metavar="F",
-        help="stop when more than this share of the lines is bad, with the commonest reason (default: %(default)s)",
-    )
-    add_text_arguments(parser)
-    parser.add_argument("--threads", type=int, metavar="N", help="number of threads, without --engine; default: one for each CPU")
-    parser.add_argument(
-        "--report", metavar="PAGE", help="also write a page (.html or .png) with figures of the data (needs matplotlib)"
     )
 
 

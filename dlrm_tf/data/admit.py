@@ -24,12 +24,19 @@ class Admission:
       max_ids: of each feature the most keys, or None.
       always_kept: of each feature how many first keys stay whatever their count.
       day: of the log, in days since 1970-01-01: noted at every key that occurs. None notes nothing.
+
+    Raises:
+      UsageError: `min_count` is below 1.
     """
 
     min_count: int
     max_ids: Sequence[Optional[int]]
     always_kept: Sequence[int]
     day: Optional[int]
+
+    def __post_init__(self) -> None:
+        if self.min_count < 1:
+            raise UsageError(f"min_count must be at least 1. Received {self.min_count}")
 
     @property
     def counts_keys(self) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 
 from dlrm_tf.config import UNUSED_PLACE
 from dlrm_tf.data.admit import Admission, count_ids
+from dlrm_tf.data.bad_lines import advised
 from dlrm_tf.data.record_files import (
     SPLITS,
     VOCABULARY,
@@ -19,6 +20,7 @@ from dlrm_tf.data.record_files import (
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.data.workspace import Workspace
+from dlrm_tf.errors import DataError
 from dlrm_tf.files import atomic_file
 
 _COUNTS = "counts.npy"
@@ -28,19 +30,29 @@ _EXAMPLES = 5  # bad lines quoted in the manifest
 class Finish:
     """Moves the rows of a finished scan into the data folder; can be run again after it was interrupted."""
 
-    def __init__(
-        self, workspace: Workspace, out_dir: str, spec: FeatureSpec, notes: list[dict[str, Any]], vocabulary: Vocabulary
-    ):
+    def __init__(self, workspace: Workspace, spec: FeatureSpec, notes: list[dict[str, Any]], vocabulary: Vocabulary):
         """Changes nothing yet.
 
         Args:
           workspace: where the scanned shards are.
-          out_dir: the data folder.
           spec: the columns.
           notes: of all shards, `Scan.notes`.
           vocabulary: the keys, `Scan.vocabulary`.
+
+        Raises:
+          DataError: there is no row.
         """
-        self.workspace, self.out_dir, self.spec, self.notes, self.vocabulary = workspace, out_dir, spec, notes, vocabulary
+        if not any(note["rows"] for note in notes):
+            lines = sum(note["lines"] for note in notes)
+            first = next((example for note in notes for example in note["examples"]), "the input is empty")
+            raise DataError(f"no good line among {lines:,}: {advised(first)}")
+        self.workspace, self.out_dir, self.spec, self.notes, self.vocabulary = (
+            workspace,
+            workspace.out_dir,
+            spec,
+            notes,
+            vocabulary,
+        )
         self.dtype = row_dtype(spec)
         self.out_of_vocabulary = np.sum([note["out_of_vocabulary"] for note in notes], axis=0)
         self.remap: Optional[list[np.ndarray]] = None

@@ -4,23 +4,23 @@ Upstream: MindSpore models, research/recommend/dlrm/src/preprocess_data.py. An i
 appearance in its column over all good lines; the split is by line number, bad lines counted.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
 
 from dlrm_tf.data.admit import Admission, max_ids_by_feature
-from dlrm_tf.data.bad_lines import MAX_SHARE, advised
+from dlrm_tf.data.bad_lines import MAX_SHARE
 from dlrm_tf.data.days import day_number
 from dlrm_tf.data.encoder import check_features
-from dlrm_tf.data.finish import Finish
+from dlrm_tf.data.local_engine import LocalEngine
 from dlrm_tf.data.pipeline import bounded_rows
 from dlrm_tf.data.readers.open import open_readers
+from dlrm_tf.data.readers.reader import Reader
 from dlrm_tf.data.record_files import MANIFEST, SHARD_LINES, row_dtype
 from dlrm_tf.data.records import Records
-from dlrm_tf.data.scan import Scan
+from dlrm_tf.data.scan import Rules
 from dlrm_tf.data.spark.engine import SparkEngine
 from dlrm_tf.data.spec import CRITEO, FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
@@ -84,79 +84,63 @@ def prepare(
     out_dir = os.fspath(out_dir)
     if not out_dir:
         raise UsageError("out_dir must be a folder to make. Received ''")
-    if shard_lines is None:
-        shard_lines = bounded_rows(SHARD_LINES, spec, row_dtype(spec).itemsize)
-    _check_ranges(test_fraction, on_bad_line, max_bad_share, min_count=min_count, shard_lines=shard_lines, threads=threads)
-    if spec.label_column is None:
-        raise DataError("feature spec: wanted a label column, to train with the rows. Received none")
-    if grow and vocabulary is None:
-        raise UsageError("grow needs a vocabulary to grow from. Received none")
-    if vocabulary is not None:
-        if min_count > 1 and not grow:
-            raise UsageError(f"min_count must be 1 with a fixed vocabulary (grow appends to it). Received {min_count}")
-        if max_ids is not None and not grow:
-            raise UsageError(f"max_ids must be None with a fixed vocabulary (grow appends to it). Received {max_ids}")
-        check_features(spec, vocabulary, out_dir)
-        spec = _with_spaces_of(vocabulary, spec)
-    most_ids = max_ids_by_feature(max_ids, spec)
+    if not 0 <= test_fraction < 1:
+        raise UsageError(f"test_fraction must be from 0 to below 1. Received {test_fraction}")
+    at = _engine(engine, threads)
+    _check_grow(vocabulary, grow, min_count, max_ids)
+    spec = _checked_spec(spec, vocabulary, out_dir)
+    known = Vocabulary.empty(spec.id_spaces) if vocabulary is None else vocabulary
     day = None if last_seen is None else day_number(last_seen, "last_seen")
-    readers = open_readers(inputs, spec)
-    job: dict[str, Any] = {
-        "inputs": [reader.identity() for reader in readers],
-        "spec": spec.to_dict(),
-        "vocabulary": vocabulary.fingerprint if vocabulary is not None else None,
-        "grow": grow,
-        "min_count": min_count,
-        "test_fraction": test_fraction,
-        "on_bad_line": on_bad_line,
-        "shard_lines": shard_lines,
-        **({"max_bad_share": max_bad_share} if max_bad_share != MAX_SHARE else {}),
-    }
-    # What came later is there only where it is used: jobs of earlier versions are resumed.
-    if max_ids is not None:
-        job["max_ids"] = most_ids
-    if day is not None:
-        job["last_seen"] = day
-    if engine is not None:
-        if threads is not None:
-            raise UsageError(f"threads must be None with an engine, whose cores are set there. Received {threads}")
-        job["engine"] = engine.name
-        Workspace(out_dir).check_free()  # before Spark's start, which takes seconds
-        pipe = next((reader.name for reader in readers if not reader.resumable), None)
-        if pipe is not None:
-            raise UsageError(f"inputs must be files with an engine, whose workers read them. Received {pipe}")
+    admission = Admission(min_count, max_ids_by_feature(max_ids, spec), known.sizes, day)
+    lines = bounded_rows(SHARD_LINES, spec, row_dtype(spec).itemsize) if shard_lines is None else shard_lines
+    rules = Rules(spec, grow or vocabulary is None, lines, on_bad_line, max_bad_share)
+    readers, workspace = open_readers(inputs, spec), Workspace(out_dir)
+    at.check(readers, workspace)
+    job = _job(readers, rules, vocabulary, grow, admission, test_fraction)
     resume = all(reader.resumable for reader in readers)
-    with engine.started() if engine else contextlib.nullcontext(), Workspace.open(out_dir, job, resume=resume) as workspace:
+    with at.started(), Workspace.open(out_dir, {**job, **at.job}, resume=resume) as workspace:
         # With a manifest there, only the removal of the work folder was interrupted.
         if not os.path.exists(os.path.join(out_dir, MANIFEST)):
-            known = Vocabulary.empty(spec.id_spaces) if vocabulary is None else vocabulary
-            admission = Admission(min_count, most_ids, known.sizes, day)
-            learning = grow or vocabulary is None
-            rules = learning, shard_lines, on_bad_line == "stop", max_bad_share
             try:
-                if engine is None:
-                    scan = Scan(workspace, readers, spec, known, *rules)
-                    scan.resume()
-                    scan.run(threads or os.cpu_count() or 1, quiet)
-                    notes, learnt = scan.notes, scan.vocabulary
-                else:
-                    notes, learnt = engine.scan(workspace, readers, spec, known, *rules, admission=admission, quiet=quiet)
-                _check_any_row(notes)
+                finish = at.scan(workspace, readers, known, rules, admission=admission, quiet=quiet)
             except BaseException as e:
                 # After a DataError the input must change first, and rows in memory can't be read again: nothing can be resumed.
                 if isinstance(e, DataError) or not resume:
                     workspace.remove()
                 raise
-            finish = Finish(workspace, out_dir, spec, notes, learnt)
-            if engine is None and admission.counts_keys:
-                finish.admit(admission)
             finish.write(test_fraction)
         workspace.remove()
     return Records.open(out_dir)
 
 
-def _with_spaces_of(vocabulary: Vocabulary, spec: FeatureSpec) -> FeatureSpec:
-    """The spec with the vocabulary's hashed features and tables; raises DataError where it has others."""
+def _engine(engine: Optional[SparkEngine], threads: Optional[int]) -> Union[SparkEngine, LocalEngine]:
+    if engine is None:
+        return LocalEngine(threads)
+    if threads is not None:
+        raise UsageError(f"threads must be None with an engine, whose cores are set there. Received {threads}")
+    return engine
+
+
+def _check_grow(
+    vocabulary: Optional[Vocabulary], grow: bool, min_count: int, max_ids: Union[None, int, Mapping[str, int]]
+) -> None:
+    """Raises UsageError where arguments exclude each other."""
+    if grow and vocabulary is None:
+        raise UsageError("grow needs a vocabulary to grow from. Received none")
+    fixed = vocabulary is not None and not grow
+    if fixed and min_count > 1:
+        raise UsageError(f"min_count must be 1 with a fixed vocabulary (grow appends to it). Received {min_count}")
+    if fixed and max_ids is not None:
+        raise UsageError(f"max_ids must be None with a fixed vocabulary (grow appends to it). Received {max_ids}")
+
+
+def _checked_spec(spec: FeatureSpec, vocabulary: Optional[Vocabulary], out_dir: str) -> FeatureSpec:
+    """The spec, with the vocabulary's hashed features and tables; raises DataError where it has others."""
+    if spec.label_column is None:
+        raise DataError("feature spec: wanted a label column, to train with the rows. Received none")
+    if vocabulary is None:
+        return spec
+    check_features(spec, vocabulary, out_dir)
     mine, wanted = spec.id_spaces.to_dict(), vocabulary.spaces.to_dict()
     if mine and mine != wanted:
         raise DataError(
@@ -166,21 +150,30 @@ def _with_spaces_of(vocabulary: Vocabulary, spec: FeatureSpec) -> FeatureSpec:
     return dataclasses.replace(spec, **wanted)
 
 
-def _check_any_row(notes: list[dict[str, Any]]) -> None:
-    if not any(note["rows"] for note in notes):
-        lines = sum(note["lines"] for note in notes)
-        first = next((example for note in notes for example in note["examples"]), "the input is empty")
-        raise DataError(f"no good line among {lines:,}: {advised(first)}")
-
-
-def _check_ranges(test_fraction: float, on_bad_line: str, max_bad_share: float, **counts: Optional[int]) -> None:
-    """Raises UsageError for a value out of range; a count may be None."""
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise UsageError(f"{name} must be at least 1. Received {value}")
-    if not 0 <= test_fraction < 1:
-        raise UsageError(f"test_fraction must be from 0 to below 1. Received {test_fraction}")
-    if not 0 <= max_bad_share <= 1:
-        raise UsageError(f"max_bad_share must be from 0 to 1. Received {max_bad_share}")
-    if on_bad_line not in ("skip", "stop"):
-        raise UsageError(f"on_bad_line must be 'skip' or 'stop'. Received {on_bad_line!r}")
+def _job(
+    readers: Sequence[Reader],
+    rules: Rules,
+    vocabulary: Optional[Vocabulary],
+    grow: bool,
+    admission: Admission,
+    test_fraction: float,
+) -> dict[str, Any]:
+    """What must be the same for an interrupted job to be resumed, JSON values."""
+    job: dict[str, Any] = {
+        "inputs": [reader.identity() for reader in readers],
+        "spec": rules.spec.to_dict(),
+        "vocabulary": vocabulary.fingerprint if vocabulary is not None else None,
+        "grow": grow,
+        "min_count": admission.min_count,
+        "test_fraction": test_fraction,
+        "on_bad_line": rules.on_bad_line,
+        "shard_lines": rules.shard_lines,
+    }
+    # What came later is there only where it is used: jobs of earlier versions are resumed.
+    if rules.max_bad_share != MAX_SHARE:
+        job["max_bad_share"] = rules.max_bad_share
+    if any(most is not None for most in admission.max_ids):
+        job["max_ids"] = admission.max_ids
+    if admission.day is not None:
+        job["last_seen"] = admission.day
+    return job

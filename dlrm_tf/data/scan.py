@@ -8,7 +8,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
-from dlrm_tf.data.bad_lines import BadLines
+from dlrm_tf.data.bad_lines import MAX_SHARE, BadLines
 from dlrm_tf.data.block import Block
 from dlrm_tf.data.encoder import Encoder
 from dlrm_tf.data.readers.reader import Piece, Reader
@@ -16,11 +16,46 @@ from dlrm_tf.data.record_files import SHARD_LINES, describe_rows, row_dtype
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.data.workspace import Workspace
-from dlrm_tf.errors import DataError
+from dlrm_tf.errors import DataError, UsageError
 from dlrm_tf.progress import Progress
 
 _EXAMPLES = 5  # bad lines of a shard that are quoted in its note
 _Numbered = tuple[int, Piece, Reader]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What becomes of the lines of a log, whichever engine reads them.
+
+    Attributes:
+      spec: the columns.
+      learning: unknown keys get new ids; else they are out of vocabulary.
+      shard_lines: lines a shard.
+      on_bad_line: `"stop"`: a bad line raises DataError; `"skip"`: it is counted.
+      max_bad_share: the most bad lines among those so far, as `BadLines.check` takes it at the end of each shard.
+
+    Raises:
+      UsageError: a value is out of range.
+    """
+
+    spec: FeatureSpec
+    learning: bool
+    shard_lines: int
+    on_bad_line: str = "skip"
+    max_bad_share: float = MAX_SHARE
+
+    def __post_init__(self) -> None:
+        if self.shard_lines < 1:
+            raise UsageError(f"shard_lines must be at least 1. Received {self.shard_lines}")
+        if self.on_bad_line not in ("skip", "stop"):
+            raise UsageError(f"on_bad_line must be 'skip' or 'stop'. Received {self.on_bad_line!r}")
+        if not 0 <= self.max_bad_share <= 1:
+            raise UsageError(f"max_bad_share must be from 0 to 1. Received {self.max_bad_share}")
+
+    @property
+    def stops(self) -> bool:
+        """Whether a bad line ends the job."""
+        return self.on_bad_line == "stop"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,35 +110,20 @@ class Scan:
       vocabulary: the keys so far.
     """
 
-    def __init__(
-        self,
-        workspace: Workspace,
-        readers: Sequence[Reader],
-        spec: FeatureSpec,
-        known: Vocabulary,
-        learning: bool,
-        shard_lines: int,
-        stop_at_bad_line: bool,
-        max_bad_share: float = 1.0,
-    ):
+    def __init__(self, workspace: Workspace, readers: Sequence[Reader], known: Vocabulary, rules: Rules):
         """Changes nothing yet.
 
         Args:
           workspace: where shards are kept.
           readers: the inputs, in order.
-          spec: the columns.
           known: the keys before the first line; they are copied.
-          learning: unknown keys get new ids; else they are out of vocabulary.
-          shard_lines: lines a shard.
-          stop_at_bad_line: a bad line raises DataError; else it is counted.
-          max_bad_share: the most bad lines among those so far, as `BadLines.check` takes it at the end of each shard.
+          rules: what becomes of the lines.
         """
-        self.workspace, self.readers, self.spec, self.learning = workspace, readers, spec, learning
-        self.shard_lines, self.stop_at_bad_line, self.max_bad_share = shard_lines, stop_at_bad_line, max_bad_share
+        self.workspace, self.readers, self.rules, self.spec = workspace, readers, rules, rules.spec
         self.bad = BadLines()
         self.notes: list[dict[str, Any]] = []
         self.vocabulary = known.copy()
-        self.encoder = Encoder(spec, self.vocabulary)
+        self.encoder = Encoder(rules.spec, self.vocabulary)
         self._spare: list[np.ndarray] = []
 
     def resume(self) -> None:
@@ -145,10 +165,10 @@ class Scan:
                 at = min(skip, block.lines)
                 skip -= at
                 while at < block.lines and len(self.notes) != end:
-                    stop = min(block.lines, at + self.shard_lines - shard.lines)
+                    stop = min(block.lines, at + self.rules.shard_lines - shard.lines)
                     self._add(shard, block.rows(at, stop), self.readers[file], line + at, pool)
                     at = stop
-                    if shard.lines == self.shard_lines:
+                    if shard.lines == self.rules.shard_lines:
                         following = {"file": file, "offset": piece.offset, "line": line, "skip": at, "read": read}
                         saving = self._finish_shard(shard, following, writer, saving, first)
                         shard = self._new_shard()
@@ -163,7 +183,7 @@ class Scan:
 
     def _new_shard(self) -> _Shard:
         """An empty shard, in the memory of a written one where there is any: fresh memory costs more than filling it."""
-        rows = min(self.shard_lines, SHARD_LINES)
+        rows = min(self.rules.shard_lines, SHARD_LINES)
         return _Shard(self._spare.pop() if self._spare else np.empty(rows, row_dtype(self.spec)))
 
     def _pieces(self, parts: Sequence[tuple[int, int, Optional[int]]], offset: int) -> Iterator[_Numbered]:
@@ -175,7 +195,7 @@ class Scan:
     def _add(self, shard: _Shard, block: Block, reader: Reader, first_line: int, pool: Executor) -> None:
         """Gives the block's keys ids and adds its rows to the shard."""
         for line, what in block.bad:
-            if self.stop_at_bad_line:
+            if self.rules.stops:
                 raise bad_line_error(reader, first_line + line, what)
             example = f"{reader.where(first_line + line)}: {what}"
             if len(shard.examples) < _EXAMPLES:
@@ -186,7 +206,7 @@ class Scan:
         rows["label"], rows["dense"] = block.label, block.dense
         weights = rows["weights"] if self.spec.weighted else None
         shard.out_of_vocabulary += self.encoder.write_ids(
-            block, rows["categorical"], weights=weights, learn=self.learning, run=pool.map
+            block, rows["categorical"], weights=weights, learn=self.rules.learning, run=pool.map
         )
         if block.bags:
             shard.bags += np.array([[bag.lengths.sum(), bag.truncated.sum()] for bag in block.bags.values()], np.int64)
@@ -214,7 +234,7 @@ class Scan:
             note["reasons"] = shard.bad.reasons
         self.notes.append(note)
         self.bad.update(shard.bad.reasons)
-        self.bad.check(sum(note["lines"] for note in self.notes), self.max_bad_share)
+        self.bad.check(sum(note["lines"] for note in self.notes), self.rules.max_bad_share)
         new_keys = [keys.take_new() for keys in self.vocabulary.key_sets]
         bad_lines = np.array(shard.bad_lines, np.int64)
 

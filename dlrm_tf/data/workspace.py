@@ -28,7 +28,7 @@ class Workspace:
 
     def __init__(self, out_dir: str):
         """Use `Workspace.open`."""
-        self.folder = os.path.join(out_dir, _FOLDER)
+        self.out_dir, self.folder = out_dir, os.path.join(out_dir, _FOLDER)
 
     @classmethod
     @contextlib.contextmanager
@@ -71,13 +71,12 @@ class Workspace:
 
     def check_free(self) -> None:
         """Raises DataError where the data folder holds something else than an interrupted job."""
-        out_dir = os.path.dirname(self.folder)
-        if os.path.isdir(out_dir) and os.listdir(out_dir) and not os.path.isdir(self.folder):
-            raise DataError(f"{out_dir}: already holds files; choose another folder, or empty it first")
+        if os.path.isdir(self.out_dir) and os.listdir(self.out_dir) and not os.path.isdir(self.folder):
+            raise DataError(f"{self.out_dir}: already holds files; choose another folder, or empty it first")
 
     def _clear(self) -> None:
         """Removes all but the lock, in the data folder too."""
-        for folder in (os.path.dirname(self.folder), self.folder):
+        for folder in (self.out_dir, self.folder):
             for entry in list(os.scandir(folder)):
                 if entry.path == self.folder or entry.name == "lock":
                     continue
@@ -146,4 +145,4 @@ class Workspace:
         """Removes the work folder, and the data folder when nothing else is in it."""
         shutil.rmtree(self.folder)
         with contextlib.suppress(OSError):
-            os.rmdir(os.path.dirname(self.folder))
+            os.rmdir(self.out_dir)

@@ -8,14 +8,14 @@ from typing import Any, Optional
 
 from dlrm_tf.data.admit import Admission
 from dlrm_tf.data.bad_lines import check_notes
+from dlrm_tf.data.finish import Finish
 from dlrm_tf.data.readers.reader import Reader
 from dlrm_tf.data.record_files import VOCABULARY
-from dlrm_tf.data.scan import bad_line_error
+from dlrm_tf.data.scan import Rules, bad_line_error
 from dlrm_tf.data.spark import tasks
 from dlrm_tf.data.spark.context import run_job, spark_context, spark_errors
 from dlrm_tf.data.spark.first_seen import MergedKeys, Share
 from dlrm_tf.data.spark.plan import Plan
-from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.data.workspace import Workspace
 from dlrm_tf.errors import DataError, UsageError
@@ -46,7 +46,7 @@ class SparkEngine:
       dlrm_tf.prepare(["day_0.tsv", "day_1.tsv"], "data", engine=dlrm_tf.SparkEngine("spark://host:7077"))
     """
 
-    name = "spark"
+    job = {"engine": "spark"}
 
     def __init__(
         self,
@@ -61,6 +61,22 @@ class SparkEngine:
             raise UsageError(f"part_bytes must be at least 1. Received {part_bytes}")
         self.master, self.conf, self.context = master, dict(conf or {}), context
         self.part_bytes, self.debug = part_bytes, debug
+
+    def check(self, readers: Sequence[Reader], workspace: Workspace) -> None:
+        """What can be said before Spark's start, which takes seconds.
+
+        Args:
+          readers: the inputs.
+          workspace: of the data folder.
+
+        Raises:
+          UsageError: an input can be read once only.
+          DataError: the data folder holds something else.
+        """
+        workspace.check_free()
+        once = next((reader.name for reader in readers if not reader.resumable), None)
+        if once is not None:
+            raise UsageError(f"inputs must be files with an engine, whose workers read them. Received {once}")
 
     @contextlib.contextmanager
     def started(self) -> Iterator[None]:
@@ -85,35 +101,27 @@ class SparkEngine:
         self,
         workspace: Workspace,
         readers: Sequence[Reader],
-        spec: FeatureSpec,
         known: Vocabulary,
-        learning: bool,
-        shard_lines: int,
-        stop_at_bad_line: bool,
-        max_bad_share: float,
+        rules: Rules,
         *,
         admission: Admission,
         quiet: bool,
-    ) -> tuple[list[dict[str, Any]], Vocabulary]:
+    ) -> Finish:
         """Turns the rows of readers into shards of a workspace; goes on where an interrupted call of the same job ended.
 
         Args:
           workspace: where shards are kept, on a file system that all workers see.
           readers: the inputs, in order.
-          spec: the columns.
           known: the keys before the first line.
-          learning: unknown keys get new ids; else they are out of vocabulary.
-          shard_lines: lines a shard.
-          stop_at_bad_line: a bad line raises DataError; else it is counted.
-          max_bad_share: the most bad lines, as `BadLines.check` takes it at the end of each shard.
+          rules: what becomes of the lines.
           admission: which keys stay.
           quiet: show no progress.
 
         Returns:
-          `(notes of all shards, as Scan has them, the keys that stay)`.
+          What remains to be done with the shards.
 
         Raises:
-          DataError: an input is damaged, or a line is bad and bad lines stop.
+          DataError: an input is damaged, a line is bad and bad lines stop, or too many are bad.
         """
         total = sum(reader.size for reader in readers)
         cores = self.context.defaultParallelism
@@ -121,20 +129,18 @@ class SparkEngine:
         job = tasks.Job(
             readers=readers,
             parts=[(i, *part) for i, reader in enumerate(readers) for part in reader.parts(part_bytes)],
-            spec=spec,
-            shard_lines=shard_lines,
-            stop_at_bad_line=stop_at_bad_line,
-            collecting=learning or admission.counts_keys,
+            rules=rules,
+            collecting=rules.learning or admission.counts_keys,
             counting=admission.counts_keys,
             buckets=min(max(total // _BUCKET_BYTES, cores), _MOST_BUCKETS),
             folder=os.getcwd(),
-            out_dir=os.path.dirname(os.path.abspath(workspace.folder)),
+            out_dir=os.path.abspath(workspace.out_dir),
         )
         saved = workspace.read_json(_PLAN)
         if saved is None:
             pieces, paths = self._first_pass(job, total, quiet)
-            plan = Plan(job.parts, pieces, shard_lines)
-            vocabulary = _learnt(paths, known, learning, admission)
+            plan = Plan(job.parts, pieces, rules.shard_lines)
+            vocabulary = _learnt(paths, known, rules.learning, admission)
             vocabulary.save(workspace.path(VOCABULARY))
             for path in glob.glob(workspace.path("keys-*")):
                 os.unlink(path)
@@ -144,8 +150,8 @@ class SparkEngine:
             vocabulary = Vocabulary.load(workspace.path(VOCABULARY))
         self._second_pass(job, plan, workspace, vocabulary, quiet)
         notes = [note for note, _ in workspace.shards()]
-        check_notes(notes, max_bad_share)
-        return notes, vocabulary
+        check_notes(notes, rules.max_bad_share)
+        return Finish(workspace, rules.spec, notes, vocabulary)
 
     def _first_pass(self, job: tasks.Job, total: int, quiet: bool) -> tuple[list[list[tuple[int, int]]], list[str]]:
         """Of each part the pieces, and where the merged keys are."""

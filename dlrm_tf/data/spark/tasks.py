@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional
 
 from dlrm_tf.data.readers.reader import Reader
-from dlrm_tf.data.scan import Scan, Stretch
+from dlrm_tf.data.scan import Rules, Scan, Stretch
 from dlrm_tf.data.spark.first_seen import PartKeys, Share, merge_shares, save_share
-from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.data.workspace import Workspace
 from dlrm_tf.errors import DataError
@@ -22,9 +21,7 @@ class Job:
     Attributes:
       readers: the inputs.
       parts: `(reader's number, offset, stop)`, as `Reader.part` takes them, of the parts of all inputs, in order.
-      spec: the columns.
-      shard_lines: lines a shard.
-      stop_at_bad_line: a bad line ends the job.
+      rules: what becomes of the lines.
       collecting: keys are wanted, not only lines.
       counting: it is wanted how often each key occurs.
       buckets: so many tasks merge keys.
@@ -34,9 +31,7 @@ class Job:
 
     readers: Sequence[Reader]
     parts: Sequence[tuple[int, int, Optional[int]]]
-    spec: FeatureSpec
-    shard_lines: int
-    stop_at_bad_line: bool
+    rules: Rules
     collecting: bool
     counting: bool
     buckets: int
@@ -73,11 +68,11 @@ def scan_part(job: Job, number: int) -> tuple[PartNote, Iterator[tuple[int, Shar
     """
     job.enter()
     file, offset, stop = job.parts[number]
-    reader, keys, note = job.readers[file], PartKeys(job.spec, job.counting), PartNote()
+    reader, keys, note = job.readers[file], PartKeys(job.rules.spec, job.counting), PartNote()
     try:
         for piece in reader.part(offset, stop):
             block = reader.parse(piece)
-            if block.bad and job.stop_at_bad_line:
+            if block.bad and job.rules.stops:
                 line, what = block.bad[0]
                 note.bad = sum(lines for _, lines in note.pieces) + line, what
                 break
@@ -102,7 +97,9 @@ def merge_bucket(job: Job, bucket: int, shares: Iterable[Share]) -> str:
 def make_shards(job: Job, vocabulary: Vocabulary, stretch: Stretch) -> int:
     """Second pass: rows with ids, in whole shards of the work folder; returns how many shards."""
     job.enter()
-    scan = Scan(_workspace(job), job.readers, job.spec, vocabulary, False, job.shard_lines, job.stop_at_bad_line)
+    # The keys are known, and how many lines are bad in all is seen at the driver.
+    rules = dataclasses.replace(job.rules, learning=False, max_bad_share=1)
+    scan = Scan(_workspace(job), job.readers, vocabulary, rules)
     scan.run(1, True, stretch)
     lines = sum(note["lines"] for note in scan.notes)
     if lines != stretch.lines:

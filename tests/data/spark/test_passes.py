@@ -15,6 +15,7 @@ from dlrm_tf.data.encoder import Encoder
 from dlrm_tf.data.key_column import as_column
 from dlrm_tf.data.parse import parse_block
 from dlrm_tf.data.readers.text import TextReader
+from dlrm_tf.data.scan import Rules
 from dlrm_tf.data.spark import first_seen, java, tasks
 from dlrm_tf.data.spark.first_seen import MergedKeys, PartKeys, merge_shares, save_share
 from dlrm_tf.data.spark.plan import Plan
@@ -144,7 +145,7 @@ def test_pieces_are_cut_otherwise_in_each_pass(golden_dir, tmp_path, monkeypatch
     parts = [(0, *part) for part in reader.parts(70_000)]
     assert len(parts) > 1
     with Workspace.open(str(tmp_path / "out"), {}) as workspace:
-        job = tasks.Job([reader], parts, CRITEO, 45, False, False, False, 1, os.getcwd(), str(tmp_path / "out"))
+        job = tasks.Job([reader], parts, Rules(CRITEO, True, 45), False, False, 1, os.getcwd(), str(tmp_path / "out"))
         plan = Plan(parts, [tasks.scan_part(job, i)[0].pieces for i in range(len(parts))], 45)
         assert max(len(pieces) for pieces in plan.to_dict()["pieces"]) > 3
         for stretch in plan.stretches(range(plan.shards)):
