@@ -24,6 +24,7 @@ from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.features import DENSE_PREPROCESSING, log_dense
 from dlrm_tf.data.inputs import model_inputs
 from dlrm_tf.data.records import Records
+from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import AscendError, UsageError
 from dlrm_tf.export.ascend.frozen_graph import write_frozen_graph
 from dlrm_tf.export.budget import IdRanking, count_ids, prune_weights
@@ -126,37 +127,18 @@ def export_ascend(
         inputs, output = write_frozen_graph(source, os.path.join(target, GRAPH))
         if vocabulary is not None:
             keys = load_vocabulary(vocabulary, config, attributes["vocabulary_fingerprint"], weights=weights)
-            if kept is None:
-                shutil.copyfile(vocabulary, os.path.join(target, VOCABULARY))
-            else:
-                prune_vocabulary(keys, kept).save(os.path.join(target, VOCABULARY))
-        ids = config.num_ids
+            _write_vocabulary(keys, os.fspath(vocabulary), kept, os.path.join(target, VOCABULARY))
+        total = config.num_ids
         config, _ = _describe(source)
         _write_check(source, config, records, kept, target, inputs)
         chip = {"soc_version": soc_version, "precision_mode": PRECISION_MODES[precision]}
         command = atc_command(config, inputs=inputs, output=output, batches=batches, **chip)
         _write_command(command, os.path.join(target, COMMAND))
         compiled = _compile(command, target, installed().atc)
-        left = config.num_ids
+        described = _metadata(config, attributes, inputs, output, batches, soc_version, command, total)
         with open(os.path.join(target, METADATA), "w", encoding="utf-8") as f:
-            json.dump(
-                {
-                    "config": json.loads(config.to_json()),
-                    "graph": GRAPH,
-                    "inputs": {name: [dtype, [None, columns]] for name, (dtype, columns) in zip(inputs, config.inputs.values())},
-                    "output": output,
-                    "dense_preprocessing": DENSE_PREPROCESSING,
-                    "batches": batches,
-                    "soc_version": soc_version,
-                    "atc": command,
-                    "source_sha256": attributes["source_sha256"],
-                    "vocabulary_fingerprint": attributes["vocabulary_fingerprint"],
-                    "ids": {"kept": left, "of": ids},
-                },
-                f,
-                indent=1,
-            )
-    return AscendExport(os.fspath(folder), shlex.join(command), left, ids, compiled)
+            json.dump(described, f, indent=1)
+    return AscendExport(os.fspath(folder), shlex.join(command), config.num_ids, total, compiled)
 
 
 def _check_arguments(batches: list[int], soc_version: str, precision: str) -> None:
@@ -226,6 +208,14 @@ def _prune(weights, config, records, max_table_bytes: int, path: str, quiet: boo
     return kept
 
 
+def _write_vocabulary(vocabulary: Vocabulary, source: str, kept: Optional[list[np.ndarray]], path: str) -> None:
+    """Copies the file `source` of a vocabulary, or writes the part of it that is kept."""
+    if kept is None:
+        shutil.copyfile(source, path)
+    else:
+        prune_vocabulary(vocabulary, kept).save(path)
+
+
 def _write_check(weights: str, config, records, kept, folder: str, inputs) -> None:
     """Rows with the probabilities the Keras model gives them, and the script that compares."""
     if records is not None and records.rows("test"):
@@ -254,6 +244,32 @@ def _write_command(command: list, path: str) -> None:
     with open(path, "w", encoding="utf-8") as f:
         f.write(f'#!/bin/sh\n# Source CANN\'s set_env.sh first.\ncd "$(dirname "$0")" && {shlex.join(command)}\n')
     os.chmod(path, 0o755)
+
+
+def _metadata(
+    config: DLRMConfig,
+    attributes: dict,
+    inputs: Sequence[str],
+    output: str,
+    batches: Sequence[int],
+    soc_version: str,
+    command: list[str],
+    total: int,
+) -> dict:
+    """What the folder says of the graph; `total` is the number of ids before any were left out."""
+    return {
+        "config": json.loads(config.to_json()),
+        "graph": GRAPH,
+        "inputs": {name: [dtype, [None, columns]] for name, (dtype, columns) in zip(inputs, config.inputs.values())},
+        "output": output,
+        "dense_preprocessing": DENSE_PREPROCESSING,
+        "batches": batches,
+        "soc_version": soc_version,
+        "atc": command,
+        "source_sha256": attributes["source_sha256"],
+        "vocabulary_fingerprint": attributes["vocabulary_fingerprint"],
+        "ids": {"kept": config.num_ids, "of": total},
+    }
 
 
 def _compile(command: list, folder: str, atc: Optional[str]) -> bool:
