@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from typing import Any, Optional, SupportsIndex, Union
 
 from dlrm_tf.errors import DataError
+from dlrm_tf.files import StrPath
+from dlrm_tf.presets import json_text, preset_or_file
 
 # Ids per categorical feature of Criteo Kaggle, unfiltered and with the empty string counted
 # (MindSpore models, research/recommend/dlrm: 33,762,577 ids in all).
@@ -329,7 +331,7 @@ class DLRMConfig:
         return PRESETS[name]
 
     @classmethod
-    def read(cls, name_or_path: str) -> "DLRMConfig":
+    def read(cls, name_or_path: StrPath) -> "DLRMConfig":
         """A known architecture, or that of a JSON file.
 
         Args:
@@ -338,16 +340,7 @@ class DLRMConfig:
         Raises:
           DataError: neither, or a file that `from_json` refuses.
         """
-        if name_or_path in PRESETS:
-            return PRESETS[name_or_path]
-        try:
-            with open(name_or_path, encoding="utf-8") as f:
-                text = f.read(1 << 20)
-        except UnicodeDecodeError as e:
-            raise DataError(f"{name_or_path}: wanted a JSON file. Received bytes that are not UTF-8") from e
-        except FileNotFoundError as e:
-            raise DataError(f"{name_or_path}: wanted a preset ({', '.join(PRESETS)}) or a JSON file. Received neither") from e
-        return cls.from_json(text, source=name_or_path)
+        return preset_or_file(name_or_path, PRESETS, lambda path: cls.from_json(json_text(path), source=path))
 
 
 def _positives(name: str, values: Any) -> tuple[int, ...]:

@@ -33,6 +33,7 @@ WITHOUT_TENSORFLOW = (
     "config",
     "errors",
     "files",
+    "presets",
     "progress",
     "probability",
     "versions",
