@@ -31,6 +31,7 @@ WITHOUT_TENSORFLOW = (
     "data",
     "lite",
     "config",
+    "config_checks",
     "errors",
     "files",
     "presets",

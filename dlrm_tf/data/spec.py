@@ -1,13 +1,13 @@
 """FeatureSpec: which columns a log file has, in file order, and what each is for."""
 
 import dataclasses
-import itertools
 import json
 import string
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
 
-from dlrm_tf.config import MAX_ID_COLUMNS
+from dlrm_tf.config import column_ranges
+from dlrm_tf.config_checks import MAX_ID_COLUMNS
 from dlrm_tf.data.bag import Bag
 from dlrm_tf.data.id_spaces import IdSpaces
 from dlrm_tf.data.quoting import Quoting
@@ -179,8 +179,7 @@ class FeatureSpec:
     @property
     def id_ranges(self) -> tuple[slice, ...]:
         """Which of the id columns belong to each categorical feature, in file order."""
-        stops = list(itertools.accumulate(self.hot_sizes))
-        return tuple(slice(stop - size, stop) for stop, size in zip(stops, self.hot_sizes))
+        return column_ranges(self.hot_sizes)
 
     @property
     def id_spaces(self) -> IdSpaces:

@@ -120,7 +120,7 @@ def export_ascend(
         if records is not None:
             check_fits(config, attributes["vocabulary_fingerprint"], records, os.fspath(weights))
         kept, source = None, os.fspath(weights)
-        if config.table_rows * config.embedding_dim * 4 > max_table_bytes:
+        if config.table_bytes > max_table_bytes:
             source = os.path.join(stack.enter_context(tempfile.TemporaryDirectory(prefix="dlrm_tf_ascend_")), "m.weights.h5")
             kept = _prune(weights, config, records, max_table_bytes, source, quiet)
             np.savez_compressed(os.path.join(target, KEPT), **{f"feature_{f}": ids for f, ids in enumerate(kept)})
@@ -192,10 +192,9 @@ def _describe(weights) -> tuple:
 def _prune(weights, config, records, max_table_bytes: int, path: str, quiet: bool) -> list:
     """Writes the weights of the most frequent ids; returns the ids kept, ascending, per feature."""
     if records is None:
-        table = config.table_rows * config.embedding_dim * 4
         raise AscendError(
-            f"{weights}: the table has {table / 1e9:.2f} GB, a frozen graph holds {max_table_bytes / 1e9:.2f} GB: give prepared "
-            "data (--data), whose training rows tell which ids to keep"
+            f"{weights}: the table has {config.table_bytes / 1e9:.2f} GB, a frozen graph holds {max_table_bytes / 1e9:.2f} GB: "
+            "give prepared data (--data), whose training rows tell which ids to keep"
         )
     counts = count_ids(records, quiet=quiet)
     ranking = IdRanking([count[:-1] for count in counts], config.tables)
