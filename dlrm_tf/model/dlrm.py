@@ -113,7 +113,7 @@ class DLRM(tfrs.models.Model):
           Logits float32 `[batch_size, 1]`.
         """
         keys = [inputs[name] for name in ("categorical", "weights") if name in inputs]
-        return self.head(inputs.get("dense"), self.embedding(*keys), training=training)
+        return self.head(inputs["dense"] if self.config.dense_dim else None, self.embedding(*keys), training=training)
 
     def head(
         self,
