@@ -93,7 +93,7 @@ def fit(
     given = dataclasses.replace(options or FitOptions(), **changes)
     plan = resolve(given, Records.open(data))
     options, records, run_dir = plan.options, plan.records, os.fspath(run_dir)
-    placement = PLACEMENTS[options.strategy](options, records.num_ids + len(set(records.spec.id_spaces.tables)))
+    placement = PLACEMENTS[options.strategy](options, new_config(options, records).table_rows)
     chief, rows = placement.is_chief, placement.epoch_rows(records)
     position = EpochPosition(rows, options.batch_size, options.validations_per_epoch)
     _say(plan.line, options, chief)
