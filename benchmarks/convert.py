@@ -111,7 +111,7 @@ def main() -> None:
             base, loaded = measure(IMPORT), measure(LOAD, target)
             report("import of the model's parts", [base])
             report("dlrm_tf.load", [loaded])
-            table = 4 * config.table_rows * config.embedding_dim
+            table = config.table_bytes
             extra = (loaded.peak_bytes - base.peak_bytes) / table
             print(f"  dlrm_tf.load needs {extra:.2f} times the table of {table / 1e9:.2f} GB, beside what the import takes")
         if args.mindspore:

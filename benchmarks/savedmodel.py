@@ -115,7 +115,7 @@ def main():
         print(json.dumps(run_stage(args.stage, args.folder, args.share)))
         return
     config = _config(args.share)
-    table_gb = config.table_rows * config.embedding_dim * 4 / 1e9
+    table_gb = config.table_bytes / 1e9
     print(f"table {config.table_rows:,} rows, {table_gb:.2f} GB; memory is beyond TensorFlow's own")
     with tempfile.TemporaryDirectory() as folder:
         make_inputs(folder, args.share)

@@ -4,11 +4,13 @@ import dataclasses
 import itertools
 import json
 import math
-import operator
-from collections.abc import Iterator
-from typing import Any, Optional, SupportsIndex, Union
+from collections.abc import Iterator, Sequence
+from typing import Any, Optional, Union
 
+from dlrm_tf.config_checks import POOLING, bags_of, positives, tables_of, whole
 from dlrm_tf.errors import DataError
+from dlrm_tf.files import StrPath
+from dlrm_tf.presets import json_text, preset_or_file
 
 # Ids per categorical feature of Criteo Kaggle, unfiltered and with the empty string counted
 # (MindSpore models, research/recommend/dlrm: 33,762,577 ids in all).
@@ -25,10 +27,6 @@ CROSS_DEFAULTS: dict[str, Any] = {"cross_layers": 3, "cross_rank": None}
 MAX_CROSS_LAYERS = 7
 # The id of a place that a bag does not use.
 UNUSED_PLACE = -1
-# The most columns of ids: far beyond any use, so that a damaged file takes no memory.
-MAX_ID_COLUMNS = 1 << 16
-# How rows of one feature become one vector.
-POOLING = ("sum", "mean")
 # What the fields of bags are in a model of one key per feature.
 BAG_DEFAULTS: dict[str, Any] = {"hot_sizes": None, "pooling": POOLING[0], "weighted": False}
 
@@ -78,12 +76,12 @@ class DLRMConfig:
     feature_tables: Optional[tuple[int, ...]] = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dense_dim", _whole("dense_dim", self.dense_dim, 0))
-        object.__setattr__(self, "bottom_mlp", _positives("bottom_mlp", self.bottom_mlp) if self.dense_dim else ())
+        object.__setattr__(self, "dense_dim", whole("dense_dim", self.dense_dim, 0))
+        object.__setattr__(self, "bottom_mlp", positives("bottom_mlp", self.bottom_mlp) if self.dense_dim else ())
         for name in ("categorical_feature_sizes", "top_mlp"):
-            object.__setattr__(self, name, _positives(name, getattr(self, name)))
+            object.__setattr__(self, name, positives(name, getattr(self, name)))
         for name in ("embedding_dim", "cross_layers"):
-            object.__setattr__(self, name, _whole(name, getattr(self, name)))
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
         if self.dense_dim and self.bottom_mlp[-1] != self.embedding_dim:
             raise ValueError(
                 f"bottom_mlp[-1] must equal embedding_dim. Received bottom_mlp[-1]={self.bottom_mlp[-1]}, "
@@ -98,54 +96,17 @@ class DLRMConfig:
         if self.self_interaction and self.interaction != "dot":
             raise ValueError(f"self_interaction needs interaction='dot'. Received interaction={self.interaction!r}")
         if self.cross_rank is not None:
-            object.__setattr__(self, "cross_rank", _whole("cross_rank", self.cross_rank))
+            object.__setattr__(self, "cross_rank", whole("cross_rank", self.cross_rank))
         if self.cross_layers > MAX_CROSS_LAYERS:
             raise ValueError(f"cross_layers must be at most {MAX_CROSS_LAYERS}. Received {self.cross_layers}")
         if self.interaction != "cross" and any(getattr(self, name) != value for name, value in CROSS_DEFAULTS.items()):
             raise ValueError(f"cross_layers and cross_rank need interaction='cross'. Received interaction={self.interaction!r}")
-        self._check_tables()
+        object.__setattr__(self, "feature_tables", tables_of(self.feature_tables, self.categorical_feature_sizes))
         if self.table_rows >= 2**31:
             raise ValueError(f"the table must have fewer than 2**31 rows (int32 ids). Received {self.table_rows} rows")
-        self._check_bags()
-
-    def _check_tables(self) -> None:
-        """Checks `feature_tables`; that each feature has its own table is said in one way only, by None."""
-        if self.feature_tables is None:
-            return
-        tables = tuple(self.feature_tables) if hasattr(self.feature_tables, "__iter__") else ()
-        if len(tables) != self.num_categorical or not all(type(table) is int for table in tables):
-            raise ValueError(
-                f"feature_tables must be {self.num_categorical} whole numbers, one per feature. Received {self.feature_tables!r}"
-            )
-        if tuple(dict.fromkeys(tables)) != tuple(range(len(set(tables)))):
-            raise ValueError(f"feature_tables must be numbered from 0 by first appearance. Received {self.feature_tables!r}")
-        object.__setattr__(self, "feature_tables", tables if len(set(tables)) < len(tables) else None)
-        for f, (table, size) in enumerate(zip(tables, self.categorical_feature_sizes)):
-            first = self.table_features[table]
-            if size != self.categorical_feature_sizes[first]:
-                raise ValueError(
-                    f"features of one table must have equal sizes. Received {self.categorical_feature_sizes[first]} ids of "
-                    f"feature {first}, {size} of feature {f}"
-                )
-
-    def _check_bags(self) -> None:
-        """Checks the fields of bags; two ways to say the same become one, so that equal models have equal configurations."""
-        features = self.num_categorical
-        if not isinstance(self.weighted, bool):
-            raise ValueError(f"weighted must be true or false. Received {self.weighted!r}")
-        hot = (1,) * features if self.hot_sizes is None else _positives("hot_sizes", self.hot_sizes)
-        if len(hot) != features:
-            raise ValueError(f"hot_sizes must have {features} entries, one per feature. Received {len(hot)}")
-        if sum(hot) > max(MAX_ID_COLUMNS, features):
-            raise ValueError(f"hot_sizes must have a sum of at most {MAX_ID_COLUMNS:,}. Received {sum(hot)}")
-        object.__setattr__(self, "hot_sizes", hot if self.weighted or max(hot) > 1 else None)
-        pooling = self.pooling
-        words = (pooling,) * features if isinstance(pooling, str) else tuple(pooling) if hasattr(pooling, "__iter__") else ()
-        if len(words) != features or not all(isinstance(word, str) and word in POOLING for word in words):
-            raise ValueError(f"pooling must be 'sum' or 'mean', for all or one per feature ({features}). Received {pooling!r}")
-        if self.hot_sizes is None:
-            words = (POOLING[0],) * features  # of one row without a weight, all are the same
-        object.__setattr__(self, "pooling", words if len(set(words)) > 1 else words[0])
+        hot_sizes, pooling = bags_of(self.hot_sizes, self.pooling, self.weighted, self.num_categorical)
+        object.__setattr__(self, "hot_sizes", hot_sizes)
+        object.__setattr__(self, "pooling", pooling)
 
     @property
     def num_categorical(self) -> int:
@@ -175,8 +136,7 @@ class DLRMConfig:
     @property
     def id_ranges(self) -> tuple[slice, ...]:
         """The columns of the input `categorical` that belong to each categorical feature."""
-        stops = itertools.accumulate(self.bag_sizes)
-        return tuple(slice(stop - size, stop) for stop, size in zip(stops, self.bag_sizes))
+        return column_ranges(self.bag_sizes)
 
     @property
     def column_features(self) -> tuple[int, ...]:
@@ -221,6 +181,11 @@ class DLRMConfig:
     def table_rows(self) -> int:
         """Rows of the fused table: every table's ids and its one OOV row."""
         return self.num_ids + len(self.table_features)
+
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of the fused table, float32 `[table_rows, D]`."""
+        return self.table_rows * self.embedding_dim * 4
 
     @property
     def block_offsets(self) -> tuple[int, ...]:
@@ -329,7 +294,7 @@ class DLRMConfig:
         return PRESETS[name]
 
     @classmethod
-    def read(cls, name_or_path: str) -> "DLRMConfig":
+    def read(cls, name_or_path: StrPath) -> "DLRMConfig":
         """A known architecture, or that of a JSON file.
 
         Args:
@@ -338,37 +303,19 @@ class DLRMConfig:
         Raises:
           DataError: neither, or a file that `from_json` refuses.
         """
-        if name_or_path in PRESETS:
-            return PRESETS[name_or_path]
-        try:
-            with open(name_or_path, encoding="utf-8") as f:
-                text = f.read(1 << 20)
-        except UnicodeDecodeError as e:
-            raise DataError(f"{name_or_path}: wanted a JSON file. Received bytes that are not UTF-8") from e
-        except FileNotFoundError as e:
-            raise DataError(f"{name_or_path}: wanted a preset ({', '.join(PRESETS)}) or a JSON file. Received neither") from e
-        return cls.from_json(text, source=name_or_path)
+        return preset_or_file(name_or_path, PRESETS, lambda path: cls.from_json(json_text(path), source=path))
 
 
-def _positives(name: str, values: Any) -> tuple[int, ...]:
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
-        raise ValueError(f"{name} must be a sequence of positive integers. Received {values!r}")
-    positives = tuple(_whole(f"{name}[{i}]", value) for i, value in enumerate(values))
-    if not positives:
-        raise ValueError(f"{name} must have at least one entry. Received {values!r}")
-    return positives
+def column_ranges(sizes: Sequence[int]) -> tuple[slice, ...]:
+    """Of parts of these sizes that stand side by side the columns of each."""
+    stops = itertools.accumulate(sizes)
+    return tuple(slice(stop - size, stop) for stop, size in zip(stops, sizes))
 
 
 def _mlp_shapes(part: str, width: int, units: tuple[int, ...]) -> Iterator[tuple[str, int, int, int]]:
     for i, out in enumerate(units):
         yield part, i, width, out
         width = out
-
-
-def _whole(name: str, value: object, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or operator.index(value) < least:
-        raise ValueError(f"{name} must be {'a positive integer' if least else 'an integer of at least 0'}. Received {value!r}")
-    return operator.index(value)
 
 
 PRESETS = {

@@ -169,7 +169,7 @@ class AscendDevice:
         return scaled(optimizer, dynamic=False, initial_scale=self._loss_scale)
 
     def _warn_of_dense_gradient(self, config: DLRMConfig) -> None:
-        table = config.table_rows * config.embedding_dim * 4
+        table = config.table_bytes
         if table > LARGE_TABLE_BYTES:
             moved = 2 * (self.world_size - 1) / self.world_size * table
             warnings.warn(

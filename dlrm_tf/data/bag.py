@@ -4,7 +4,7 @@ import dataclasses
 import operator
 from typing import Any, Optional, SupportsIndex
 
-from dlrm_tf.config import POOLING
+from dlrm_tf.config_checks import POOLING
 from dlrm_tf.errors import DataError
 
 WEIGHTS = "_weights"

@@ -22,6 +22,7 @@ from dlrm_tf.data.parse import has_label, parse_block
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.table import cells_of, column_of, has_column, object_matrix
 from dlrm_tf.data.vocabulary import Vocabulary
+from dlrm_tf.data.vocabulary_check import check_features
 from dlrm_tf.errors import DataError, reason
 
 # Up to this many rows, one search for all features is faster than one search for each.
@@ -33,24 +34,6 @@ AnyColumn = Union[KeyColumn, CodedKeys, BagColumn]
 Batch = tuple[np.ndarray, ...]
 """`(dense float32 [n, d] as the model takes it, ids int32 [n, id_columns])`; the id of an unknown key is its feature's size, that
 of an unused place of a bag -1. Where the spec is weighted, a third array: weights float32 [n, id_columns], 0 in unused places."""
-
-
-def check_features(spec: FeatureSpec, vocabulary: Vocabulary, source: str) -> None:
-    """Checks that a vocabulary is of the categorical features of `spec`, in their order.
-
-    Args:
-      spec: the columns.
-      vocabulary: the vocabulary.
-      source: named in errors.
-
-    Raises:
-      DataError: it is not; names both.
-    """
-    if vocabulary.names != spec.categorical_names:
-        raise DataError(
-            f"{source}: wanted a vocabulary of the features {', '.join(spec.categorical_names)}. Received one that has "
-            f"{', '.join(vocabulary.names)}; give the feature spec of columns other than Criteo Kaggle's (--spec)"
-        )
 
 
 class Encoder:

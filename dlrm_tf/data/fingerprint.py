@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dlrm_tf.data.key_column import PAD, hex_words
+from dlrm_tf.data.key_column import PAD, hex_words, words_at
 
 _K0, _K1, _K2 = (np.uint64(k) for k in (0xC3A5C85C97CB3127, 0xB492B66FBE98F273, 0x9AE16A3B2F90404F))
 _1, _2, _3, _8, _9, _47, _113 = (np.uint64(n) for n in (1, 2, 3, 8, 9, 47, 113))
@@ -27,8 +27,7 @@ def fingerprints(text: bytes, lengths: np.ndarray) -> np.ndarray:
     Returns:
       uint64 `[n]`.
     """
-    characters = np.frombuffer(text + bytes(PAD), np.uint8)
-    words = np.ndarray((len(characters) - 7,), "<u8", characters, strides=(1,))
+    words = words_at(np.frombuffer(text + bytes(PAD), np.uint8))
     starts = np.cumsum(lengths) - lengths
     result = np.full(len(lengths), _K2)  # of an empty text
     for least, most, formula in _CLASSES:

@@ -57,12 +57,10 @@ class IdSpaces:
             found = [self.hashed.get(name) for name in features]
             if len(set(found)) > 1 or (field == "unified" and found[0] is None):
                 shown = ", ".join(f"{name} {'not' if number is None else number}" for name, number in zip(features, found))
-                rule = (
-                    "hashed into the same number of buckets"
-                    if field == "unified"
-                    else "hashed into the same number or not at all"
+                rule = "of buckets" if field == "unified" else "or not at all"
+                raise DataError(
+                    f"{field}[{table!r}]: wanted features that are hashed into the same number {rule}. Received {shown}"
                 )
-                raise DataError(f"{field}[{table!r}]: wanted features that are {rule}. Received {shown}")
 
     @functools.cached_property
     def _places(self) -> dict[str, int]:
@@ -109,9 +107,8 @@ class IdSpaces:
 
     def salt(self, name: str) -> bytes:
         """What stands before each key of a hashed feature when its hash is taken."""
-        return (
-            name.encode("utf-8", "surrogatepass") + b"=" if any(name in features for features in self.unified.values()) else b""
-        )
+        in_one_table = any(name in features for features in self.unified.values())
+        return name.encode("utf-8", "surrogatepass") + b"=" if in_one_table else b""
 
     def to_dict(self) -> dict[str, Any]:
         """`hashed`, `shared` and `unified` as plain JSON values, those that are not empty."""

@@ -13,7 +13,6 @@ from typing import Any, Optional, Union
 from dlrm_tf.data.admit import Admission, max_ids_by_feature
 from dlrm_tf.data.bad_lines import MAX_SHARE
 from dlrm_tf.data.days import day_number
-from dlrm_tf.data.encoder import check_features
 from dlrm_tf.data.local_engine import LocalEngine
 from dlrm_tf.data.pipeline import bounded_rows
 from dlrm_tf.data.readers.open import open_readers
@@ -24,6 +23,7 @@ from dlrm_tf.data.scan import Rules
 from dlrm_tf.data.spark.engine import SparkEngine
 from dlrm_tf.data.spec import CRITEO, FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
+from dlrm_tf.data.vocabulary_check import check_features
 from dlrm_tf.data.workspace import Workspace
 from dlrm_tf.errors import DataError, UsageError
 from dlrm_tf.files import StrPath

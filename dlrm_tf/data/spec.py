@@ -1,20 +1,20 @@
 """FeatureSpec: which columns a log file has, in file order, and what each is for."""
 
 import dataclasses
-import itertools
 import json
-import os
 import string
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
 
-from dlrm_tf.config import MAX_ID_COLUMNS
+from dlrm_tf.config import column_ranges
+from dlrm_tf.config_checks import MAX_ID_COLUMNS
 from dlrm_tf.data.bag import Bag
 from dlrm_tf.data.id_spaces import IdSpaces
 from dlrm_tf.data.quoting import Quoting
 from dlrm_tf.data.text_format import check_text_format
 from dlrm_tf.errors import DataError
 from dlrm_tf.files import StrPath
+from dlrm_tf.presets import json_text, preset_or_file
 
 # What a column can be. `int` and `float` are dense features; a `skip` column is ignored.
 KINDS = ("label", "int", "float", "categorical", "skip")
@@ -179,8 +179,7 @@ class FeatureSpec:
     @property
     def id_ranges(self) -> tuple[slice, ...]:
         """Which of the id columns belong to each categorical feature, in file order."""
-        stops = list(itertools.accumulate(self.hot_sizes))
-        return tuple(slice(stop - size, stop) for stop, size in zip(stops, self.hot_sizes))
+        return column_ranges(self.hot_sizes)
 
     @property
     def id_spaces(self) -> IdSpaces:
@@ -244,12 +243,7 @@ class FeatureSpec:
         Raises:
           DataError: neither, or a file that is not a feature spec.
         """
-        name = os.fspath(name_or_path)
-        if name in PRESETS:
-            return PRESETS[name]
-        if not os.path.exists(name):
-            raise DataError(f"{name}: wanted a preset ({', '.join(PRESETS)}) or a JSON file. Received neither")
-        return cls.load(name)
+        return preset_or_file(name_or_path, PRESETS, cls.load)
 
     @classmethod
     def load(cls, path: StrPath) -> "FeatureSpec":
@@ -258,11 +252,11 @@ class FeatureSpec:
         Raises:
           DataError: not JSON, or not a feature spec.
         """
-        with open(path, encoding="utf-8") as file:
-            try:
-                return cls.from_dict(json.load(file))
-            except (ValueError, TypeError, RecursionError) as e:
-                raise DataError(f"{path}: {e}") from None
+        text = json_text(path)
+        try:
+            return cls.from_dict(json.loads(text))
+        except (ValueError, TypeError, RecursionError) as e:
+            raise DataError(f"{path}: {e}") from None
 
 
 def _bag(name: str, values: Any) -> Bag:

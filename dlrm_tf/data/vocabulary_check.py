@@ -63,6 +63,24 @@ def spec_difference(config: DLRMConfig, spec: FeatureSpec) -> str:
     return ""
 
 
+def check_features(spec: FeatureSpec, vocabulary: Vocabulary, source: str) -> None:
+    """Checks that a vocabulary is of the categorical features of `spec`, in their order.
+
+    Args:
+      spec: the columns.
+      vocabulary: the vocabulary.
+      source: named in errors.
+
+    Raises:
+      DataError: it is not; names both.
+    """
+    if vocabulary.names != spec.categorical_names:
+        raise DataError(
+            f"{source}: wanted a vocabulary of the features {', '.join(spec.categorical_names)}. Received one that has "
+            f"{', '.join(vocabulary.names)}; give the feature spec of columns other than Criteo Kaggle's (--spec)"
+        )
+
+
 def check_vocabulary(vocabulary: Vocabulary, config: DLRMConfig, trained_with: str, *, source: str, model: str) -> None:
     """Checks that a vocabulary is the one a model was trained with.
 

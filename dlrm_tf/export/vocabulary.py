@@ -8,10 +8,9 @@ from typing import Optional, Union
 import numpy as np
 
 from dlrm_tf.config import DLRMConfig
-from dlrm_tf.data.encoder import check_features
 from dlrm_tf.data.spec import FeatureSpec
 from dlrm_tf.data.vocabulary import Vocabulary
-from dlrm_tf.data.vocabulary_check import check_vocabulary, spec_difference
+from dlrm_tf.data.vocabulary_check import check_features, check_vocabulary, spec_difference
 from dlrm_tf.errors import DataError, UsageError
 from dlrm_tf.files import StrPath
 

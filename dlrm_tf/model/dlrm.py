@@ -113,7 +113,7 @@ class DLRM(tfrs.models.Model):
           Logits float32 `[batch_size, 1]`.
         """
         keys = [inputs[name] for name in ("categorical", "weights") if name in inputs]
-        return self.head(inputs.get("dense"), self.embedding(*keys), training=training)
+        return self.head(inputs["dense"] if self.config.dense_dim else None, self.embedding(*keys), training=training)
 
     def head(
         self,
@@ -174,8 +174,7 @@ class DLRM(tfrs.models.Model):
         # In a loop, TensorFlow's collectives take one shape only, but the number of distinct rows differs from step to step.
         if kwargs.get("jit_compile") or (in_a_loop and self.distribute_strategy.num_replicas_in_sync > 1):
             self.embedding.deduplicate = False
-        table_bytes = self.config.table_rows * self.config.embedding_dim * 4
-        super().compile(optimizer=sparse_safe(optimizer, table_bytes), **kwargs)
+        super().compile(optimizer=sparse_safe(optimizer, self.config.table_bytes), **kwargs)
         # Made here: dropout reads the step, and a variable that a replica makes on first use breaks the graph of all.
         _ = self.optimizer.iterations
 

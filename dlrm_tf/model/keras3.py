@@ -164,7 +164,7 @@ class DLRM(keras.Model):
           Logits float32 `[batch_size, 1]`.
         """
         keys = [inputs[name] for name in ("categorical", "weights") if name in inputs]
-        return self.head(inputs.get("dense"), self.embedding(*keys))
+        return self.head(inputs["dense"] if self.config.dense_dim else None, self.embedding(*keys))
 
     def head(self, dense: Optional[Any], embedded: Any) -> Any:
         """The network behind the embedding table: both MLPs and what is between them.

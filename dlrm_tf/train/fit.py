@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, Optional, Union
 
 from dlrm_tf.data.records import VALIDATION, Records
@@ -92,15 +93,14 @@ def fit(
     given = dataclasses.replace(options or FitOptions(), **changes)
     plan = resolve(given, Records.open(data))
     options, records, run_dir = plan.options, plan.records, os.fspath(run_dir)
-    placement = PLACEMENTS[options.strategy](options, records.num_ids + len(set(records.spec.id_spaces.tables)))
+    placement = PLACEMENTS[options.strategy](options, new_config(options, records).table_rows)
     chief, rows = placement.is_chief, placement.epoch_rows(records)
     position = EpochPosition(rows, options.batch_size, options.validations_per_epoch)
     _say(plan.line, options, chief)
 
     total_steps = position.batches * options.epochs
     watch = Watch(options)
-    model = placement.build(lambda: _model(records, options), lambda: _optimizer(options, total_steps, watch))
-    model.regularization = Regularization(options.dropout, options.label_smoothing, options.clip_norm, options.seed)
+    model = _build(placement, records, options, total_steps, watch)
     checkpoints = RunCheckpoints(run_dir, model, model.optimizer, write=chief)
     if chief:
         open_run(run_dir, checkpoints, options.resume, run_settings(options, model.config, records, rows))
@@ -109,14 +109,6 @@ def fit(
     position.start(placement.restore(model, checkpoints), checkpoints.loss_sum)
     history = read_history(run_dir, position.step) if options.resume and chief else []
 
-    batches = functools.partial(
-        records.dataset,
-        "train",
-        batch_size=options.batch_size,
-        shuffle_seed=options.seed,
-        repeat=True,
-        drop_remainder=placement.needs_whole_batches,
-    )
     finite = callbacks.FiniteWeights(model, position, position.step)
     with contextlib.ExitStack() as stack:
         quiet = options.quiet or not chief
@@ -131,7 +123,7 @@ def fit(
             if options.reset_table_each_epoch and position.batch == 0 and position.epoch > 0:
                 reset_table(model, seed=options.seed + position.epoch)
             started, rows_before = time.monotonic(), position.rows_of_run
-            placement.run_stretch(model, batches, position, every_step, saver)
+            placement.run_stretch(model, _batches(placement, records, options), position, every_step, saver)
             finite.check()
             trained, entry = placement.host_model(model), _entry(position, rows_before, time.monotonic() - started)
             if chief and options.validate and records.rows(VALIDATION):
@@ -162,6 +154,25 @@ def _record(
 def _say(line: str, options: ResolvedOptions, chief: bool = True) -> None:
     if chief and not options.quiet:
         print(line, file=sys.stderr)
+
+
+def _build(placement: Placement, records: Records, options: ResolvedOptions, total_steps: int, watch: Watch) -> DLRM:
+    """The model to train with its optimizer, where the placement puts them."""
+    model = placement.build(lambda: _model(records, options), lambda: _optimizer(options, total_steps, watch))
+    model.regularization = Regularization(options.dropout, options.label_smoothing, options.clip_norm, options.seed)
+    return model
+
+
+def _batches(placement: Placement, records: Records, options: ResolvedOptions) -> Callable[..., tf.data.Dataset]:
+    """`Records.dataset` of the training rows, with what the options say of it in place."""
+    return functools.partial(
+        records.dataset,
+        "train",
+        batch_size=options.batch_size,
+        shuffle_seed=options.seed,
+        repeat=True,
+        drop_remainder=placement.needs_whole_batches,
+    )
 
 
 def _model(records: Records, options: ResolvedOptions) -> DLRM:

@@ -143,3 +143,6 @@ def test_presets(tmp_path):
         FeatureSpec.read("avasu")
     with pytest.raises(DataError, match="preset must be one of criteo_kaggle, criteo_1tb, avazu. Received 'x'"):
         FeatureSpec.preset("x")
+    (tmp_path / "mine.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="mine.json: wanted a JSON file. Received bytes that are not UTF-8"):
+        FeatureSpec.read(tmp_path / "mine.json")

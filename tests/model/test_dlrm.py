@@ -71,6 +71,12 @@ def test_hand_computed_logit_without_dense_features():
     assert model({"categorical": np.array([[0, 0]], np.int32)}).numpy() == [[12340.0 + 11.0 + 0.5]]
 
 
+def test_an_input_that_is_not_there_is_named():
+    model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig(**SMALL), initializer="zeros")
+    with pytest.raises(KeyError, match="dense"):
+        model({"categorical": np.zeros((1, 3), np.int32)})
+
+
 @pytest.mark.parametrize("kind", [{}, {"interaction": "cat"}, CROSS, LOW_RANK])
 def test_the_head_alone_shows_what_its_layers_read(kind):
     model = dlrm_tf.DLRM(dlrm_tf.DLRMConfig(**SMALL, **kind), seed=3)

@@ -24,6 +24,7 @@ from dlrm_tf.config import DLRMConfig
 from dlrm_tf.data.features import DENSE_PREPROCESSING, log_dense
 from dlrm_tf.data.inputs import model_inputs
 from dlrm_tf.data.records import Records
+from dlrm_tf.data.vocabulary import Vocabulary
 from dlrm_tf.errors import AscendError, UsageError
 from dlrm_tf.export.ascend.frozen_graph import write_frozen_graph
 from dlrm_tf.export.budget import IdRanking, count_ids, prune_weights
@@ -119,44 +120,25 @@ def export_ascend(
         if records is not None:
             check_fits(config, attributes["vocabulary_fingerprint"], records, os.fspath(weights))
         kept, source = None, os.fspath(weights)
-        if config.table_rows * config.embedding_dim * 4 > max_table_bytes:
+        if config.table_bytes > max_table_bytes:
             source = os.path.join(stack.enter_context(tempfile.TemporaryDirectory(prefix="dlrm_tf_ascend_")), "m.weights.h5")
             kept = _prune(weights, config, records, max_table_bytes, source, quiet)
             np.savez_compressed(os.path.join(target, KEPT), **{f"feature_{f}": ids for f, ids in enumerate(kept)})
         inputs, output = write_frozen_graph(source, os.path.join(target, GRAPH))
         if vocabulary is not None:
             keys = load_vocabulary(vocabulary, config, attributes["vocabulary_fingerprint"], weights=weights)
-            if kept is None:
-                shutil.copyfile(vocabulary, os.path.join(target, VOCABULARY))
-            else:
-                prune_vocabulary(keys, kept).save(os.path.join(target, VOCABULARY))
-        ids = config.num_ids
+            _write_vocabulary(keys, os.fspath(vocabulary), kept, os.path.join(target, VOCABULARY))
+        total = config.num_ids
         config, _ = _describe(source)
         _write_check(source, config, records, kept, target, inputs)
         chip = {"soc_version": soc_version, "precision_mode": PRECISION_MODES[precision]}
         command = atc_command(config, inputs=inputs, output=output, batches=batches, **chip)
         _write_command(command, os.path.join(target, COMMAND))
         compiled = _compile(command, target, installed().atc)
-        left = config.num_ids
+        described = _metadata(config, attributes, inputs, output, batches, soc_version, command, total)
         with open(os.path.join(target, METADATA), "w", encoding="utf-8") as f:
-            json.dump(
-                {
-                    "config": json.loads(config.to_json()),
-                    "graph": GRAPH,
-                    "inputs": {name: [dtype, [None, columns]] for name, (dtype, columns) in zip(inputs, config.inputs.values())},
-                    "output": output,
-                    "dense_preprocessing": DENSE_PREPROCESSING,
-                    "batches": batches,
-                    "soc_version": soc_version,
-                    "atc": command,
-                    "source_sha256": attributes["source_sha256"],
-                    "vocabulary_fingerprint": attributes["vocabulary_fingerprint"],
-                    "ids": {"kept": left, "of": ids},
-                },
-                f,
-                indent=1,
-            )
-    return AscendExport(os.fspath(folder), shlex.join(command), left, ids, compiled)
+            json.dump(described, f, indent=1)
+    return AscendExport(os.fspath(folder), shlex.join(command), config.num_ids, total, compiled)
 
 
 def _check_arguments(batches: list[int], soc_version: str, precision: str) -> None:
@@ -210,10 +192,9 @@ def _describe(weights) -> tuple:
 def _prune(weights, config, records, max_table_bytes: int, path: str, quiet: bool) -> list:
     """Writes the weights of the most frequent ids; returns the ids kept, ascending, per feature."""
     if records is None:
-        table = config.table_rows * config.embedding_dim * 4
         raise AscendError(
-            f"{weights}: the table has {table / 1e9:.2f} GB, a frozen graph holds {max_table_bytes / 1e9:.2f} GB: give prepared "
-            "data (--data), whose training rows tell which ids to keep"
+            f"{weights}: the table has {config.table_bytes / 1e9:.2f} GB, a frozen graph holds {max_table_bytes / 1e9:.2f} GB: "
+            "give prepared data (--data), whose training rows tell which ids to keep"
         )
     counts = count_ids(records, quiet=quiet)
     ranking = IdRanking([count[:-1] for count in counts], config.tables)
@@ -224,6 +205,14 @@ def _prune(weights, config, records, max_table_bytes: int, path: str, quiet: boo
     kept = ranking.keep(room)
     prune_weights(os.fspath(weights), path, kept=kept, counts=counts, quiet=quiet)
     return kept
+
+
+def _write_vocabulary(vocabulary: Vocabulary, source: str, kept: Optional[list[np.ndarray]], path: str) -> None:
+    """Copies the file `source` of a vocabulary, or writes the part of it that is kept."""
+    if kept is None:
+        shutil.copyfile(source, path)
+    else:
+        prune_vocabulary(vocabulary, kept).save(path)
 
 
 def _write_check(weights: str, config, records, kept, folder: str, inputs) -> None:
@@ -254,6 +243,32 @@ def _write_command(command: list, path: str) -> None:
     with open(path, "w", encoding="utf-8") as f:
         f.write(f'#!/bin/sh\n# Source CANN\'s set_env.sh first.\ncd "$(dirname "$0")" && {shlex.join(command)}\n')
     os.chmod(path, 0o755)
+
+
+def _metadata(
+    config: DLRMConfig,
+    attributes: dict,
+    inputs: Sequence[str],
+    output: str,
+    batches: Sequence[int],
+    soc_version: str,
+    command: list[str],
+    total: int,
+) -> dict:
+    """What the folder says of the graph; `total` is the number of ids before any were left out."""
+    return {
+        "config": json.loads(config.to_json()),
+        "graph": GRAPH,
+        "inputs": {name: [dtype, [None, columns]] for name, (dtype, columns) in zip(inputs, config.inputs.values())},
+        "output": output,
+        "dense_preprocessing": DENSE_PREPROCESSING,
+        "batches": batches,
+        "soc_version": soc_version,
+        "atc": command,
+        "source_sha256": attributes["source_sha256"],
+        "vocabulary_fingerprint": attributes["vocabulary_fingerprint"],
+        "ids": {"kept": config.num_ids, "of": total},
+    }
 
 
 def _compile(command: list, folder: str, atc: Optional[str]) -> bool:

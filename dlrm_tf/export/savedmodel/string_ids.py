@@ -34,7 +34,7 @@ class StringIds(tf.Module):
       columns: the feature of each column of strings; None: one column per feature.
 
     Raises:
-      DataError: two keys share a fingerprint.
+      DataError: two keys share a fingerprint, or only a part of the buckets of a hashed feature is kept.
     """
 
     def __init__(self, vocabulary: Vocabulary, columns: Optional[Sequence[int]] = None):
@@ -42,6 +42,12 @@ class StringIds(tf.Module):
         spaces = vocabulary.spaces
         columns = range(len(vocabulary.names)) if columns is None else columns
         names = [vocabulary.names[f] for f in columns]
+        for name, buckets in spaces.hashed.items():
+            size = vocabulary.feature(name).size
+            if size != buckets:
+                raise DataError(
+                    f"the signature 'raw' takes whole vocabularies: wanted all {buckets:,} buckets of {name}. Received {size:,}"
+                )
         self._listed = [i for i, name in enumerate(names) if name not in spaces.hashed]
         self._key_sets = [spaces.key_sets[columns[i]] for i in self._listed]
         self._sizes = np.array([vocabulary.sizes[columns[i]] for i in self._listed], np.int32)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import dlrm_tf
+from dlrm_tf.data.id_spaces import IdSpaces
 from dlrm_tf.errors import DataError
 from dlrm_tf.export.savedmodel.export import export_savedmodel
 from dlrm_tf.export.savedmodel.string_ids import StringIds
@@ -56,6 +57,18 @@ def expected(model, rows):
 def test_string_ids_equal_the_vocabulary(vocabulary, rows):
     _, strings, ids = rows
     np.testing.assert_array_equal(StringIds(vocabulary)(tf.constant(strings)), ids)
+
+
+def test_a_part_of_the_buckets_is_refused():
+    """The hash alone would give the ids of the whole."""
+    whole = dlrm_tf.Vocabulary.empty(IdSpaces(("a", "b"), hashed={"a": 10, "b": 10}))
+    assert StringIds(whole)(tf.constant([["x", "y"]])).numpy()[0].tolist() == [
+        *whole.lookup("a", ["x"]),
+        *whole.lookup("b", ["y"]),
+    ]
+    part = whole.keep([np.ones(10, bool), np.arange(10) % 2 == 0])
+    with pytest.raises(DataError, match="wanted all 10 buckets of b. Received 5"):
+        StringIds(part)
 
 
 def test_raw_rows_score_as_prepared_ones(served, rows):
