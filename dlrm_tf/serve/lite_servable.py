@@ -12,10 +12,10 @@ from tensorflow.python.framework import dtypes
 
 from dlrm_tf.errors import ServingError, reason, require
 from dlrm_tf.serve.answer_size import AnswerSize
-from dlrm_tf.serve.predict import DEFAULT_SIGNATURE, PREDICT
 from dlrm_tf.serve.version_files import check_version_files
 from dlrm_tf.serving_api.errors import invalid_argument
 from dlrm_tf.serving_api.limits import MAX_ANSWER_BYTES
+from dlrm_tf.serving_api.names import DEFAULT_SIGNATURE, PREDICT
 from dlrm_tf.serving_api.tensors import array_type_name, numpy_dtype, type_name
 
 # What TensorFlow Serving looks for in a version folder.

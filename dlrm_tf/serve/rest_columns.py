@@ -13,8 +13,8 @@ from dlrm_tf.serve.rest_errors import format_error, level_error, list_error, row
 from dlrm_tf.serve.rest_json import ValueType, dump, is_base64, signature_name, to_array, to_json
 from dlrm_tf.serving_api.errors import RequestError, invalid_argument
 from dlrm_tf.serving_api.limits import MAX_RANK
+from dlrm_tf.serving_api.names import DEFAULT_SIGNATURE
 
-DEFAULT_SIGNATURE = "serving_default"
 # The members of a body that Predict reads.
 MEMBERS = ("signature_name", "instances", "inputs")
 # Rows that become JSON in one call.
