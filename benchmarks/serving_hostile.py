@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import os
+import pathlib
 import socket
 import struct
 import tempfile
@@ -130,7 +131,7 @@ def measure(case: str, args: argparse.Namespace, targets: list, pid: int) -> Non
 
     def watch() -> None:
         while not end.wait(0.02):
-            memory.append(resident_megabytes(pid) + sum(map(resident_megabytes, _children(pid))))
+            memory.append(resident_megabytes(pid) + sum(map(resident_megabytes, children(pid))))
 
     body = json_body(case, args.megabytes * 1_000_000) if case in ("lists", "rows", "numbers") else b""
     hostile = threading.Thread(target=flood, args=(targets[0], end, 150 if case == "headers" else 1e9, case == "resets"))
@@ -161,10 +162,13 @@ def measure(case: str, args: argparse.Namespace, targets: list, pid: int) -> Non
     )
 
 
-def _children(pid: int) -> list:
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
-        return [int(child) for child in file.read().split()]
-    return []
+def children(pid: int) -> list:
+    """The processes that the threads of another one have started."""
+    found = []
+    for file in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            found += map(int, file.read_text().split())
+    return found
 
 
 def main() -> None:
