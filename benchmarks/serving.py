@@ -2,6 +2,7 @@
 
     python benchmarks/serving.py                                    # our server, batching off and on, 1 to 64 callers
     python benchmarks/serving.py --callers 16 --rows 1 --seconds 20
+    python benchmarks/serving.py --batching off --request_log --seconds 1 --rounds 9    # what the request log costs
     python benchmarks/serving.py --rate 500 --rows 1                # open loop: 500 requests a second, whatever the answers
     python benchmarks/serving.py --target 127.0.0.1:8500            # a server that runs already, the real TF Serving too
     python benchmarks/serving.py --target 127.0.0.1:8500 --replay requests/dlrm    # the requests of a request log, in its order
@@ -176,32 +177,55 @@ def server(base_path: str, *flags: str):
             process.wait(30)
 
 
-def measure(target: str, args, label: str) -> None:
-    """Prints a line a combination of callers (or the rate) and rows; of callers alone where a log is replayed."""
+def send(load: Load, args, callers, seconds: float) -> float:
+    """Sends requests for `seconds`; gives the seconds until the last answer."""
+    start = time.perf_counter()
+    load.open(args.rate, seconds) if args.rate else load.closed(callers, seconds)
+    return time.perf_counter() - start
+
+
+def measure(targets: dict[str, str], args) -> None:
+    """Prints a line a server and combination of callers (or the rate) and rows; of callers alone where a log is replayed.
+
+    Args:
+      targets: `host:port` by the name of the server.
+      args: of `main`.
+    """
     if args.replay:
-        loads = [read_requests(args.replay, args.model_name)]
+        choices = [read_requests(args.replay, args.model_name)]
     else:
-        loads = [[LoggedRequest(PREDICT, predict_request(rows, args.model_name or "dlrm"), rows)] for rows in args.rows]
-    for requests in loads:
+        choices = [[LoggedRequest(PREDICT, predict_request(rows, args.model_name or "dlrm"), rows)] for rows in args.rows]
+    for requests in choices:
         rows = sum(request.rows for request in requests) / len(requests)
         for callers in [None] if args.rate else args.callers:
-            load = Load(target, requests, min(callers or 8, 8))
-            seconds = [WARMUP_SECONDS, args.seconds]
-            for duration in seconds:
+            loads = {name: Load(target, requests, min(callers or 8, 8)) for name, target in targets.items()}
+            elapsed = dict.fromkeys(loads, 0.0)
+            for load in loads.values():
+                send(load, args, callers, WARMUP_SECONDS)
                 load.latencies.clear()
-                start = time.perf_counter()
-                load.open(args.rate, duration) if args.rate else load.closed(callers, duration)
-                elapsed = time.perf_counter() - start
-            load.close()
-            rate = len(load.latencies) / elapsed
-            who = f"{args.rate:g}/s" if args.rate else str(callers)
-            p50, p99, p999 = percentiles(load.latencies)
-            errors = ", ".join(f"{count} {code}" for code, count in load.errors.items()) or "0"
-            print(
-                f"{label:<14}{who:>8}{rows:>7.4g}{rate:>12,.0f}{rate * rows:>12,.0f}{p50:>9.2f}{p99:>9.2f}{p999:>9.2f}  {errors}"
-            )
-            if args.histogram and load.latencies:
-                print(histogram(load.latencies))
+            for _ in range(args.rounds):
+                for name, load in loads.items():
+                    elapsed[name] += send(load, args, callers, args.seconds)
+            for name, load in loads.items():
+                load.close()
+                rate = len(load.latencies) / elapsed[name]
+                who = f"{args.rate:g}/s" if args.rate else str(callers)
+                p50, p99, p999 = percentiles(load.latencies)
+                errors = ", ".join(f"{count} {code}" for code, count in load.errors.items()) or "0"
+                speed = f"{rate:>12,.0f}{rate * rows:>12,.0f}{p50:>9.2f}{p99:>9.2f}{p999:>9.2f}"
+                print(f"{name:<14}{who:>8}{rows:>7.4g}{speed}  {errors}", flush=True)
+                if args.histogram and load.latencies:
+                    print(histogram(load.latencies))
+
+
+def batching_flags(folder: str, name: str) -> list:
+    """Flags of a server that batches as `BATCHING[name]` says, by a file in `folder`."""
+    if BATCHING[name] is None:
+        return []
+    file = os.path.join(folder, f"{name}.config")
+    with open(file, "w", encoding="utf-8") as f:
+        f.write(BATCHING[name])
+    return ["--enable_batching", f"--batching_parameters_file={file}"]
 
 
 def numbers(text: str) -> list:
@@ -220,8 +244,10 @@ def main():
     parser.add_argument("--callers", type=numbers, default=[1, 4, 16, 64], help="closed loop (default: 1,4,16,64)")
     parser.add_argument("--rate", type=float, help="open loop: requests a second, instead of callers")
     parser.add_argument("--rows", type=numbers, default=[1, 64, 1024], help="rows a request (default: 1,64,1024)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="a line of the table (default: 5)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of a line's round (default: 5)")
     parser.add_argument("--batching", default=",".join(BATCHING), help=f"of {', '.join(BATCHING)} (default: all)")
+    parser.add_argument("--request_log", action="store_true", help="also a server without batching that logs every request")
+    parser.add_argument("--rounds", type=int, default=1, help="times that the servers take turns for a line (default: 1)")
     parser.add_argument("--share", type=float, default=0.01, help="of Criteo Kaggle's vocabulary (default: 0.01)")
     parser.add_argument("--histogram", action="store_true", help="latencies by bucket under each line")
     args = parser.parse_args()
@@ -230,22 +256,18 @@ def main():
     unknown = [name for name in args.batching.split(",") if name not in BATCHING]
     if unknown:
         parser.error(f"--batching: wanted some of {', '.join(BATCHING)}. Received {unknown[0]!r}")
-    print(f"{'batching':<14}{'callers':>8}{'rows':>7}{'requests/s':>12}{'rows/s':>12}{'p50 ms':>9}{'p99':>9}{'p99.9':>9}  errors")
+    print(f"{'server':<14}{'callers':>8}{'rows':>7}{'requests/s':>12}{'rows/s':>12}{'p50 ms':>9}{'p99':>9}{'p99.9':>9}  errors")
     if args.target:
-        measure(args.target, args, "as it runs")
+        measure({"as it runs": args.target}, args)
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as servers:
         base_path = export_model(folder, args.share)
-        for name in args.batching.split(","):
-            flags = []
-            if BATCHING[name] is not None:
-                file = os.path.join(folder, "batching.config")
-                with open(file, "w", encoding="utf-8") as f:
-                    f.write(BATCHING[name])
-                flags = ["--enable_batching", f"--batching_parameters_file={file}"]
-            with server(base_path, *flags) as (targets, _):
-                measure(targets[0], args, name)
+        flags = {name: batching_flags(folder, name) for name in args.batching.split(",")}
+        if args.request_log:
+            flags["request log"] = [f"--request_log_dir={os.path.join(folder, 'log')}"]
+        started = {name: servers.enter_context(server(base_path, *flags[name])) for name in flags}
+        measure({name: targets[0] for name, (targets, _) in started.items()}, args)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import os
+import pathlib
 import socket
 import struct
 import tempfile
@@ -37,18 +38,15 @@ def json_body(case: str, size: int) -> bytes:
     return b'{"inputs": {"dense": [' + (element + b",") * (size // (len(element) + 1)) + element + b'], "categorical": [[1]]}}'
 
 
-def post(address: str, body: bytes) -> None:
-    """Sends a body to REST's Predict and prints the answer's beginning."""
+def post(address: str, body: bytes) -> str:
+    """Sends a body to REST's Predict; gives a line that says how long it took and how the answer begins."""
     host, port = address.removeprefix("http://").split(":")
     start = time.perf_counter()
     with socket.create_connection((host, int(port)), timeout=600) as connection:
         connection.sendall(b"POST /v1/models/dlrm:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         answer = connection.recv(4096)
     status, _, text = answer.partition(b"\r\n")[0].decode(), *answer.partition(b"\r\n\r\n")[1:]
-    print(
-        f"    {len(body) / 1e6:.0f} MB answered in {time.perf_counter() - start:.1f} s: {status} {text[:100].decode()}",
-        flush=True,
-    )
+    return f"    {len(body) / 1e6:.0f} MB answered in {time.perf_counter() - start:.1f} s: {status} {text[:100].decode()}"
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -130,12 +128,14 @@ def measure(case: str, args: argparse.Namespace, targets: list, pid: int) -> Non
 
     def watch() -> None:
         while not end.wait(0.02):
-            memory.append(resident_megabytes(pid) + sum(map(resident_megabytes, _children(pid))))
+            memory.append(resident_megabytes(pid) + sum(map(resident_megabytes, children(pid))))
 
     body = json_body(case, args.megabytes * 1_000_000) if case in ("lists", "rows", "numbers") else b""
     hostile = threading.Thread(target=flood, args=(targets[0], end, 150 if case == "headers" else 1e9, case == "resets"))
     with caller(targets[0], [], {}):
         time.sleep(1)
+        if body:
+            post(targets[1], json_body(case, 100_000))  # from now on there is a process that reads large bodies
     watcher = threading.Thread(target=watch)
     watcher.start()
     time.sleep(0.2)
@@ -143,7 +143,7 @@ def measure(case: str, args: argparse.Namespace, targets: list, pid: int) -> Non
     with caller(targets[0], latencies, errors):
         if body:
             for _ in range(args.bodies):
-                post(targets[1], body)
+                print(post(targets[1], body), flush=True)
         else:
             if case != "none":
                 hostile.start()
@@ -161,10 +161,13 @@ def measure(case: str, args: argparse.Namespace, targets: list, pid: int) -> Non
     )
 
 
-def _children(pid: int) -> list:
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
-        return [int(child) for child in file.read().split()]
-    return []
+def children(pid: int) -> list:
+    """The processes that the threads of another one have started."""
+    found = []
+    for file in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            found += map(int, file.read_text().split())
+    return found
 
 
 def main() -> None:

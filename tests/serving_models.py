@@ -1,7 +1,9 @@
 """SavedModels made on the spot: the server serves any, so the tests use small ones whose answers are known by hand."""
 
+import contextlib
 import functools
 import os
+import pathlib
 
 import grpc
 import numpy as np
@@ -77,15 +79,25 @@ def save(module, path, methods=(), **signatures):
     """Saves `module` whole or not at all, as an export does; `methods` are (signature, method name) to write into the proto."""
     temporary = os.path.join(os.path.dirname(path), ".saving")
     tf.saved_model.save(module, temporary, signatures=signatures)
-    if methods:
-        file = os.path.join(temporary, "saved_model.pb")
-        with open(file, "rb") as f:
-            proto = saved_model_pb2.SavedModel.FromString(f.read())
+    with edited(temporary) as meta_graph:
         for signature, method in methods:
-            proto.meta_graphs[0].signature_def[signature].method_name = f"tensorflow/serving/{method}"
-        with open(file, "wb") as f:
-            f.write(proto.SerializeToString())
+            meta_graph.signature_def[signature].method_name = f"tensorflow/serving/{method}"
     os.rename(temporary, path)
+
+
+@contextlib.contextmanager
+def edited(path):
+    """A context with the meta graph of the SavedModel in folder `path`, which is written again when the context ends."""
+    file = pathlib.Path(path, "saved_model.pb")
+    model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    yield model.meta_graphs[0]
+    file.write_bytes(model.SerializeToString())
+
+
+def save_first(base, module, **signatures):
+    """Saves `module` as version 1 below the folder `base`, whose path it gives."""
+    save(module, str(base / "1"), **signatures)
+    return str(base)
 
 
 @pytest.fixture(autouse=True)
@@ -111,19 +123,15 @@ def save_linear(tmp_path):
 @pytest.fixture(scope="session")
 def linear_model(tmp_path_factory):
     """Base path of a `LinearScorer` with bias -20 as version 1."""
-    base = tmp_path_factory.mktemp("linear")
     module = LinearScorer(-20)
-    save(module, str(base / "1"), serving_default=module.predict)
-    return str(base)
+    return save_first(tmp_path_factory.mktemp("linear"), module, serving_default=module.predict)
 
 
 @pytest.fixture(scope="session")
 def echo_model(tmp_path_factory):
     """Base path of `Echo` as version 1: signatures `serving_default` and `root`."""
-    base = tmp_path_factory.mktemp("echo")
     module = Echo()
-    save(module, str(base / "1"), serving_default=module.echo, root=module.root)
-    return str(base)
+    return save_first(tmp_path_factory.mktemp("echo"), module, serving_default=module.echo, root=module.root)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusResponse
 
 from dlrm_tf.errors import ServingError
 from dlrm_tf.score.transport import Arrays, Tls, Transport, Unavailable
+from dlrm_tf.serving_api.names import DEFAULT_SIGNATURE
 from dlrm_tf.serving_api.status import states
 from dlrm_tf.serving_api.tensors import numpy_dtype
 
@@ -40,7 +41,7 @@ class RestTransport(Transport):
         request: dict[str, Any] = {"inputs": {name: array.tolist() for name, array in arrays.items()}}
         if signature_name:
             request["signature_name"] = signature_name
-        types = self._output_types(signature_name or "serving_default", timeout)
+        types = self._output_types(signature_name or DEFAULT_SIGNATURE, timeout)
         for name in outputs:
             if name not in types:
                 raise ServingError(

@@ -12,8 +12,9 @@ from tensorflow_serving.apis.input_pb2 import Input
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
 
 from dlrm_tf.serve.any_servable import AnyServable
-from dlrm_tf.serve.predict import CLASSIFY, DEFAULT_SIGNATURE, REGRESS, fill_model_spec
+from dlrm_tf.serve.predict import fill_model_spec
 from dlrm_tf.serving_api.errors import RequestError, invalid_argument
+from dlrm_tf.serving_api.names import CLASSIFY, DEFAULT_SIGNATURE, REGRESS
 from dlrm_tf.serving_api.tensors import array_type_name
 
 INPUTS, CLASSES, SCORES, OUTPUTS = "inputs", "classes", "scores", "outputs"

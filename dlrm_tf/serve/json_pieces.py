@@ -184,12 +184,16 @@ class Span:
 
 def check(value: Any) -> None:
     """Checks the syntax of a value that nobody wants, loaded in part or not at all; raises NotJson."""
-    if isinstance(value, Span):
-        value = value.resolve()
+    value = resolved(value)
     for part in value.parts() if isinstance(value, Span) else [list(value.values())] if isinstance(value, dict) else ():
         for inner in part:
             if isinstance(inner, (Span, Document)):
                 check(inner)
+
+
+def resolved(value: Any) -> Any:
+    """`value` loaded as far as it is small: a Span as `Span.resolve` has it, any other value as it is."""
+    return value.resolve() if isinstance(value, Span) else value
 
 
 def parts(value: Union[list, Span]) -> Iterator[list]:
@@ -223,7 +227,7 @@ def read_object(body: Union[bytearray, mmap.mmap], wanted: Collection[str]) -> I
             if not span._is(b"{}"):
                 raise format_error(span if span.is_list else span.resolve(), "Is not object")
             members = span.members(wanted)
-            yield Document({name: _resolved(value) for name, value in members.items()}, span)
+            yield Document({name: resolved(value) for name, value in members.items()}, span)
         except RequestError:
             check(span)
             raise
@@ -231,7 +235,3 @@ def read_object(body: Union[bytearray, mmap.mmap], wanted: Collection[str]) -> I
         raise too_deep_error() from None
     except NotJson:
         raise parse_error(text) from None
-
-
-def _resolved(value: Any) -> Any:
-    return value.resolve() if isinstance(value, Span) else value

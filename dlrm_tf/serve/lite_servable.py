@@ -12,11 +12,11 @@ from tensorflow.python.framework import dtypes
 
 from dlrm_tf.errors import ServingError, reason, require
 from dlrm_tf.serve.answer_size import AnswerSize
-from dlrm_tf.serve.predict import DEFAULT_SIGNATURE, PREDICT
 from dlrm_tf.serve.version_files import check_version_files
 from dlrm_tf.serving_api.errors import invalid_argument
 from dlrm_tf.serving_api.limits import MAX_ANSWER_BYTES
-from dlrm_tf.serving_api.tensors import array_type_name, numpy_dtype, type_name
+from dlrm_tf.serving_api.names import DEFAULT_SIGNATURE, PREDICT
+from dlrm_tf.serving_api.tensors import check_type
 
 # What TensorFlow Serving looks for in a version folder.
 LITE_FILE = "model.tflite"
@@ -116,12 +116,12 @@ class LiteServable:
         if len(owners) != 1:
             raise invalid_argument("A TensorFlow Lite model runs one signature at a time")
         (signature,) = owners
+        definition = self.signatures[signature]
         values = {}
         for i, (name, array) in enumerate(zip(feeds, arrays)):
             alias = self._aliases[name][1]
-            _check(f"arg[{i}]", array, self.signatures[signature].inputs[alias])
+            _check(i, array, definition.inputs[alias])
             values[alias] = array
-        definition = self.signatures[signature]
         inputs = [_spec(definition.inputs[self._aliases[name][1]]) for name in feeds]
         outputs = [_spec(definition.outputs[self._aliases[name][1]]) for name in fetches]
         AnswerSize(inputs, outputs, self._max_answer_bytes).check(arrays)
@@ -145,14 +145,13 @@ def _spec(info: TensorInfo) -> tf.TensorSpec:
     return tf.TensorSpec(tf.TensorShape(info.tensor_shape), info.dtype)
 
 
-def _check(name: str, array: np.ndarray, info: TensorInfo) -> None:
+def _check(position: int, array: np.ndarray, info: TensorInfo) -> None:
     """Refuses another type or shape than the input's, with which TFLite may end the process; the first size may be any."""
-    if array.dtype != numpy_dtype(info.dtype):
-        raise invalid_argument(f"Expects {name} to be {type_name(info.dtype)} but {array_type_name(array)} is provided")
+    check_type(position, array, info.dtype)
     sizes = [dim.size for dim in info.tensor_shape.dim]
     fits = len(sizes) == array.ndim and all(size in (-1, found) for size, found in zip(sizes[1:], array.shape[1:]))
     if not fits and not (not sizes and array.ndim <= RANK_OF_ANY):
-        raise invalid_argument(f"Expects {name} to have shape {sizes} but {list(array.shape)} is provided")
+        raise invalid_argument(f"Expects arg[{position}] to have shape {sizes} but {list(array.shape)} is provided")
 
 
 class _Unsigned:

@@ -186,7 +186,8 @@ class LogFiles:
                 for model in list(self._open):  # many models with a file each: the oldest of them leaves next
                     self._finish(model)
                 continue
-            os.unlink(oldest.path)
+            with contextlib.suppress(FileNotFoundError):  # somebody has taken it away
+                os.unlink(oldest.path)
             self._complete_bytes -= oldest.bytes
 
     def _folder_of(self, model: str) -> str:

@@ -13,10 +13,8 @@ from dlrm_tf.serve.any_servable import AnyServable
 from dlrm_tf.serve.request_log import RequestLog
 from dlrm_tf.serving_api.errors import RequestError, invalid_argument
 from dlrm_tf.serving_api.limits import MAX_REPEATED_VALUES
+from dlrm_tf.serving_api.names import CLASSIFY, DEFAULT_SIGNATURE, PREDICT, REGRESS
 from dlrm_tf.serving_api.tensors import to_array, to_proto
-
-DEFAULT_SIGNATURE = "serving_default"
-PREDICT, CLASSIFY, REGRESS = (f"tensorflow/serving/{method}" for method in ("predict", "classify", "regress"))
 
 
 class PredictCall(abc.ABC):

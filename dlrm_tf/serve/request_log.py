@@ -39,7 +39,7 @@ class RequestLog:
     """Writes a sample of the answered requests into `LogFiles`, on a thread of its own.
 
     A request never waits for a disk: one that comes while too much waits is dropped. Its record is made on the request's own
-    thread, in about 10 microseconds: a writer that made many at once would hold the interpreter while requests want it.
+    thread, in some microseconds: a writer that made many at once would hold the interpreter while requests want it.
 
     Written and dropped ones are counted in `:tensorflow:serving:request_log_count` with the status `OK`, `RESOURCE_EXHAUSTED`
     (too much waited, or too large) or `UNAVAILABLE` (the disk refused).

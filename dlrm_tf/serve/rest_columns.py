@@ -8,13 +8,13 @@ from typing import Any, Callable, Optional, Union
 
 import numpy as np
 
-from dlrm_tf.serve.json_pieces import Span, check, parts
-from dlrm_tf.serve.rest_errors import format_error, list_error, row_error, shown, unlike_error
+from dlrm_tf.serve.json_pieces import Span, check, parts, resolved
+from dlrm_tf.serve.rest_errors import format_error, level_error, list_error, row_error, shown, unlike_error
 from dlrm_tf.serve.rest_json import ValueType, dump, is_base64, signature_name, to_array, to_json
 from dlrm_tf.serving_api.errors import RequestError, invalid_argument
 from dlrm_tf.serving_api.limits import MAX_RANK
+from dlrm_tf.serving_api.names import DEFAULT_SIGNATURE
 
-DEFAULT_SIGNATURE = "serving_default"
 # The members of a body that Predict reads.
 MEMBERS = ("signature_name", "instances", "inputs")
 # Rows that become JSON in one call.
@@ -68,10 +68,11 @@ class Column:
         expected = None if self._inner is None else (*outer, *self._inner)
         if expected is None and level >= MAX_RANK:
             expected = (*outer, 0)
-        if expected is not None and level >= min(len(expected), MAX_RANK):
-            raise list_error(0, expected, level) or AssertionError
+        wrong = None if expected is None else level_error(expected, level)
+        if wrong is not None:
+            raise wrong
         column = Column(self.kind, self._write, level=level, inner=self._inner[1:] if self._inner else None)
-        wrong, size = None, 0  # the size is known at the end, and is looked at before what is in the list
+        size = 0  # it is known at the end, and is looked at before what is in the list
         for part in element.parts():
             size += len(part)
             if wrong is None:
@@ -143,16 +144,7 @@ def _from_inputs(value: Any, types: Types, write: Callable) -> dict[str, tuple[i
             raise invalid_argument(f"Missing named input: {name} in 'inputs' object.")
     shapes = {}
     for name, kind in types.items():
-        column = value[name].resolve() if isinstance(value[name], Span) else value[name]
-        if isinstance(column, Span):
-            whole = Column(kind, _writer(name, kind, write))
-            for part in column.parts():
-                whole.extend(part)
-            shapes[name] = whole.shape
-        else:
-            array = to_array(column, kind)
-            shapes[name] = array.shape
-            write(name, kind, array)
+        shapes[name] = _read_value(value[name], kind, _writer(name, kind, write))
     for name in value.keys() - types.keys():
         if isinstance(value[name], Span):
             check(value[name])
@@ -176,15 +168,11 @@ def _from_instances(instances: Union[list, Span], types: Types, write: Callable)
             if objects != all(map(_is_object, rows)) or (objects and any(row.keys() != types.keys() for row in rows)):
                 raise invalid_argument("rows unlike each other")
             for name, column in columns.items():
-                column.extend([_resolved(row[name]) for row in rows] if objects else rows)
+                column.extend([resolved(row[name]) for row in rows] if objects else rows)
         except RequestError as error:
             raise _first_error(rows, types, objects, index, before) or error from None
         index += len(rows)
     return {name: column.shape for name, column in columns.items()} if index else None
-
-
-def _resolved(value: Any) -> Any:
-    return value.resolve() if isinstance(value, Span) else value
 
 
 def _first_error(
@@ -203,7 +191,7 @@ def _first_error(
             try:
                 if name not in types:
                     raise invalid_argument(f"JSON object: does not have named input: {name}")
-                shape = _shape(_resolved(value), types[name])
+                shape = _read_value(value, types[name], lambda array: None)
                 error = unlike_error(shape, first.setdefault(name, shape))
                 if error is not None:
                     raise error
@@ -217,11 +205,14 @@ def _first_error(
     return None
 
 
-def _shape(value: Any, kind: ValueType) -> tuple[int, ...]:
-    """The shape of one value; raises RequestError when it is ragged or of another type."""
+def _read_value(value: Any, kind: ValueType, write: Callable[[np.ndarray], None]) -> tuple[int, ...]:
+    """Writes one value's array, gives its shape; raises RequestError when the value is ragged or of another type."""
+    value = resolved(value)
     if not isinstance(value, Span):
-        return to_array(value, kind).shape
-    column = Column(kind, lambda array: None)
+        array = to_array(value, kind)
+        write(array)
+        return array.shape
+    column = Column(kind, write)
     for part in value.parts():
         column.extend(part)
     return column.shape

@@ -132,14 +132,19 @@ def shape_of(value: Any) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def list_error(size: int, shape: Sequence[int], level: int) -> Optional[RequestError]:
-    """The error of a list of `size` elements, with `level` lists around it, in a tensor of `shape`; None when it fits."""
+def level_error(shape: Sequence[int], level: int) -> Optional[RequestError]:
+    """The error of a list with `level` lists around it in a tensor of `shape`; None where the tensor has a list there."""
     deepest = min(len(shape), MAX_RANK)
     if level >= deepest:
         return invalid_argument(f"Encountered list at unexpected level: {level} expected < {deepest}")
-    if size != shape[level]:
-        return invalid_argument(f"Encountered list at unexpected size: {size} at level: {level} expected size: {shape[level]}")
     return None
+
+
+def list_error(size: int, shape: Sequence[int], level: int) -> Optional[RequestError]:
+    """The error of a list of `size` elements, with `level` lists around it, in a tensor of `shape`; None when it fits."""
+    if level < min(len(shape), MAX_RANK) and size != shape[level]:
+        return invalid_argument(f"Encountered list at unexpected size: {size} at level: {level} expected size: {shape[level]}")
+    return level_error(shape, level)
 
 
 def shape_error(

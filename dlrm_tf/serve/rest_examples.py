@@ -10,7 +10,7 @@ from tensorflow_serving.apis.classification_pb2 import ClassificationRequest, Cl
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResult
 
 from dlrm_tf.serve.json_parsers import BIG_BODY_BYTES
-from dlrm_tf.serve.json_pieces import Span, parts, read_object
+from dlrm_tf.serve.json_pieces import Span, parts, read_object, resolved
 from dlrm_tf.serve.rest_errors import format_error, kind_name, lossy_error
 from dlrm_tf.serve.rest_json import check_size, decode_base64, dump, is_base64, is_integer, parse, signature_name
 from dlrm_tf.serving_api.errors import invalid_argument
@@ -64,8 +64,7 @@ def _example(document: Any) -> example_pb2.Example:
 
 
 def _values(content: Any) -> Iterable:
-    if isinstance(content, Span):
-        content = content.resolve()
+    content = resolved(content)
     return chain.from_iterable(parts(content)) if isinstance(content, (list, Span)) else [content]
 
 

@@ -33,13 +33,13 @@ class JsonPredict(PredictCall):
         if len(self._body) > BIG_BODY_BYTES:
             types = {name: _types(signature.inputs) for name, signature in signatures.items()}
             self.signature_name, self._in_rows, arrays = self._parsers.decode(self._body, types)
-            return signatures[self.signature_name], arrays, ()
-        arrays = {}
-        self.signature_name, self._in_rows, _ = rest_columns.decode(
-            parse(self._body),
-            lambda name: _types(signatures[name].inputs) if name in signatures else None,
-            lambda name, _, array: arrays.__setitem__(name, array),
-        )
+        else:
+            arrays = {}
+            self.signature_name, self._in_rows, _ = rest_columns.decode(
+                parse(self._body),
+                lambda name: _types(signatures[name].inputs) if name in signatures else None,
+                lambda name, _, array: arrays.__setitem__(name, array),
+            )
         return signatures[self.signature_name], arrays, ()
 
     def encode(self, outputs: dict[str, np.ndarray], version: int) -> bytes:

@@ -19,7 +19,7 @@ from dlrm_tf.serve.version_files import check_version_files
 from dlrm_tf.serving_api.errors import invalid_argument
 from dlrm_tf.serving_api.limits import MAX_ANSWER_BYTES
 from dlrm_tf.serving_api.status import runtime_error
-from dlrm_tf.serving_api.tensors import array_type_name, numpy_dtype, type_name
+from dlrm_tf.serving_api.tensors import check_type
 
 # Compiled calls kept: a client may ask for any choice of outputs, and each choice is a call of its own.
 MAX_CALLS = 64
@@ -130,9 +130,7 @@ class Servable:
             call, dtypes, answer = compiled
             for i, (array, dtype) in enumerate(zip(arrays, dtypes)):
                 # TensorFlow's single-threaded executor does not check types; a wrong one would end the process.
-                if array.dtype != numpy_dtype(dtype):
-                    sent, wanted = array_type_name(array), type_name(dtype)
-                    raise invalid_argument(f"Expects arg[{i}] to be {wanted} but {sent} is provided")
+                check_type(i, array, dtype)
             answer.check(arrays)
             return [_as_array(value) for value in call(*arrays)]
         except tf.errors.OpError as e:

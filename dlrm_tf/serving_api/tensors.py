@@ -50,6 +50,12 @@ def array_type_name(array: np.ndarray) -> str:
     return type_name(types_pb2.DT_STRING if array.dtype == object else _ENUM[array.dtype])
 
 
+def check_type(position: int, array: np.ndarray, enum: int) -> None:
+    """Refuses the argument at `position` of a call when it is of another type than `enum`; raises RequestError."""
+    if array.dtype != numpy_dtype(enum):
+        raise invalid_argument(f"Expects arg[{position}] to be {type_name(enum)} but {array_type_name(array)} is provided")
+
+
 def to_array(proto: tensor_pb2.TensorProto, name: str, max_repeated: int = MAX_REPEATED_VALUES) -> np.ndarray:
     """The tensor in `proto`; a value list shorter than the shape repeats its last value.
 

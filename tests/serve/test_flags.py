@@ -9,8 +9,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from serving_models import LinearScorer, failure, save, served
-from tensorflow.core.protobuf import saved_model_pb2
+from serving_models import LinearScorer, edited, failure, save_first, served
 
 import dlrm_tf
 from dlrm_tf.cli import serve
@@ -124,14 +123,11 @@ def test_numbers_of_threads():
 def models(tmp_path_factory):
     """Folders of a model with the tags `serve`, and of one with `serve` and `gpu`, both version 1 of a bias of 2 and 3."""
     folder = tmp_path_factory.mktemp("tagged")
-    for name, bias, tags in (("plain", 2, None), ("tagged", 3, ["serve", "gpu"])):
+    for name, bias, tags in (("plain", 2, ["serve"]), ("tagged", 3, ["serve", "gpu"])):
         module = LinearScorer(bias)
-        save(module, str(folder / name / "1"), serving_default=module.predict)
-        if tags:
-            file = folder / name / "1" / "saved_model.pb"
-            proto = saved_model_pb2.SavedModel.FromString(file.read_bytes())
-            proto.meta_graphs[0].meta_info_def.tags[:] = tags
-            file.write_bytes(proto.SerializeToString())
+        save_first(folder / name, module, serving_default=module.predict)
+        with edited(folder / name / "1") as meta_graph:
+            meta_graph.meta_info_def.tags[:] = tags
     return folder
 
 

@@ -1,11 +1,12 @@
 """Method names of signatures: looked at only with --enable_signature_method_name_check, over gRPC and REST."""
 
+import math
+
 import grpc
 import pytest
 import tensorflow as tf
 import urllib3
-from serving_models import ExampleModel, example, refused, save
-from tensorflow.core.protobuf import saved_model_pb2
+from serving_models import ExampleModel, edited, example, refused, save_first
 from tensorflow_serving.apis import (
     classification_pb2,
     inference_pb2,
@@ -24,15 +25,12 @@ CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """Base path of an `ExampleModel` as TensorFlow 2 exports it, all methods `predict`; of `bare` the name is ''."""
-    base = tmp_path_factory.mktemp("exported")
     module = ExampleModel()
-    signatures = {"serving_default": module.regress, "bare": module.regress}
-    save(module, str(base / "1"), classify=module.scores_only, regress=module.regress, **signatures)
-    file = base / "1" / "saved_model.pb"
-    model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
-    model.meta_graphs[0].signature_def["bare"].method_name = ""
-    file.write_bytes(model.SerializeToString())
-    return str(base)
+    signatures = {"serving_default": module.regress, "bare": module.regress, "regress": module.regress}
+    base = save_first(tmp_path_factory.mktemp("exported"), module, classify=module.scores_only, **signatures)
+    with edited(f"{base}/1") as meta_graph:
+        meta_graph.signature_def["bare"].method_name = ""
+    return base
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["default", "checked"])
@@ -68,23 +66,31 @@ def predict_request(signature, **inputs):
     return request
 
 
-def test_classify(stub, checked):
-    request = on_examples(classification_pb2.ClassificationRequest, "classify")
+@pytest.mark.parametrize(
+    "call, make, kind, values, expected",
+    [
+        (
+            "Classify",
+            classification_pb2.ClassificationRequest,
+            f"classification signature method_name to be {CLASSIFY}",
+            lambda result: [row.classes[0].score for row in result.classifications],
+            [pytest.approx(1 / (1 + math.exp(-4)))],
+        ),
+        (
+            "Regress",
+            regression_pb2.RegressionRequest,
+            f"regression signature method_name to be {REGRESS}",
+            lambda result: [row.value for row in result.regressions],
+            [4.0],
+        ),
+    ],
+)
+def test_on_examples(stub, checked, call, make, kind, values, expected):
+    request, method = on_examples(make, call.lower()), getattr(stub, call)
     if checked:
-        expected = f"Expected classification signature method_name to be {CLASSIFY}. Was: tensorflow/serving/predict"
-        assert refused(stub.Classify, request) == (Code.INVALID_ARGUMENT, expected)
+        assert refused(method, request) == (Code.INVALID_ARGUMENT, f"Expected {kind}. Was: tensorflow/serving/predict")
     else:
-        (row,) = stub.Classify(request, timeout=PATIENCE).result.classifications
-        assert row.classes[0].score == pytest.approx(float(tf.sigmoid(4.0)))
-
-
-def test_regress(stub, checked):
-    request = on_examples(regression_pb2.RegressionRequest, "regress")
-    if checked:
-        expected = f"Expected regression signature method_name to be {REGRESS}. Was: tensorflow/serving/predict"
-        assert refused(stub.Regress, request) == (Code.INVALID_ARGUMENT, expected)
-    else:
-        assert [value.value for value in stub.Regress(request, timeout=PATIENCE).result.regressions] == [4.0]
+        assert values(method(request, timeout=PATIENCE).result) == expected
 
 
 def test_multi_inference_feeds_every_signatures_own_input(stub, checked):

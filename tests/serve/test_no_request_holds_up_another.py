@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pathlib
 import shutil
 import signal
 import socket
@@ -10,13 +11,14 @@ import struct
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from serving_models import INPUTS, failure, predict_log, save, served, write_warmup
+from serving_models import INPUTS, failure, predict_log, save_first, served, write_warmup
 from waiting import PATIENCE, eventually
 
 from dlrm_tf.score import Client
@@ -24,7 +26,10 @@ from dlrm_tf.serve import ModelServer
 from dlrm_tf.serve.version_files import check_version_files
 from dlrm_tf.versions import WARMUP_FILE
 
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
+from serving_hostile import call_headers, children, frame  # noqa: E402
+
+from serving import PREDICT  # noqa: E402
 
 
 class Slow(tf.Module):
@@ -44,10 +49,8 @@ class Slow(tf.Module):
 
 @pytest.fixture(scope="module")
 def slow_model(tmp_path_factory):
-    base = tmp_path_factory.mktemp("slow")
     module = Slow()
-    save(module, str(base / "1"), serving_default=module.wait, large=module.large)
-    return str(base)
+    return save_first(tmp_path_factory.mktemp("slow"), module, serving_default=module.wait, large=module.large)
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +75,8 @@ def serving(base_path):
 
 def peak_bytes(pid):
     """The most memory the process has had, and its children have now at their most."""
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        pids = [pid, *map(int, file.read().split())]
     total = 0
-    for one in pids:
+    for one in [pid, *children(pid)]:
         with open(f"/proc/{one}/status") as file:
             total += next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) << 10
     return total
@@ -130,12 +131,23 @@ def test_a_body_of_many_values_takes_little_memory_and_holds_up_nobody(process, 
         + element
         + b'], "categorical": [[1], [1]]}}'
     )
-    with innocent(target) as answers:
-        count = len(answers)
-        status, answer = post(rest, body)
+    readers = children(server.pid)
+    assert readers
+    with innocent(target) as answers, ThreadPoolExecutor(1) as pool:
+        try:
+            for reader in readers:
+                os.kill(reader, signal.SIGSTOP)  # the body takes as long as it likes
+            posted = pool.submit(post, rest, body)
+            count = len(answers)
+            eventually(lambda: len(answers) > count + 20)
+            assert not posted.done()
+        finally:
+            for reader in readers:
+                os.kill(reader, signal.SIGCONT)
+        status, answer = posted.result()
         assert status == 400 and answer["error"]
-        # Before, calls stood still while a body was loaded: one or two were answered.
-        assert len(answers) - count >= 10
+        count = len(answers)
+        eventually(lambda: len(answers) > count)
     # The calls beside it take some, too: threads keep arenas of their own.
     assert peak_bytes(server.pid) - before < 4 * len(body) + (16 << 20)
 
@@ -150,29 +162,16 @@ def test_large_rows_are_scored_as_small_ones(process):
     np.testing.assert_allclose(logits[:, 1], 1 / (1 + np.exp(-expected)), rtol=1e-5)
 
 
-def frame(kind, flags, stream, payload):
-    """An HTTP/2 frame."""
-    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
-
-
-HEADERS = b"".join(
-    b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value  # HPACK: a literal, not indexed
-    for name, value in (
-        *((b":method", b"POST"), (b":scheme", b"http"), (b":path", PREDICT.encode()), (b":authority", b"x")),
-        *((b"content-type", b"application/grpc"), (b"te", b"trailers")),
-    )
-)
-
-
 @pytest.mark.parametrize("reset", [False, True], ids=["headers only", "reset at once"])
 def test_calls_that_are_never_made_on_one_connection_starve_no_other(process, reset):
     host, _, port = process[1].rpartition(":")
+    headers = call_headers(PREDICT)
     with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection, innocent(process[1]) as answers:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""))
         for stream in range(1, 20_000 if reset else 2_000, 2):
             taken_back = frame(3, 0, stream, struct.pack(">I", 8)) if reset else b""
             try:
-                connection.sendall(frame(1, 4, stream, HEADERS) + taken_back)
+                connection.sendall(frame(1, 4, stream, headers) + taken_back)
             except ConnectionError:  # the server has had enough of it
                 break
         count = len(answers)

@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
+from serving_models import edited
 
 from dlrm_tf.errors import ServingError
 from dlrm_tf.serve.servable import MAX_CALLS, Servable
@@ -145,9 +145,8 @@ def test_close_lets_the_model_go(save_linear):
 
 
 def other_tags(path):
-    proto = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
-    proto.meta_graphs[0].meta_info_def.tags[:] = ["train"]
-    (path / "saved_model.pb").write_bytes(proto.SerializeToString())
+    with edited(path) as meta_graph:
+        meta_graph.meta_info_def.tags[:] = ["train"]
 
 
 @pytest.mark.parametrize(

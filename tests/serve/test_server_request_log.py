@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import os
 import pathlib
 import resource
 import sys
@@ -162,6 +163,16 @@ def test_files_are_whole_and_bounded(files, tmp_path):
     left = [record[0] for model in ("a", "b%2F..") for record in records(tmp_path / "log" / model)]
     assert len(left) <= 10 and {28, 29, 30} <= set(left) and len(set(seen)) > len(names(tmp_path / "log"))
     assert not [name for name in names(tmp_path) if name.startswith(".")]
+
+
+def test_a_file_that_somebody_takes_while_room_is_made_costs_no_record(files, monkeypatch):
+    made, counts = files(file_bytes=1000, total_bytes=2000)
+    unlink = os.unlink
+    monkeypatch.setattr(os, "unlink", lambda path: [unlink(path) for _ in range(2)])  # the second time it is gone
+    for _ in range(5):
+        made.write("a", bytes(1000 - FRAME_BYTES))
+    made.close()
+    assert counts == {("a", "OK"): 5}
 
 
 def test_a_file_has_no_more_records_than_a_warm_up_file_may(files, tmp_path):
