@@ -2,6 +2,9 @@
 
 import argparse
 
+# Options that have the names of `drift`'s arguments.
+_OPTIONS = ("a_split", "b_split", "weights", "bins", "top_keys", "sample_rows", "quiet")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `dlrm-tf drift`."""
@@ -21,20 +24,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="also compare scores of this model of A's vocabulary: .weights.h5, SavedModel or .tflite",
+        help="also compare the scores of this model, which was trained with A's vocabulary: .weights.h5, SavedModel or .tflite",
     )
-    parser.add_argument("--max-psi", type=float, metavar="X", help="exit with 3 where a feature's or the score's PSI is above X")
+    parser.add_argument("--max-psi", type=float, metavar="X", help="exit with 3 if the PSI of a feature or the score is above X")
     parser.add_argument(
-        "--max-new-share", type=float, metavar="X", help="exit with 3 where more than this share of a feature's keys is new"
+        "--max-new-share", type=float, metavar="X", help="exit with 3 if more than this share of a feature's keys is new"
     )
-    parser.add_argument("--top", type=int, default=100, metavar="N", help="keys with bins of their own (default: %(default)s)")
+    parser.add_argument(
+        "--top",
+        type=int,
+        default=100,
+        dest="top_keys",
+        metavar="N",
+        help="so many of A's most frequent keys have bins of their own (default: %(default)s)",
+    )
     parser.add_argument("--bins", type=int, default=10, metavar="N", help="bins of numbers above 0 (default: %(default)s)")
     parser.add_argument(
         "--sample-rows",
         type=int,
         default=200_000,
         metavar="N",
-        help="rows for quantiles and scores, up to twice as many (default: %(default)s)",
+        help="size of the sample for quantiles and scores: N to 2 N rows of each side (default: %(default)s)",
     )
     parser.add_argument("--json", metavar="FILE", help="also write every figure as JSON")
     parser.add_argument("--page", metavar="PAGE", help="also write a page, .html or .png (needs matplotlib)")
@@ -59,17 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if args.page:  # checked before the work starts
         page_suffix(args.page)
         require("matplotlib", "report")
-    found = drift(
-        args.a,
-        args.b,
-        a_split=args.a_split,
-        b_split=args.b_split,
-        weights=args.weights,
-        bins=args.bins,
-        top_keys=args.top,
-        sample_rows=args.sample_rows,
-        quiet=args.quiet,
-    )
+    found = drift(args.a, args.b, **{name: getattr(args, name) for name in _OPTIONS})
     print("\n".join(drift_lines(found)))
     if args.json:
         write_file(args.json, json.dumps(found.to_dict(), indent=1))

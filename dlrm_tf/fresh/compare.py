@@ -9,7 +9,7 @@ from dlrm_tf.data.feature_keys import FeatureKeys
 from dlrm_tf.fresh.figures import Bin, FeatureDrift
 from dlrm_tf.fresh.psi import expected_noise, psi, psi_parts
 
-_MOVED = 3
+_MOVED = 3  # bins that are named as those that moved most
 _REST = ("other keys", "missing", "new or unknown keys")
 
 

@@ -49,7 +49,8 @@ def drift(
       bins: of a dense feature's numbers above 0, with edges at the quantiles of A's; 0 and missing have bins of their own.
       top_keys: of a categorical feature so many of A's most frequent keys have bins; the others together have one, as have the
         missing key '' and keys that A's rows do not have.
-      sample_rows: rows of each side that quantiles and scores come from, drawn evenly, up to twice as many.
+      sample_rows: quantiles and scores come from a uniform sample of about `sample_rows` to
+        `2 * sample_rows` rows of each side, or all of fewer.
       quiet: show no progress.
 
     Returns:

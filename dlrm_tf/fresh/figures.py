@@ -9,11 +9,11 @@ Pair = tuple[Optional[float], Optional[float]]
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-    """A range of numbers, or a key, and the share of the rows that have it.
+    """A bin of the histograms that are compared: a range of numbers, or one or more keys.
 
     Attributes:
-      name: such as "missing", "(3, 7]" or a key.
-      share: of rows, of a categorical feature of keys, on both sides.
+      name: such as "missing", "above 0, 3 to 7" or "key 68fd1e64".
+      share: of A's and of B's rows, for a categorical feature of their keys.
     """
 
     name: str
@@ -28,11 +28,11 @@ class FeatureDrift:
       name: the feature.
       kind: `dense` or `categorical`.
       psi: population stability index over the bins, see `psi`.
-      noise: what `psi` would be on average if nothing had changed; far below `psi` unless there are few rows.
+      noise: what `psi` would be on average if nothing had changed, see `expected_noise`.
       missing: share of missing cells, of a categorical feature of the key ''.
       new: share of B's keys, counted as often as they occur, that do not occur in A's rows. None of a dense feature.
-      unknown: the same, that A's vocabulary does not have.
-      keys: how many different keys occur; keys out of vocabulary are not among them.
+      unknown: share of B's keys, counted alike, that A's vocabulary does not have. None of a dense feature.
+      keys: how many different keys occur on each side, without those out of its vocabulary. None of a dense feature.
       moved: the bins that make most of `psi`, at most three, the largest part first.
     """
 
@@ -54,10 +54,10 @@ class ScoreDrift:
     Attributes:
       rows: how many rows of each side were scored.
       psi: population stability index over the deciles of A's probabilities.
-      noise: as of `FeatureDrift`.
+      noise: see `FeatureDrift`.
       mean: mean probability.
       calibration: mean probability divided by mean label; None without labels.
-      deciles: the bins.
+      deciles: the bins, lowest probabilities first.
     """
 
     rows: tuple[int, int]

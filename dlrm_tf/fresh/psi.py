@@ -9,9 +9,8 @@ import numpy as np
 SOME, LARGE = 0.1, 0.25
 """The usual rule of thumb: below 0.1 little has changed, above 0.25 much has."""
 
-_FLOOR = (
-    1e-4  # smallest share that counts: a bin that is empty on one side gives a finite number, the same for any number of rows
-)
+# The smallest share that counts: a bin that is empty on one side adds a finite number, the same for any number of rows.
+_FLOOR = 1e-4
 
 
 def psi(reference: np.ndarray, other: np.ndarray) -> float:

@@ -90,11 +90,8 @@ class RequestLogSide(Side):
 
     def _prepared(self, inputs: Mapping[str, np.ndarray]) -> Rows:
         """Rows of `serving_default`: logarithms and ids."""
-        columns = {"dense": len(self.spec.dense_names), "categorical": self.spec.id_columns}
-        if self.spec.weighted:
-            columns["weights"] = self.spec.id_columns
-        _check_shapes(inputs, columns)
-        dense = inputs["dense"]
+        names = ("categorical", "weights") if self.spec.weighted else ("categorical",)
+        dense = self._checked(inputs, dict.fromkeys(names, self.spec.id_columns))
         if not np.isfinite(dense).all():
             raise DataError("wanted finite numbers in dense. Received others")
         ids = int32_ids(inputs["categorical"], "request")
@@ -103,8 +100,17 @@ class RequestLogSide(Side):
 
     def _raw(self, inputs: Mapping[str, np.ndarray]) -> Rows:
         """Rows of `raw`: numbers and keys as in the log."""
-        _check_shapes(inputs, {"dense": len(self.spec.dense_names), "categorical": len(self.spec.categorical_names)})
-        return self._encoded(inputs["dense"], lambda dense: self._encoder.arrays(dense, inputs["categorical"]))
+        dense = self._checked(inputs, {"categorical": len(self.spec.categorical_names)})
+        return self._encoded(dense, lambda known: self._encoder.arrays(known, inputs["categorical"]))
+
+    def _checked(self, inputs: Mapping[str, np.ndarray], columns: Mapping[str, int]) -> np.ndarray:
+        """Checks the shapes of all inputs, of which `columns` are those beside `dense`, and returns `dense`, `[n, d]`.
+
+        A model without dense features has no input `dense`.
+        """
+        numbers = len(self.spec.dense_names)
+        _check_shapes(inputs, {**({"dense": numbers} if numbers else {}), **columns})
+        return inputs["dense"] if numbers else np.empty((len(inputs["categorical"]), 0), np.float32)
 
     def _examples(self, examples: Input) -> Rows:
         """Rows of tf.Examples: `dense` as in the log, and ids, or of a model with bags a list of keys for each feature."""

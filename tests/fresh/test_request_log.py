@@ -135,6 +135,18 @@ def test_a_client_that_sends_0_for_missing_numbers(tmp_path, plain):
     assert [(feature.psi, feature.missing[1]) for feature in found.features[:2]] == [(0, None)] * 2
 
 
+def test_a_model_without_dense_features(tmp_path):
+    """Its graph has no input `dense`, so its requests have none."""
+    spec = FeatureSpec((("y", "label"), ("c", "categorical"), ("d", "categorical")), separator=",")
+    records = data(tmp_path, [(row[0], *row[3:]) for row in PLAIN_ROWS], spec)
+    ids, keys = records.numpy("train")[1], raw(PLAIN_ROWS)[1]
+    logs = [predict(categorical=ids), predict("raw", categorical=keys)]
+    logs.append(examples("classify_log", [{"categorical": row.tolist()} for row in ids]))
+    found = drift(records, write(tmp_path / "log", logs))
+    assert (found.rows, found.skipped) == ((12, 36), (0, ""))
+    assert [(feature.psi, feature.new) for feature in found.features] == [(0, 0)] * 2
+
+
 def test_examples_of_keys(tmp_path, bags):
     """Of a model with bags and a vocabulary an example has lists of keys; what a row lacks is the missing key, or weight 1."""
     rows = [
