@@ -1,5 +1,6 @@
 """Files of tables: which format a file has by its first bytes, and what readers of Parquet and Arrow files share."""
 
+import abc
 import contextlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Optional
@@ -53,9 +54,9 @@ class ArrowReader(Reader):
         self.columns = columns_to_read(self.schema, spec, path, labelled=label)
         self._seen = {name: Seen() for name in self.columns}
 
+    @abc.abstractmethod
     def read_schema(self) -> Any:
         """The file's columns, a `pyarrow.Schema`; checks what of the file can be checked without its rows."""
-        raise NotImplementedError
 
     def identity(self) -> list[Any]:
         """See `Reader`."""
