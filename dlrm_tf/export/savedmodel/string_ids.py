@@ -42,11 +42,11 @@ class StringIds(tf.Module):
         spaces = vocabulary.spaces
         columns = range(len(vocabulary.names)) if columns is None else columns
         names = [vocabulary.names[f] for f in columns]
-        for name, buckets in spaces.hashed.items():
+        for name, count in spaces.hashed.items():
             size = vocabulary.feature(name).size
-            if size != buckets:
+            if size != count:
                 raise DataError(
-                    f"the signature 'raw' takes whole vocabularies: wanted all {buckets:,} buckets of {name}. Received {size:,}"
+                    f"the signature 'raw' takes whole vocabularies: wanted all {count:,} buckets of {name}. Received {size:,}"
                 )
         self._listed = [i for i, name in enumerate(names) if name not in spaces.hashed]
         self._key_sets = [spaces.key_sets[columns[i]] for i in self._listed]
