@@ -56,7 +56,8 @@ def test_same_bytes_on_random_logs(context, tmp_path_factory, files, spec, shard
         text = ending.join(["y,n,c,tags,d"] * spec.header + ["1,2,a,b|c,d", *lines]) + ending * ended
         paths.append(folder / f"{i}.csv")
         paths[-1].write_bytes(gzip.compress(text.encode()) if packed else text.encode())
-    assert_same_bytes(paths, folder, context, part_bytes, spec=spec, shard_lines=shard_lines, **arguments)
+    # However many of so few lines are bad.
+    assert_same_bytes(paths, folder, context, part_bytes, spec=spec, shard_lines=shard_lines, max_bad_share=1, **arguments)
 
 
 @pytest.fixture
